@@ -1,0 +1,74 @@
+"""What every data source gives: named modalities, and batches in which some may be missing.
+
+A dataset is addressed by index and answers in batches, so that a source that composes its samples does so for
+many at once. The same index gives the same sample, always.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Modality:
+    """Describe one modality: `name`, number of `channels`, spatial `size` (empty for plain vectors)."""
+
+    name: str
+    channels: int
+    size: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample, `(channels, *size)`."""
+        return (self.channels, *self.size)
+
+
+@dataclass
+class Batch:
+    """Hold B samples of M modalities.
+
+    - `x[name]`: float32 `(B, C, *size)` in [0, 1]; zeros where the modality is missing
+    - `present[name]`: bool `(B,)`
+    - `factors[key]`: ground truth and labels for evaluation, `(B, ...)`; a model never sees them
+    - `ids`: one name per sample
+    """
+
+    x: dict[str, Tensor]
+    present: dict[str, Tensor]
+    factors: dict[str, np.ndarray] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+
+
+class Dataset(Protocol):
+    """Answer batches of samples by index."""
+
+    modalities: tuple[Modality, ...]
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Return the samples at `indices`, in that order."""
+        ...
+
+
+@dataclass
+class Splits:
+    """Hold the three disjoint parts of a data source."""
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Return the modalities, equal in all parts."""
+        return self.train.modalities
+
+
+def all_present(x: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the `present` masks of a batch in which nothing is missing, each bool `(B,)`."""
+    return {name: torch.ones(len(value), dtype=torch.bool) for name, value in x.items()}
