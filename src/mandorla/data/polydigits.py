@@ -1,0 +1,165 @@
+"""Three ways of drawing the same digit over three photographs.
+
+A sample is three images, the modalities `view0`, `view1`, `view2`. All show the same digit class, and that is all they
+share. Each view has its own handwriting (a different image of that class), its own position of the digit and its own
+crop of its own photograph: these are private. The ways of drawing differ:
+
+- `view0`: in red, over the cat: a digit pixel of value v becomes (v, 0, 0)
+- `view1`: by inverting the colours of the photograph, over the coffee: x becomes 1 - x
+- `view2`: in blue, over the astronaut: (0, 0, v)
+
+The recipe is that of PolyMNIST (Sutter et al. 2021) with the private positions of its "quadrant" variant, in small:
+the digits are scikit-learn's 1797 real handwritten ones (8x8, UCI), the photographs come with scikit-image, so that
+nothing is downloaded. Digit images are divided among train, val and test by a fixed draw; sample i of a part is
+composed when asked for, from random numbers that depend on (part, i) alone, so nothing is stored.
+
+References: Sutter, Daunhawer, Vogt: Generalized Multimodal ELBO (2021), https://arxiv.org/abs/2105.02470 (PolyMNIST);
+Alpaydin, Kaynak: Optical Recognition of Handwritten Digits (1998), https://doi.org/10.24432/C50P49.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import skimage.data
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import Field, model_validator
+from skimage.transform import resize
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from mandorla.config import Settings
+from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.data.random import Draws
+
+VIEWS = {"view0": "chelsea", "view1": "coffee", "view2": "astronaut"}
+INK = 0.4  # a digit pixel is one above this value; lower, the upscaled strokes of neighbours run together
+VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of the digit images
+
+
+class PolydigitsConfig(Settings):
+    """Choose the image size and the number of samples of `polydigits`."""
+
+    kind: Literal["polydigits"] = "polydigits"
+    size: int = Field(24, ge=8, description="pixels per side of an image")
+    digit_size: int = Field(16, ge=8, description="pixels per side of the digit in it")
+    num_train: int = Field(50_000, ge=1, description="training samples")
+    num_val: int = Field(2_000, ge=1, description="validation samples")
+    num_test: int = Field(2_000, ge=1, description="test samples")
+
+    @model_validator(mode="after")
+    def _digit_fits(self):
+        if self.digit_size >= self.size:
+            raise ValueError(f"digit_size {self.digit_size} must be below size {self.size}: the digit moves about")
+        return self
+
+
+class Polydigits:
+    """Compose samples of one part ("train", "val" or "test") of polydigits.
+
+    Factors: `digit`, and for each view `instance_view0` (row in load_digits), `position_view0` (row, column of the
+    digit's upper left corner), `quadrant_view0` (0..3 = upper left, upper right, lower left, lower right) and
+    `crop_view0` (row, column in the photograph).
+    """
+
+    def __init__(self, config: PolydigitsConfig, part: str, num: int, seed: int):
+        self.config, self.part, self.num, self.seed = config, part, num, seed
+        self.modalities = tuple(Modality(name, 3, (config.size, config.size)) for name in VIEWS)
+        images, labels = load_digits(return_X_y=True)
+        instances = split_instances(labels)[part]
+        self._by_class = [instances[labels[instances] == label] for label in range(10)]
+        self._digits = _digit_windows(images.reshape(-1, 8, 8) / 16, config)
+        self._photographs = {name: _photograph_windows(photo, config.size) for name, photo in VIEWS.items()}
+
+    def __len__(self) -> int:
+        return self.num
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Return the samples at `indices`: each view float32 `(B, 3, size, size)` in [0, 1]."""
+        draws = Draws(self.seed, indices, f"polydigits/{self.part}")
+        digit = (draws / "digit").integers(10)
+        factors = {"digit": digit}
+        instances = self._different_instances(draws / "instance", digit)
+        x = {}
+        for name, instance in zip(VIEWS, instances, strict=True):
+            x[name] = torch.from_numpy(self._view(name, instance, draws / name, factors))
+        return Batch(x, all_present(x), factors, [f"{self.part}-{index}" for index in indices])
+
+    def _different_instances(self, draws: Draws, digit: np.ndarray) -> list[np.ndarray]:
+        """Return a digit image for each view, all of class `digit`, no two alike, each int `(B,)`."""
+        counts = np.array([len(rows) for rows in self._by_class])
+        table = np.stack([np.resize(rows, counts.max()) for rows in self._by_class])
+        taken = np.empty((len(digit), 0), dtype=np.int64)
+        for k, name in enumerate(VIEWS):
+            choice = (draws / name).integers(counts[digit] - k)  # among those that are left: step over the taken ones
+            for other in np.sort(taken, axis=1).T:
+                choice += choice >= other
+            taken = np.column_stack([taken, choice])
+        return list(table[digit, taken.T])
+
+    def _view(self, name: str, instance: np.ndarray, draws: Draws, factors: dict[str, np.ndarray]) -> np.ndarray:
+        """Return one view `(B, 3, size, size)` and note its private factors."""
+        windows = self._photographs[name]
+        crop = np.stack([(draws / side).integers(n) for side, n in zip(("row", "column"), windows.shape)], axis=1)
+        places = self._digits.shape[1]
+        position = (draws / "position").integers(places, shape=(2,))
+        lower, right = (position >= places // 2).T
+        factors |= {
+            f"instance_{name}": instance,
+            f"position_{name}": position,
+            f"quadrant_{name}": 2 * lower + right,
+            f"crop_{name}": crop,
+        }
+        background = windows[crop[:, 0], crop[:, 1]]
+        value = self._digits[instance, places - 1 - position[:, 0], places - 1 - position[:, 1]][:, None]
+        return np.where(value > INK, _draw(name, value, background), background)
+
+
+def split_instances(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Divide the digit images with these `labels` among the parts, by class; return the row numbers of each part.
+
+    The draw is fixed: no seed of a run moves a test digit into training.
+    """
+    rest, test = train_test_split(np.arange(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=0)
+    val_share = VAL_SHARE / (1 - TEST_SHARE)
+    train, val = train_test_split(rest, test_size=val_share, stratify=labels[rest], random_state=0)
+    return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
+
+
+def load_polydigits(config: PolydigitsConfig, seed: int) -> Splits:
+    """Return the three parts; `seed` chooses the training samples, val and test are the same for every seed."""
+    return Splits(
+        Polydigits(config, "train", config.num_train, seed),
+        Polydigits(config, "val", config.num_val, 0),
+        Polydigits(config, "test", config.num_test, 0),
+    )
+
+
+def _draw(name: str, value: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Return what a pixel becomes where the digit is: `value` `(B, 1, H, W)`, `background` `(B, 3, H, W)`."""
+    if name == "view1":
+        return 1 - background
+    colour = {"view0": (1, 0, 0), "view2": (0, 0, 1)}[name]
+    return value * np.array(colour, dtype=np.float32)[:, None, None]
+
+
+def _digit_windows(images: np.ndarray, config: PolydigitsConfig) -> np.ndarray:
+    """Return views `[n, i, j]` of digit n on an empty image, at `places - 1 - (i, j)` from the upper left corner.
+
+    The number of places per axis is even, so that the digit's centre is as often above the middle as below.
+    """
+    side, margin = config.digit_size, config.size - config.digit_size
+    digits = resize(images, (len(images), side, side), order=3).clip(0, 1)
+    places = (margin + 1) // 2 * 2
+    padded = np.pad(digits.astype(np.float32), ((0, 0), (places - 1, margin), (places - 1, margin)))
+    return sliding_window_view(padded, (config.size, config.size), axis=(1, 2))
+
+
+def _photograph_windows(name: str, size: int) -> np.ndarray:
+    """Return views `[i, j]` `(3, size, size)` of a photograph scaled to four times the image's side."""
+    photo = getattr(skimage.data, name)() / 255
+    scale = 4 * size / min(photo.shape[:2])
+    shape = tuple(round(n * scale) for n in photo.shape[:2])
+    photo = resize(photo, shape, anti_aliasing=True).clip(0, 1).astype(np.float32).transpose(2, 0, 1)
+    return sliding_window_view(photo, (size, size), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
