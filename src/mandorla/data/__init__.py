@@ -5,14 +5,20 @@ from typing import Annotated
 from pydantic import Field
 
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
+from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 
-DataConfig = Annotated[PolydigitsConfig, Field()]
+DataConfig = Annotated[PolydigitsConfig | PhantomConfig, Field(discriminator="kind")]
+
+_LOADERS = {PolydigitsConfig: load_polydigits, PhantomConfig: load_phantom}
 
 
 def load_data(config: DataConfig, seed: int) -> Splits:
-    """Return the train, val and test parts of the source that `config` describes."""
-    return load_polydigits(config, seed)
+    """Return the train, val and test parts of the source that `config` describes.
+
+    `seed` chooses what is random about the parts: the training samples of a composed source, the split of files.
+    """
+    return _LOADERS[type(config)](config, seed)
 
 
 __all__ = ["Batch", "DataConfig", "Dataset", "Modality", "Splits", "load_data"]

@@ -26,8 +26,6 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, model_validator
 from skimage.transform import resize
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
@@ -42,11 +40,16 @@ class PolydigitsConfig(Settings):
     """Choose the image size and the number of samples of `polydigits`."""
 
     kind: Literal["polydigits"] = "polydigits"
-    size: int = Field(24, ge=8, description="pixels per side of an image")
-    digit_size: int = Field(16, ge=8, description="pixels per side of the digit in it")
-    num_train: int = Field(50_000, ge=1, description="training samples")
-    num_val: int = Field(2_000, ge=1, description="validation samples")
-    num_test: int = Field(2_000, ge=1, description="test samples")
+    size: int = Field(24, ge=9)
+    """Pixels per side of an image."""
+    digit_size: int = Field(16, ge=8)
+    """Pixels per side of the digit in it."""
+    num_train: int = Field(50_000, ge=1)
+    """Training samples."""
+    num_val: int = Field(2_000, ge=1)
+    """Validation samples."""
+    num_test: int = Field(2_000, ge=1)
+    """Test samples."""
 
     @model_validator(mode="after")
     def _digit_fits(self):
@@ -66,6 +69,8 @@ class Polydigits:
     def __init__(self, config: PolydigitsConfig, part: str, num: int, seed: int):
         self.config, self.part, self.num, self.seed = config, part, num, seed
         self.modalities = tuple(Modality(name, 3, (config.size, config.size)) for name in VIEWS)
+        from sklearn.datasets import load_digits  # here, for it takes a second that other sources need not wait
+
         images, labels = load_digits(return_X_y=True)
         instances = split_instances(labels)[part]
         self._by_class = [instances[labels[instances] == label] for label in range(10)]
@@ -121,6 +126,8 @@ def split_instances(labels: np.ndarray) -> dict[str, np.ndarray]:
 
     The draw is fixed: no seed of a run moves a test digit into training.
     """
+    from sklearn.model_selection import train_test_split
+
     rest, test = train_test_split(np.arange(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=0)
     val_share = VAL_SHARE / (1 - TEST_SHARE)
     train, val = train_test_split(rest, test_size=val_share, stratify=labels[rest], random_state=0)
