@@ -1,0 +1,31 @@
+# `make demo` and `make test` are all that a fresh machine needs: Python >= 3.10 with venv.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+# Threads that spin while they wait slow each other down on a busy machine.
+export OMP_WAIT_POLICY = passive
+
+.PHONY: demo test lint format
+
+demo: $(INSTALLED)
+	$(VENV)/bin/mandorla demo
+
+# Two threads: many small tensors gain nothing from more.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=2 $(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Mandorla needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[dev]"
+	touch $@

@@ -1,0 +1,35 @@
+"""Shared and private parts of paired multi-modal data: a two-stage latent diffusion model.
+
+Names are imported on first use, so that `import mandorla` alone stays fast and does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mandorla.errors import MandorlaError
+
+if TYPE_CHECKING:
+    from mandorla.latents import Latents
+    from mandorla.model import Mandorla, load
+    from mandorla.nets.encoder_decoder import EncoderDecoder, register
+
+__version__ = "0.1.0"
+__all__ = ["EncoderDecoder", "Latents", "Mandorla", "MandorlaError", "__version__", "load", "register"]
+
+_HOMES = {
+    "EncoderDecoder": "mandorla.nets.encoder_decoder",
+    "Latents": "mandorla.latents",
+    "Mandorla": "mandorla.model",
+    "load": "mandorla.model",
+    "register": "mandorla.nets.encoder_decoder",
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
