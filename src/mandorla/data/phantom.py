@@ -60,7 +60,7 @@ class Contrast:
 
 
 CONTRASTS = {
-    "t1": Contrast(tr=(350, 750), te=(8, 20), gain=1.35),
+    "t1": Contrast(tr=(300, 600), te=(8, 20), gain=1.5),
     "t2": Contrast(tr=(2500, 5500), te=(75, 115), gain=1.45),
 }
 
@@ -70,17 +70,17 @@ ANATOMY = {  # what is drawn uniformly for each head, with its range; lengths in
     "angle": (-0.2, 0.2),
     "length": (0.84, 0.93),
     "width": (0.68, 0.78),
-    "cortex": (0.10, 0.16),
+    "cortex": (0.12, 0.17),
     "atrophy": (0.02, 0.06),
-    "ventricle_length": (0.30, 0.42),
-    "ventricle_width": (0.07, 0.14),
-    "ventricle_distance": (0.12, 0.17),
-    "ventricle_bend": (0.3, 0.9),
+    "ventricle_length": (0.28, 0.40),
+    "ventricle_width": (0.045, 0.095),
+    "ventricle_distance": (0.10, 0.14),
+    "ventricle_bend": (0.7, 1.7),
     "nucleus_radius": (0.11, 0.16),
 }
 HEIGHT = 0.85  # half the extent of a volume's head along the slice axis
-DISPLACEMENT = 0.035  # standard deviation of the smooth warp
-FOLDING = 0.055  # standard deviation of the depth of the cortex's folds
+DISPLACEMENT = 0.03  # standard deviation of the smooth warp
+FOLDING = 0.07  # standard deviation of the depth of the cortex's folds
 BIAS = 0.12  # largest coefficient of the bias field's exponent
 NOISE = 0.02  # standard deviation of each part of the complex noise, on the scale of [0, 1]
 LESION_RADIUS = (0.08, 0.16)
@@ -163,8 +163,8 @@ class Phantom:
 
         level = ellipse(row / a["length"], column / a["width"], height / HEIGHT)
         scale = np.sqrt(a["length"] * a["width"])
-        fold = FOLDING * self._smooth_field(draws / "fold", 12, (1.6, 2.8))
-        surface = 0.86 - a["atrophy"] - np.maximum(fold, 0)
+        fold = FOLDING * self._smooth_field(draws / "fold", 12, (1.8, 3.2))
+        surface = 0.86 - a["atrophy"] - 0.6 * np.maximum(fold, 0)
         scalp, skull, cavity = (inside(level, limit, scale) for limit in (1.0, 0.93, 0.86))
         brain = inside(level, surface, scale)
         core = inside(level, 0.86 - a["atrophy"] - a["cortex"] - fold, scale)
