@@ -1,0 +1,1 @@
+"""Figures and pictures that say what a trained model can do, beside chance, ceiling and control."""

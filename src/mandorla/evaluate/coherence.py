@@ -1,0 +1,90 @@
+"""Whether generated images of different modalities belong together, as judged by one classifier per modality.
+
+With c the shared and u_m the private parts, and J_m the judge of modality m:
+- *self* and *cross* coherence: c is read from view i alone, u_j drawn from p(u_j | c), view j decoded; J_j must name
+  the class of the source (self: i = j, cross: i != j);
+- *swap* coherence: view m decoded from (c of one sample, u_m of another) must keep the class of the first and the
+  private factor of the second;
+- *joint* coherence: all J_m must agree on a jointly generated tuple. Its control decodes every view from the shared
+  part of another tuple, independently per view: agreement must then fall to chance.
+
+References: Shi et al., "Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models", 2019,
+https://arxiv.org/abs/1911.03393 (coherence); Sutter et al., "Generalized Multimodal ELBO", 2021,
+https://arxiv.org/abs/2105.02470 (PolyMNIST).
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.evaluate.judges import Judge
+from mandorla.latents import Latents
+
+if TYPE_CHECKING:
+    from mandorla.model import Mandorla
+
+
+def conditional_coherence(
+    model: "Mandorla",
+    judges: Mapping[str, Judge],
+    label: str,
+    shared: Mapping[str, Tensor],
+    truth: np.ndarray,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return self and cross coherence per sample, each `(B,)` in [0, 1], averaged over views or ordered pairs.
+
+    `shared[i]` is the shared part of all B samples read from view i alone; `truth` `(B,)` their classes.
+    """
+    own, others = [], []
+    for number, (source, code) in enumerate(shared.items()):
+        drawn = model.decode(model.sample_private(code, seed=seed + number))
+        for target, x in drawn.items():
+            (own if source == target else others).append(judges[target].classes(x, label) == truth)
+    return np.mean(own, axis=0), np.mean(others, axis=0)
+
+
+def swapped(model: "Mandorla", latents: Latents, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Give every sample the private parts of another; return the images and the index of that other, `(B,)`.
+
+    A cyclic shift of a random order: nobody keeps their own.
+    """
+    order = np.random.default_rng(seed).permutation(len(latents))
+    donor = np.empty_like(order)
+    donor[order] = np.roll(order, 1)
+    return model.swap(shared_from=latents, private_from=latents[torch.as_tensor(donor)]), donor
+
+
+def judge_all(judges: Mapping[str, Judge], x: Mapping[str, Tensor], label: str) -> np.ndarray:
+    """Return the class that each judge sees in its view, `(M, B)`."""
+    return np.stack([judge.classes(x[name], label) for name, judge in judges.items()])
+
+
+def agreement(classes: np.ndarray) -> np.ndarray:
+    """Return where all M judges name the same class; `classes` is `(M, B)`, the answer bool `(B,)`."""
+    return (classes == classes[0]).all(axis=0)
+
+
+def independent_views(model: "Mandorla", latents: Latents, seed: int) -> dict[str, Tensor]:
+    """Decode each view with the shared part of an independently drawn other sample: the control of agreement."""
+    rng = np.random.default_rng(seed)
+    x = {}
+    for name, private in latents.private.items():
+        shuffled = latents.shared[torch.as_tensor(rng.permutation(len(latents)), device=latents.shared.device)]
+        x |= model.decode(Latents(shuffled, {name: private}))
+    return x
+
+
+def chance_agreement(classes: np.ndarray, num_views: int) -> float:
+    """Return how often `num_views` independent views agree if each follows the class shares of `classes` `(N,)`."""
+    shares = np.bincount(classes) / len(classes)
+    return float(np.sum(shares**num_views))
+
+
+def histogram_distance(a: np.ndarray, b: np.ndarray, classes: int) -> float:
+    """Return the total variation between the class shares of labels `a` and `b`, in [0, 1]."""
+    shares = [np.bincount(labels, minlength=classes) / len(labels) for labels in (a, b)]
+    return float(0.5 * np.abs(shares[0] - shares[1]).sum())

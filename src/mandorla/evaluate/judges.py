@@ -1,0 +1,129 @@
+"""Supervised classifiers, one per modality: the ceiling of every probe and the judges of what a model generates.
+
+A judge is about as large as the model's encoders and sees the same training images, with their labels. What it
+scores on real test images is the most that generated images can be expected to score. It has one linear head per
+factor, so that class, private factors and lesions are judged by one network.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mandorla.data.dataset import Dataset, Modality
+
+Heads = dict[str, int]  # factor -> number of classes
+_MISSING = -1
+_CHANNELS = (32, 64, 128)
+
+
+class Judge(nn.Module):
+    """Classify images `(B, C, *size)` of one modality in [0, 1]; return logits `(B, classes)` per factor."""
+
+    def __init__(self, modality: Modality, heads: Heads) -> None:
+        super().__init__()
+        dimensions = len(modality.size)
+        layers: list[nn.Module] = []
+        width = modality.channels
+        for channels in _CHANNELS:
+            if dimensions:
+                conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+                layers += [conv(width, channels, kernel_size=4, stride=2, padding=1), nn.SiLU()]
+            else:
+                layers += [nn.Linear(width, channels), nn.SiLU()]
+            width = channels
+        if dimensions:
+            grid = tuple(min(4, max(1, size // 2 ** len(_CHANNELS))) for size in modality.size)
+            pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dimensions - 1]
+            layers.append(pool(grid))
+            width *= int(np.prod(grid))
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
+        self.heads = nn.ModuleDict({factor: nn.Linear(width, classes) for factor, classes in heads.items()})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        code = self.body(2 * x - 1)
+        return {factor: head(code) for factor, head in self.heads.items()}
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor, factor: str, chunk: int = 512) -> np.ndarray:
+        """Return class probabilities `(B, classes)` of images in [0, 1]."""
+        self.eval()
+        device = next(self.parameters()).device
+        parts = [self(part.to(device).clamp(0, 1))[factor].float().softmax(-1).cpu() for part in x.split(chunk)]
+        return torch.cat(parts).numpy()
+
+    def classes(self, x: Tensor, factor: str) -> np.ndarray:
+        """Return the most probable class `(B,)` of images in [0, 1]."""
+        return self.probabilities(x, factor).argmax(-1)
+
+
+def train_judges(
+    train: Dataset,
+    heads: Mapping[str, Heads],
+    steps: int,
+    batch_size: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Judge]:
+    """Train one judge for each modality named in `heads`, all on the same batches; missing images do not count.
+
+    AdamW under a one-cycle learning rate, cross-entropy summed over the heads, bfloat16 autocast.
+    """
+    rng = np.random.default_rng(seed)
+    modalities = {modality.name: modality for modality in train.modalities}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        judges = nn.ModuleDict({name: Judge(modalities[name], factors) for name, factors in heads.items()}).to(device)
+        optimiser = torch.optim.AdamW(judges.parameters(), weight_decay=1e-2)
+        lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
+        autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
+        for step in range(steps):
+            batch = train.batch(rng.integers(len(train), size=batch_size))
+            loss = torch.zeros((), device=device)
+            for name, judge in judges.items():
+                with autocast:
+                    logits = judge(batch.x[name].to(device))
+                for factor, scores in logits.items():
+                    labels = torch.as_tensor(batch.factors[factor]).long()
+                    labels = torch.where(batch.present[name], labels, _MISSING).to(device)
+                    loss = loss + nn.functional.cross_entropy(
+                        scores.float(), labels, ignore_index=_MISSING, reduction="sum"
+                    )
+            optimiser.zero_grad(set_to_none=True)
+            (loss / batch_size).backward()
+            optimiser.step()
+            lr_schedule.step()
+            if progress:
+                progress(step + 1, steps)
+    return {name: judge.eval() for name, judge in judges.items()}
+
+
+def save_judges(path: Path, judges: Mapping[str, Judge], made_from: Mapping[str, object]) -> None:
+    """Write all judges into one safetensors file together with what they were `made_from`."""
+    tensors = {f"{name}/{key}": z for name, judge in judges.items() for key, z in judge.cpu().state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"made_from": json.dumps(made_from, sort_keys=True)})
+    partial.replace(path)
+
+
+def load_judges(
+    path: Path, modalities: tuple[Modality, ...], heads: Mapping[str, Heads], made_from: Mapping[str, object]
+) -> dict[str, Judge] | None:
+    """Read the judges of an earlier evaluation, or return None where there are none made from the same things."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if file.metadata().get("made_from") != json.dumps(made_from, sort_keys=True):
+            return None
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    judges = {m.name: Judge(m, heads[m.name]).eval() for m in modalities if m.name in heads}
+    for name, judge in judges.items():
+        judge.load_state_dict({k.split("/", 1)[1]: z for k, z in tensors.items() if k.split("/", 1)[0] == name})
+    return judges

@@ -1,0 +1,66 @@
+"""One figure with everything needed to judge it: chance, ceiling, control, sample size and standard error."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """Hold one measured figure.
+
+    - `name`: path-like and unique, e.g. `shared/digit/from view0`; the part before the first slash is its group
+    - `value`, `error`: the figure and its standard error over the `n` samples it was measured on
+    - `chance`: what knowing nothing gives; `ceiling`: what is attainable on this data with this judge;
+      `control`: the same figure where it is known to carry no information (the definition says which)
+    - `definition`: one sentence; `better`: the direction of improvement; `unit`: empty for shares and distances
+    """
+
+    name: str
+    value: float
+    error: float
+    n: int
+    definition: str
+    better: Literal["higher", "lower"] = "higher"
+    chance: float | None = None
+    ceiling: float | None = None
+    control: float | None = None
+    unit: str = ""
+    seed: int = 0
+
+    @property
+    def group(self) -> str:
+        """Return the part of the name before the first slash."""
+        return self.name.split("/")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain Python values."""
+        return asdict(self)
+
+    def text(self, key: str) -> str:
+        """Format the number stored under `key` for people; empty where there is none."""
+        number = getattr(self, key)
+        if number is None:
+            return ""
+        if self.unit == "dB":
+            return f"{number:.1f} dB"
+        return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.0e}"
+
+
+def standard_error(scores: np.ndarray) -> float:
+    """Return the standard error of the mean of `scores` `(N,)`; for hits and misses the binomial one."""
+    return float(np.std(scores) / np.sqrt(len(scores)))
+
+
+def bootstrap_error(
+    statistic: Callable[..., float], arrays: tuple[np.ndarray, ...], seed: int = 0, draws: int = 200
+) -> float:
+    """Return the standard deviation of `statistic(*arrays)` over resamples of the rows that all `arrays` share.
+
+    Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979, https://doi.org/10.1214/aos/1176344552
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(len(arrays[0]), size=(draws, len(arrays[0])))
+    return float(np.std([statistic(*(array[row] for array in arrays)) for row in rows]))
