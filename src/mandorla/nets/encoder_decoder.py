@@ -1,0 +1,260 @@
+"""Encoder and decoder of one modality, for signals, images and volumes alike.
+
+x (B, C, *size) -> features h -> shared code c_m(h) and private posterior q(u_m | h, c);   (c, u_m) -> x.
+
+A network for a modality is one class with four methods: `features`, `encode_shared`, `encode_private`, `decode`.
+Register it with `@register("name")` and write `kind: name` in the YAML, or write its import path
+(`kind: my_package.nets:MyNet`); keys under `options` reach its constructor. Latents are vectors `(C,)` or
+maps `(C, *grid)`; which of them is decided by their shapes alone.
+"""
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Discriminator, Field, Tag
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mandorla.config import Settings
+from mandorla.data.dataset import Modality
+from mandorla.errors import MandorlaError
+from mandorla.latents import Shape
+from mandorla.nets.blocks import Residual, conv, resize, transposed_conv
+
+_REGISTRY: dict[str, type["EncoderDecoder"]] = {}
+
+
+class EncoderDecoder(nn.Module):
+    """Map one modality to its shared and private code, and back.
+
+    Arguments: `modality` (name, channels, size), `shared` and `private` (shapes of the two codes without batch).
+    """
+
+    def __init__(self, modality: Modality, shared: Shape, private: Shape):
+        super().__init__()
+        self.modality, self.shared, self.private = modality, shared, private
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what both codes are read from; x is `(B, C, *size)` in [0, 1]. By default x itself."""
+        return x
+
+    def encode_shared(self, h: Tensor) -> Tensor:
+        """Return the shared code `(B, *shared)` read from features `h`."""
+        raise NotImplementedError
+
+    def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log standard deviation of q(u | h, c), each `(B, *private)`."""
+        raise NotImplementedError
+
+    def decode(self, c: Tensor, u: Tensor) -> Tensor:
+        """Return the reconstruction `(B, C, *size)` from both codes, meant to lie in [0, 1]."""
+        raise NotImplementedError
+
+
+def register(name: str) -> Callable[[type[EncoderDecoder]], type[EncoderDecoder]]:
+    """Make an `EncoderDecoder` class available as `kind: name`."""
+
+    def add(cls: type[EncoderDecoder]) -> type[EncoderDecoder]:
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+class ConvolutionalConfig(Settings):
+    """Strided convolutions down to a small grid, and transposed ones back up."""
+
+    kind: Literal["convolutional"] = "convolutional"
+    patch: int = Field(2, ge=1)
+    """stride of the first layer, which sees disjoint patches"""
+    channels: tuple[int, ...] = Field((32, 64, 128), min_length=1)
+    """width of each level; each level after the first halves the grid"""
+    num_blocks: int = Field(0, ge=0)
+    """residual blocks per level, in encoder and decoder"""
+    hidden: int = Field(256, ge=1)
+    """width of the layers that join the codes"""
+
+
+class PerceptronConfig(Settings):
+    """Fully connected layers: for vectors and short signals."""
+
+    kind: Literal["perceptron"] = "perceptron"
+    hidden: tuple[int, ...] = Field((256, 256), min_length=1)
+    """width of each hidden layer"""
+
+
+class CustomConfig(Settings):
+    """A class of the user's own, by registered name or import path `package.module:Class`."""
+
+    kind: str
+    """registered name, or import path"""
+    options: dict[str, Any] = {}
+    """keyword arguments of the constructor, after modality, shared, private"""
+
+
+def _tag(value: Any) -> str:
+    kind = value.get("kind", "convolutional") if isinstance(value, dict) else value.kind
+    return kind if kind in ("convolutional", "perceptron") else "custom"
+
+
+EncoderDecoderConfig = Annotated[
+    Annotated[ConvolutionalConfig, Tag("convolutional")]
+    | Annotated[PerceptronConfig, Tag("perceptron")]
+    | Annotated[CustomConfig, Tag("custom")],
+    Discriminator(_tag),
+]
+
+
+def build_encoder_decoder(
+    config: ConvolutionalConfig | PerceptronConfig | CustomConfig, modality: Modality, shared: Shape, private: Shape
+) -> EncoderDecoder:
+    """Build the network that `config` describes for one modality.
+
+    Raises MandorlaError if a custom class cannot be found or does not accept its options.
+    """
+    if isinstance(config, ConvolutionalConfig):
+        return Convolutional(modality, shared, private, config)
+    if isinstance(config, PerceptronConfig):
+        return Perceptron(modality, shared, private, config)
+    cls = _find(config.kind)
+    try:
+        return cls(modality, shared, private, **config.options)
+    except TypeError as error:
+        raise MandorlaError(f"encoder_decoder {config.kind!r} for {modality.name!r} cannot be built: {error}") from error
+
+
+def _find(kind: str) -> type[EncoderDecoder]:
+    if kind in _REGISTRY:
+        return _REGISTRY[kind]
+    module, separator, name = kind.partition(":")
+    if not separator:
+        known = ", ".join(["convolutional", "perceptron", *_REGISTRY])
+        raise MandorlaError(f"encoder_decoder.kind {kind!r} is not known: use one of {known}, or package.module:Class")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MandorlaError(f"encoder_decoder.kind {kind!r} cannot be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, EncoderDecoder)):
+        raise MandorlaError(f"encoder_decoder.kind {kind!r} is not a subclass of mandorla.EncoderDecoder")
+    return cls
+
+
+class Convolutional(EncoderDecoder):
+    """Strided convolutions for any number of spatial dimensions; see `ConvolutionalConfig`.
+
+    Sizes that the strides do not divide are padded at their far ends and cropped again. A map latent may be coarser
+    than the features, never finer.
+    """
+
+    def __init__(self, modality: Modality, shared: Shape, private: Shape, config: ConvolutionalConfig):
+        super().__init__(modality, shared, private)
+        self.dims = len(modality.size)
+        if self.dims not in (1, 2, 3):
+            raise MandorlaError(
+                f"modality {modality.name!r} has no spatial size: set its encoder_decoder to `kind: perceptron`"
+            )
+        width, hidden = config.channels, config.hidden
+        self.top = top = width[-1]
+        self.stride = config.patch * 2 ** (len(width) - 1)
+        self.grid = tuple(math.ceil(size / self.stride) for size in modality.size)
+        for name, shape in (("shared", shared), ("private", private)):
+            if any(a > b for a, b in zip(shape[1:], self.grid, strict=False)):
+                raise MandorlaError(
+                    f"{name} map {shape[1:]} of modality {modality.name!r} is finer than its features {self.grid}: "
+                    f"raise {name}.stride to {self.stride} or use fewer encoder_decoder.channels"
+                )
+        cells = math.prod(self.grid)
+        down, up = [], []
+        for level, channels in enumerate(width):
+            if level == 0:
+                down.append(conv(self.dims, modality.channels, channels, config.patch, stride=config.patch))
+                up.append(transposed_conv(self.dims, channels, modality.channels, config.patch, stride=config.patch))
+            else:
+                down.append(conv(self.dims, width[level - 1], channels, 4, stride=2, padding=1))
+                up.append(nn.SiLU())
+                up.append(transposed_conv(self.dims, channels, width[level - 1], 4, stride=2, padding=1))
+            down += [Residual(self.dims, channels) for _ in range(config.num_blocks)] + [nn.SiLU()]
+            up += [Residual(self.dims, channels) for _ in range(config.num_blocks)]
+        self.down, self.up = nn.Sequential(*down), nn.Sequential(*reversed(up))
+
+        self.read_shared = self._head(shared, shared[0], hidden)
+        self.mix_features = conv(self.dims, top, top, 1)
+        self.mix_shared = nn.Linear(shared[0], top) if len(shared) == 1 else conv(self.dims, shared[0], top, 1)
+        self.read_private = self._head(private, 2 * private[0], hidden)
+        vectors = sum(shape[0] for shape in (shared, private) if len(shape) == 1)
+        maps = sum(shape[0] for shape in (shared, private) if len(shape) > 1)
+        if vectors:
+            self.write_vectors = nn.Sequential(
+                nn.Linear(vectors, hidden), nn.SiLU(), nn.Linear(hidden, top * cells), nn.Unflatten(1, (top, *self.grid))
+            )
+        if maps:
+            self.write_maps = nn.Sequential(conv(self.dims, maps, top, 3, padding=1), nn.SiLU())
+        self.join = nn.Sequential(conv(self.dims, top * (bool(vectors) + bool(maps)), top, 1), nn.SiLU())
+
+    def _head(self, shape: Shape, channels: int, hidden: int) -> nn.Module:
+        if len(shape) > 1:
+            return conv(self.dims, self.top, channels, 1)
+        cells = math.prod(self.grid)
+        return nn.Sequential(nn.Flatten(), *_layers(self.top * cells, hidden), nn.Linear(hidden, channels))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the feature grid `(B, channels[-1], *grid)`."""
+        pad = [n for size, cells in zip(x.shape[:1:-1], self.grid[::-1], strict=True) for n in (0, cells * self.stride - size)]
+        return self.down(F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1)
+
+    def encode_shared(self, h: Tensor) -> Tensor:
+        return self.read_shared(resize(h, self.shared[1:]))
+
+    def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mixed = self.mix_shared(c)
+        mixed = resize(mixed, self.grid) if c.ndim > 2 else mixed.view(*mixed.shape, *[1] * self.dims)
+        h = F.silu(self.mix_features(h) + mixed)
+        return self.read_private(resize(h, self.private[1:])).chunk(2, dim=1)
+
+    def decode(self, c: Tensor, u: Tensor) -> Tensor:
+        parts = []
+        if vectors := [z for z in (c, u) if z.ndim == 2]:
+            parts.append(self.write_vectors(torch.cat(vectors, 1)))
+        if maps := [resize(z, self.grid) for z in (c, u) if z.ndim > 2]:
+            parts.append(self.write_maps(torch.cat(maps, 1)))
+        x = self.up(self.join(torch.cat(parts, 1)))
+        return x[(..., *(slice(size) for size in self.modality.size))]
+
+
+class Perceptron(EncoderDecoder):
+    """Fully connected layers on the flattened modality; see `PerceptronConfig`. Latents must be vectors."""
+
+    def __init__(self, modality: Modality, shared: Shape, private: Shape, config: PerceptronConfig):
+        super().__init__(modality, shared, private)
+        if len(shared) > 1 or len(private) > 1:
+            raise MandorlaError(
+                f"a perceptron has vector latents only: remove the stride of the latents of {modality.name!r}"
+            )
+        size, top = math.prod(modality.shape), config.hidden[-1]
+        self.trunk = _layers(size, *config.hidden)
+        self.read_shared = nn.Linear(top, shared[0])
+        self.read_private = nn.Sequential(*_layers(top + shared[0], top), nn.Linear(top, 2 * private[0]))
+        self.write = nn.Sequential(
+            *_layers(shared[0] + private[0], *reversed(config.hidden)), nn.Linear(config.hidden[0], size)
+        )
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the last hidden layer `(B, hidden[-1])`."""
+        return self.trunk(2 * x.flatten(1) - 1)
+
+    def encode_shared(self, h: Tensor) -> Tensor:
+        return self.read_shared(h)
+
+    def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.read_private(torch.cat([h, c], 1)).chunk(2, dim=1)
+
+    def decode(self, c: Tensor, u: Tensor) -> Tensor:
+        return self.write(torch.cat([c, u], 1)).unflatten(1, self.modality.shape)
+
+
+def _layers(*widths: int) -> nn.Sequential:
+    pairs = zip(widths[:-1], widths[1:], strict=True)
+    return nn.Sequential(*(layer for a, b in pairs for layer in (nn.Linear(a, b), nn.SiLU())))

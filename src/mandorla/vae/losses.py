@@ -1,0 +1,91 @@
+"""The terms of stage 1, one function each, in nats (per latent or per value, as said).
+
+Symbols: c shared code, u private code, x data, S the observed modalities, tau temperature, B batch.
+"""
+
+import math
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Return the symmetric contrastive loss of N matching pairs, in nats, 0 .. about log N.
+
+    -1/2 mean_i log softmax_j(a_i . b_j / tau)_i, and the same with a and b exchanged; rows are normalised first, so
+    that the products are cosines. log N minus the loss bounds the mutual information from below.
+
+    Arguments: `a`, `b` `(N, E)`.
+
+    References: Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
+    https://arxiv.org/abs/1807.03748 (Eq. 4).
+    """
+    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
+    target = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature: float, max_cells: int) -> Tensor:
+    """Return the mean InfoNCE over all pairs of modalities, each pair on the samples that have both.
+
+    Vectors `(B, C)` are matched across the batch. Maps `(B, C, *grid)` are matched per location, over at most
+    `max_cells` locations drawn from the whole batch (dense InfoNCE): the modalities must be registered.
+
+    References: Dense Contrastive Learning, Wang et al., 2021, https://arxiv.org/abs/2011.09157 (Eq. 2);
+    Contrastive Multiview Coding, Tian et al., 2020, https://arxiv.org/abs/1906.05849 (full graph over views).
+    """
+    terms = []
+    for first, second in combinations(codes, 2):
+        both = present[first] & present[second]
+        if both.sum() < 2:
+            continue
+        a, b = (codes[name][both].flatten(2) if codes[name].ndim > 2 else codes[name][both] for name in (first, second))
+        if a.ndim > 2:
+            a, b = (z.transpose(1, 2).flatten(0, 1) for z in (a, b))
+            chosen = torch.randperm(len(a), device=a.device)[:max_cells]
+            a, b = a[chosen], b[chosen]
+        terms.append(info_nce(a, b, temperature))
+    return torch.stack(terms).mean() if terms else next(iter(codes.values())).new_zeros(())
+
+
+def reconstruction(x: Tensor, decoded: Tensor, std: float) -> Tensor:
+    """Return -log N(x; decoded, std^2) without its constant, per value (mean over channels and space), `(B,)`.
+
+    References: Auto-Encoding Variational Bayes, Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114 (Eq. 10).
+    """
+    return F.mse_loss(decoded, x, reduction="none").flatten(1).mean(1) / (2 * std**2)
+
+
+def kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """Return KL(N(mean, std^2) || N(0, I)) in nats per sample, `(B,)`.
+
+    References: Auto-Encoding Variational Bayes, Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114 (App. B).
+    """
+    return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).flatten(1).sum(1)
+
+
+def private_recovery(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Return -log q(u | re-encoded image) in nats per sample, `(B,)`: u must be readable from what it was decoded to.
+
+    References: InfoGAN, Chen et al., 2016, https://arxiv.org/abs/1606.03657 (Eq. 5, variational information bound).
+    """
+    z = (u - mean) / log_std.exp()
+    return (0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
+
+
+class ReverseGradient(torch.autograd.Function):
+    """Pass values on and multiply gradients by `-weight` on the way back.
+
+    References: Domain-Adversarial Training of Neural Networks, Ganin et al., 2016, https://arxiv.org/abs/1505.07818 (Eq. 14).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.weight * gradient, None

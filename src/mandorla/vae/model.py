@@ -1,0 +1,130 @@
+"""Stage 1: an encoder and a decoder per modality around one shared code.
+
+c_m = e_m(x_m), scaled to unit mean square over its channels (the agreement term compares directions);
+c_S = the same scaling of mean_{m in S} c_m for any set S of observed modalities, so that order does not matter;
+q(u_m | x_m, c_S) = N(mean, std^2);  x_m = d_m(c_S, u_m).
+"""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mandorla.config import Settings
+from mandorla.data.dataset import Modality
+from mandorla.errors import MandorlaError
+from mandorla.latents import SHARED, Layout, Shape
+from mandorla.nets.encoder_decoder import (
+    ConvolutionalConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    build_encoder_decoder,
+)
+
+Posterior = tuple[Tensor, Tensor]
+
+
+class LatentConfig(Settings):
+    """Size of one latent component."""
+
+    channels: int = Field(ge=1)
+    """length of the vector, or channels of the map"""
+    stride: int | None = Field(None, ge=1)
+    """pixels per cell of a map; left out: one vector for the whole sample"""
+
+    def shape(self, size: tuple[int, ...]) -> Shape:
+        """Return the component's shape for data of spatial `size`."""
+        return (self.channels, *(math.ceil(n / self.stride) for n in size if self.stride))
+
+
+class ModelConfig(Settings):
+    """The networks and latents of stage 1."""
+
+    shared: LatentConfig = LatentConfig(channels=16)
+    """what all modalities have in common (c)"""
+    private: LatentConfig = LatentConfig(channels=16)
+    """what each modality has alone (u, v, ...)"""
+    private_of: dict[str, LatentConfig] = {}
+    """another size for the private part of single modalities, by name"""
+    encoder_decoder: EncoderDecoderConfig = ConvolutionalConfig()
+    """network of every modality"""
+    encoder_decoder_of: dict[str, EncoderDecoderConfig] = {}
+    """another network for single modalities, by name"""
+
+
+class VAE(nn.Module):
+    """Join one `EncoderDecoder` per modality by a shared code.
+
+    Arguments: `config`, and the `modalities` that the data has. Raises MandorlaError if sizes do not fit together.
+    """
+
+    def __init__(self, config: ModelConfig, modalities: tuple[Modality, ...]):
+        super().__init__()
+        _check(config, modalities)
+        self.modalities = modalities
+        shared = config.shared.shape(modalities[0].size)
+        private = {m.name: config.private_of.get(m.name, config.private).shape(m.size) for m in modalities}
+        self.layout = Layout({SHARED: shared} | private)
+        self.networks: dict[str, EncoderDecoder] = nn.ModuleDict(
+            {
+                m.name: build_encoder_decoder(
+                    config.encoder_decoder_of.get(m.name, config.encoder_decoder), m, shared, private[m.name]
+                )
+                for m in modalities
+            }
+        )
+
+    def features(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return each modality's features; x[name] is `(B, C, *size)` in [0, 1]."""
+        return {name: self.networks[name].features(value) for name, value in x.items()}
+
+    def shared_codes(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the shared code that each modality alone gives, `(B, *shape)` of unit mean square."""
+        return {name: to_sphere(self.networks[name].encode_shared(h).float()) for name, h in features.items()}
+
+    def posterior(self, name: str, features: Tensor, c: Tensor) -> Posterior:
+        """Return mean and log standard deviation of q(u | x, c) of one modality, each `(B, *shape)`."""
+        mean, log_std = self.networks[name].encode_private(features, c)
+        return mean.float(), log_std.float().clamp(-7, 2)
+
+    def decode(self, name: str, c: Tensor, u: Tensor) -> Tensor:
+        """Return one modality `(B, C, *size)`, meant to lie in [0, 1] (not clamped)."""
+        return self.networks[name].decode(c, u).float()
+
+
+def to_sphere(c: Tensor) -> Tensor:
+    """Scale each code `(B, C, ...)` to unit mean square over its channels."""
+    return F.normalize(c, dim=1) * math.sqrt(c.shape[1])
+
+
+def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
+    """Return c_S `(B, *shape)`: the mean of the codes chosen for each sample, scaled again; every sample needs one.
+
+    `chosen[name]` is bool `(B,)`: whether modality `name` belongs to S. Symmetric in the modalities.
+    """
+    total = sum(code * chosen[name].view(-1, *[1] * (code.ndim - 1)).to(code) for name, code in codes.items())
+    return to_sphere(total)
+
+
+def random_subsets(present: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Draw a non-empty subset of the present modalities for each sample, all subsets alike; bool `(B,)` each."""
+    mask = torch.stack(list(present.values()), 1)
+    drawn = mask & (torch.rand(mask.shape, device=mask.device) < 0.5)
+    empty = ~drawn.any(1)
+    one = (torch.rand(mask.shape, device=mask.device) * mask).argmax(1)
+    drawn[empty, one[empty]] = True
+    return dict(zip(present, drawn.unbind(1), strict=True))
+
+
+def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
+    names = [m.name for m in modalities]
+    if len(names) < 2:
+        raise MandorlaError(f"at least two modalities are needed, the data has {len(names)}: {', '.join(names)}")
+    for key in (*config.private_of, *config.encoder_decoder_of):
+        if key not in names:
+            raise MandorlaError(f"vae.model names a modality {key!r} that the data does not have: {', '.join(names)}")
+    if config.shared.stride and len({m.size for m in modalities}) > 1:
+        sizes = ", ".join(f"{m.name} {m.size}" for m in modalities)
+        raise MandorlaError(f"a shared map needs modalities of one size, here {sizes}: leave vae.model.shared.stride out")
