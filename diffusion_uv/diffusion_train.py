@@ -1,0 +1,15 @@
+"""Stage 2: train a diffusion model on the latents of stage 1 as `diffusion.yaml` beside this file says.
+
+    python diffusion_train.py [key.sub=value ...]
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "src"))
+
+from mandorla.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(["train", "diffusion", str(HERE / "diffusion.yaml"), *sys.argv[1:]])

@@ -1,0 +1,229 @@
+"""The command line: one command, `mandorla`, with verbs. It parses and delegates; torch is imported inside the verbs.
+
+A mistake of the user (`MandorlaError`) is one line on stderr and exit status 2; `--debug` anywhere shows the
+traceback. An interrupted command exits with 130 and is taken up again by typing it once more.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mandorla
+from mandorla.errors import MandorlaError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+train = typer.Typer(no_args_is_help=True)
+app.add_typer(train, name="train", help="Train stage 1 (`vae`) or stage 2 (`diffusion`).")
+
+RECIPE = "polydigits"  # where no recipe is named
+OVERRIDES = "[KEY.SUB=VALUE]..."
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as written by `train` or `demo`.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=f"[RECIPE] {OVERRIDES}",
+        help="Recipe: a YAML file, a run folder, or the name of a recipe that ships with mandorla; then changes to it.",
+    ),
+]
+RunTo = Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write to; short for `run=RUN`.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line on `arguments` (default: those of the process) and exit."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported: idle threads must not spin
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        app([argument for argument in arguments if argument != "--debug"], prog_name="mandorla")
+    except MandorlaError as error:
+        if debug:
+            raise
+        print(f"mandorla: {error}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == 130:
+            print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
+        raise
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(mandorla.__version__)
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="--debug anywhere shows the traceback of an error. Exit status: 0 done, 2 a mistake in what was given (one"
+    " line says which), 130 interrupted."
+)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Learn what paired modalities share and what each keeps to itself; sample, translate and swap both."""
+
+
+@app.command()
+def demo(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar=OVERRIDES, help="Changes to the recipe.")] = None,
+    run: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write to.")] = Path("runs/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Train both stages on bundled data, generate, evaluate and write a report: five minutes on two cores."""
+    from mandorla.demo import run_demo
+
+    run_demo(run, seed, overrides or [])
+
+
+@train.command("vae")
+def train_vae(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
+    """Train stage 1 and write the latents of the training and validation set; the same command again resumes."""
+    recipe = _read_recipe(settings, run)
+    if dry_run:
+        return _print_yaml(recipe)
+    from mandorla.vae.training import train_vae
+
+    train_vae(recipe)
+
+
+@train.command("diffusion")
+def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
+    """Train stage 2 on the latents that stage 1 wrote into the same run; the same command again resumes."""
+    recipe = _read_recipe(settings, run)
+    if dry_run:
+        return _print_yaml(recipe)
+    from mandorla.diffusion.training import train_diffusion
+
+    train_diffusion(recipe)
+
+
+@app.command()
+def encode(run: Run) -> None:
+    """Write the latents of the run's training and validation set again."""
+    from mandorla.vae.latent_cache import write_latents
+
+    write_latents(run)
+
+
+@app.command()
+def sample(
+    run: Run,
+    num: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 16,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by default the recipe's.")] = None,
+    out: Out = None,
+) -> None:
+    """Generate new matching tuples: one picture per modality and sample, a grid, and all arrays (`samples.npz`)."""
+    from mandorla import files
+
+    _say(files.sample(mandorla.load(run), out, num=num, seed=seed, steps=steps))
+
+
+@app.command()
+def translate(
+    run: Run,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="An .npz with one array (N, C, *size) in [0, 1] per modality; or a folder with one sub-folder of"
+            " images per given modality, paired by file name; or, if one modality is given, a folder of images.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write to.")],
+    given: Annotated[str, typer.Option(metavar="A,B", help="Modalities to read from IN.")],
+    wanted: Annotated[str, typer.Option(metavar="C", help="Modalities to generate.")],
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples per input.")] = 8,
+    seed: Seed = 0,
+) -> None:
+    """Generate the modalities that are wanted from those that are given: mean and spread as pictures, all as arrays."""
+    from mandorla import files
+
+    model = mandorla.load(run)
+    _say(files.translate(model, source, out, _names(given), _names(wanted), num_samples=num_samples, seed=seed))
+
+
+@app.command()
+def swap(
+    run: Run,
+    shared_from: Annotated[str, typer.Option(metavar="A", help="Index into the run's test split, or an .npz file.")],
+    private_from: Annotated[str, typer.Option(metavar="B", help="Index into the run's test split, or an .npz file.")],
+    out: Out = None,
+) -> None:
+    """Join the shared part of one sample with the private parts of another."""
+    from mandorla import files
+
+    _say(files.swap(mandorla.load(run), shared_from, private_from, out))
+
+
+@app.command()
+def evaluate(run: Run) -> None:
+    """Measure the run on its test split: `metrics.json`, pictures and `report.html`."""
+    from mandorla.evaluate import evaluate
+
+    evaluate(run)
+
+
+@app.command()
+def config(
+    settings: Settings = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,
+) -> None:
+    """List every key with type, default and meaning; with a recipe, its kinds and values."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from mandorla.config import describe
+    from mandorla.recipe import Recipe
+
+    if schema:
+        return print(json.dumps(Recipe.model_json_schema(), indent=2))
+    table = Table("key", "type", "value" if settings else "default", "meaning", box=SIMPLE_HEAD)
+    when = ""
+    for row in describe(_read_recipe(settings, None) if settings else Recipe):
+        if row.when != when and row.when:
+            table.add_row(f"[bold]{row.when}[/bold]")
+        when = row.when
+        style = "bold" if row.type == "block" else None
+        table.add_row(row.key, row.type, row.default, row.meaning, style=style)
+    console = Console()
+    console.width = console.width if console.is_terminal else 160
+    console.print(table)
+
+
+def _read_recipe(settings: list[str] | None, run: Path | None):
+    """Return the recipe that `[RECIPE] [KEY.SUB=VALUE]...` names."""
+    from mandorla.recipe import read_recipe
+
+    sources = [text for text in settings or [] if "=" not in text]
+    overrides = [text for text in settings or [] if "=" in text]
+    if len(sources) > 1:
+        raise MandorlaError(f"one recipe at a time, got {' '.join(sources)}; changes to it are written key.sub=value")
+    if run is not None:
+        overrides.append(f"run={json.dumps(str(run))}")
+    return read_recipe(sources[0] if sources else RECIPE, overrides)
+
+
+def _print_yaml(recipe) -> None:
+    from mandorla.config import dump
+
+    print(dump(recipe), end="")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _say(written: Path) -> None:
+    print(f"written: {written}")

@@ -1,0 +1,283 @@
+"""Files in, files out: the work of `mandorla sample`, `translate` and `swap` over a `Mandorla`.
+
+Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`; pictures are PNG. Input is checked before
+the model runs. A folder appears under its name only when everything in it has been written.
+"""
+
+import difflib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from einops import rearrange
+
+from mandorla.data.dataset import Modality
+from mandorla.data.images import SUFFIXES, read_image, write_image
+from mandorla.errors import MandorlaError
+
+if TYPE_CHECKING:
+    from mandorla.model import Mandorla
+
+Arrays = dict[str, np.ndarray]
+
+
+def sample(model: "Mandorla", out: Path | None, *, num: int, seed: int, steps: int | None) -> Path:
+    """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
+
+    `out` must be new or empty; None stands for `samples` in the run folder, which is replaced. Returns the folder.
+    """
+    with _new_folder(out or model.run / "samples", replace=out is None) as folder:
+        arrays = _arrays(model.sample(num, seed=seed, steps=steps).x)
+        np.savez(folder / "samples.npz", **arrays)
+        names = _numbers(num)
+        for name, images in arrays.items():
+            _write_pictures(folder / name, names, images)
+        _write_grid(folder / "grid.png", [images[:16] for images in arrays.values() if images.ndim > 3])
+    return out or model.run / "samples"
+
+
+def translate(
+    model: "Mandorla",
+    source: Path,
+    out: Path,
+    given: Sequence[str],
+    wanted: Sequence[str],
+    *,
+    num_samples: int,
+    seed: int,
+) -> Path:
+    """Write the modalities `wanted` for every input in `source`, which holds the modalities `given`.
+
+    - `source`: an `.npz`; a folder with one sub-folder of images per given modality, paired by file stem; or, where
+      one modality is given, a folder of images
+    - `out` must be new or empty. It gets `<wanted>/<stem>.png`, the mean of the samples, `<wanted>_std/<stem>.png`,
+      their standard deviation on the same scale (where there is more than one), `samples.npz` with all samples
+      `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of the N inputs
+
+    Returns `out`. Raises `MandorlaError` for whatever in `source` does not fit the model.
+    """
+    modalities = {modality.name: modality for modality in model.modalities}
+    for name in [*given, *wanted]:
+        if name not in modalities:
+            raise MandorlaError(
+                f"unknown modality {name!r}{_nearest(name, modalities)}; this model has {_list(modalities)}"
+            )
+    x, names = _read_inputs(source, [modalities[name] for name in given])
+    with _new_folder(out) as folder:
+        samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
+        np.savez(folder / "samples.npz", **samples)
+        (folder / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        for name, images in samples.items():
+            _write_pictures(folder / name, names, images.mean(0))
+            if num_samples > 1:
+                _write_pictures(folder / f"{name}_std", names, images.std(0, ddof=1))
+    return out
+
+
+def swap(model: "Mandorla", shared_from: str, private_from: str, out: Path | None) -> Path:
+    """Write samples with the shared part of one input and the private parts of another.
+
+    - each input: an index into the run's test split, or an `.npz` with arrays of all or some modalities
+    - `out` as in `sample`, by default `swap` in the run folder. It gets `grid.png` (top to bottom: shared from, private
+      from, joined; left to right: the modalities) and `swap.npz` with the joined samples
+
+    Returns the folder.
+    """
+    shared, private = _read_sample(model, shared_from), _read_sample(model, private_from)
+    counts = [len(next(iter(x.values()))) for x in (shared, private)]
+    if counts[0] != counts[1]:
+        raise MandorlaError(f"{shared_from} holds {counts[0]} samples, {private_from} holds {counts[1]}: give as many")
+    with _new_folder(out or model.run / "swap", replace=out is None) as folder:
+        joined = _arrays(model.swap(shared_from=shared, private_from=private))
+        np.savez(folder / "swap.npz", **joined)
+        columns = [(name, index) for index in range(min(counts[0], 8)) for name in joined if joined[name].ndim > 3]
+        rows = [[x[name][index] if name in x else None for name, index in columns] for x in (shared, private, joined)]
+        _write_grid(folder / "grid.png", rows)
+    return out or model.run / "swap"
+
+
+# -------------------------------------------------------------------------------------------------------------- input
+
+
+def _read_inputs(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
+    """Return the arrays of the modalities `given`, and a name for each sample."""
+    if source.is_dir():
+        return _read_folders(source, given)
+    x = _read_npz(source, given)
+    if missing := [modality.name for modality in given if modality.name not in x]:
+        raise MandorlaError(f"{source}: no array for {_list(missing)}")
+    return x, _numbers(len(next(iter(x.values()))))
+
+
+def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
+    """Return the arrays in `path` that are named like one of `modalities`, checked."""
+    if not path.exists():
+        raise MandorlaError(f"{path}: no such file or folder")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (AttributeError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise MandorlaError(f"{path}: neither a folder nor an .npz file of plain arrays") from error
+    x = {
+        modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")
+        for modality in modalities
+        if modality.name in found
+    }
+    names = [modality.name for modality in modalities]
+    if not x:
+        raise MandorlaError(f"{path}: expected arrays named {_list(names)}, got {_list(found) or 'none'}")
+    if len({len(array) for array in x.values()}) > 1:
+        counts = ", ".join(f"{name} {len(array)}" for name, array in x.items())
+        raise MandorlaError(f"{path}: arrays of different length ({counts}): a sample has the same index in each")
+    return x
+
+
+def _read_folders(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
+    """Return the images under `source`, paired by stem in sorted order, and the stems."""
+    files: dict[str, dict[str, Path]] = {}
+    for modality in given:
+        folder = source / modality.name
+        if not folder.is_dir() and len(given) > 1:
+            found = [path.name for path in source.iterdir() if path.is_dir()]
+            raise MandorlaError(
+                f"{folder}: no such folder{_nearest(modality.name, found)}; several given modalities need one each"
+            )
+        if len(modality.size) != 2:
+            raise MandorlaError(f"modality {modality.name!r} has shape {modality.shape}, not an image's: give an .npz")
+        files[modality.name] = _image_files(folder if folder.is_dir() else source)
+    stems = sorted(set().union(*files.values()))
+    for name, by_stem in files.items():
+        if unpaired := [stem for stem in stems if stem not in by_stem]:
+            raise MandorlaError(f"{source / name}: no image for {_list(unpaired)}, which another given modality has")
+    x = {}
+    for modality in given:
+        paths = [files[modality.name][stem] for stem in stems]
+        x[modality.name] = np.concatenate([_checked(read_image(path)[None], modality, str(path)) for path in paths])
+    return x, stems
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    """Return the images in `folder` by stem."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem in files:
+                raise MandorlaError(f"{path}: {files[path.stem].name} has the same stem; images are paired by stem")
+            files[path.stem] = path
+    if not files:
+        raise MandorlaError(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def _read_sample(model: "Mandorla", text: str) -> Arrays:
+    """Return arrays of all or some modalities: of one sample of the test split, or from an `.npz`."""
+    if not text.isdecimal():
+        return _read_npz(Path(text), model.modalities)
+    test, index = model.data().test, int(text)
+    if index >= len(test):
+        raise MandorlaError(f"no sample {index} in the test split: it has {len(test)}, counted from 0")
+    batch = test.batch([index])
+    return {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
+
+
+def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
+    """Return `array` as float32 if it is `(N, C, *size)` of `modality` in [0, 1]; `place` says where it comes from."""
+    (_, *shape), wanted = array.shape or (0,), modality.shape
+    expected = f"modality {modality.name!r} of this model has"
+    if len(shape) != len(wanted):
+        raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
+    if shape[0] != wanted[0]:
+        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
+    if tuple(shape) != wanted:
+        raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
+    if not len(array):
+        raise MandorlaError(f"{place}: no samples")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise MandorlaError(f"{place}: {array.dtype} values, expected floating-point numbers in [0, 1]: rescale them")
+    if not np.isfinite(array).all():
+        raise MandorlaError(f"{place}: NaN or infinite values; remove or fill them")
+    if array.min() < 0 or array.max() > 1:
+        raise MandorlaError(
+            f"{place}: values from {array.min():.6g} to {array.max():.6g}, expected [0, 1]: rescale them"
+        )
+    return array.astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------------------- output
+
+
+@contextmanager
+def _new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `target`; rename it to `target` if all goes well, else remove it."""
+    target = target.resolve()
+    if target.exists() and not (target.is_dir() and (replace or not any(target.iterdir()))):
+        raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    folder.mkdir()
+    try:
+        yield folder
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arrays(x: Mapping) -> Arrays:
+    return {name: value.detach().cpu().numpy() for name, value in x.items()}
+
+
+def _write_pictures(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
+    """Write one PNG per image `(C, H, W)` with one or three channels; nothing for other shapes."""
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        folder.mkdir()
+        for name, image in zip(names, images, strict=True):
+            write_image(folder / f"{name}.png", image)
+
+
+def _write_grid(path: Path, rows: Sequence[Sequence[np.ndarray | None]]) -> None:
+    """Write rows of images `(C, H, W)` and volumes `(C, D, H, W)` as one picture, None as a white tile."""
+    tiles = [[None if x is None else _tile(x) for x in row] for row in rows]
+    shapes = [tile.shape for row in tiles for tile in row if tile is not None]
+    if not shapes:
+        return
+    height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
+    grid = np.ones((len(tiles), max(map(len, tiles)), 3, height + 2, width + 2), np.float32)
+    for i, row in enumerate(tiles):
+        for j, tile in enumerate(row):
+            if tile is not None:
+                grid[i, j, :, : tile.shape[1], : tile.shape[2]] = tile
+    write_image(path, rearrange(grid, "i j c h w -> c (i h) (j w)"))
+
+
+def _tile(x: np.ndarray) -> np.ndarray:
+    """Return a picture `(3, H, W)` of an image, or of a volume's middle slice; a small one is enlarged."""
+    if x.ndim == 4:
+        x = x[:, x.shape[1] // 2]
+    zoom = max(1, 64 // max(x.shape[1:]))
+    rgb = x if len(x) == 3 else np.repeat(x[:1], 3, axis=0)
+    return rgb.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def _numbers(count: int) -> list[str]:
+    return [f"{index:04d}" for index in range(count)]
+
+
+def _nearest(name: str, names: Sequence[str] | Mapping) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _list(names: Sequence[str] | Mapping) -> str:
+    shown = list(names)[:5]
+    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _size(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))

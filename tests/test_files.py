@@ -1,0 +1,273 @@
+"""Files in, files out: what is written, what is refused, and that nothing half-written stays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mandorla import files
+from mandorla.data.dataset import Batch, Modality
+from mandorla.data.images import read_image, write_image
+from mandorla.errors import MandorlaError
+
+
+class FakeTest:
+    """Five samples whose every pixel says which one it is; sample 4 has no t2."""
+
+    def __len__(self):
+        return 5
+
+    def batch(self, indices):
+        value = torch.tensor(indices, dtype=torch.float32) / 10
+        x = {"t1": value.view(-1, 1, 1, 1).expand(-1, 1, 6, 8), "t2": value.view(-1, 1, 1, 1).expand(-1, 3, 6, 8)}
+        present = {"t1": torch.ones(len(indices)).bool(), "t2": torch.tensor(indices) < 4}
+        return Batch(x, present)
+
+
+@dataclass
+class FakeModel:
+    """The interface of `Mandorla` that `files` uses, with answers that can be checked."""
+
+    run: Path
+    modalities: tuple[Modality, ...] = (Modality("t1", 1, (6, 8)), Modality("t2", 3, (6, 8)), Modality("v", 2, ()))
+
+    def data(self):
+        return SimpleNamespace(test=FakeTest())
+
+    def sample(self, num, seed, steps):
+        generator = torch.Generator().manual_seed(seed)
+        x = {m.name: torch.rand(num, *m.shape, generator=generator) for m in self.modalities}
+        return SimpleNamespace(x=x)
+
+    def translate(self, x, wanted, num_samples, seed):
+        level = torch.as_tensor(next(iter(x.values()))).mean(dim=(1, 2, 3))
+        spread = torch.linspace(-0.1, 0.1, num_samples) if num_samples > 1 else torch.zeros(1)
+        shapes = {m.name: m.shape for m in self.modalities}
+        return {
+            name: (spread[:, None] + level)
+            .view(num_samples, -1, *[1] * len(shapes[name]))
+            .expand(-1, -1, *shapes[name])
+            for name in wanted
+        }
+
+    def swap(self, shared_from, private_from):
+        shared = torch.as_tensor(next(iter(shared_from.values()))).mean(dim=(1, 2, 3), keepdim=True)
+        return {name: (shared + torch.as_tensor(x)) / 2 for name, x in private_from.items()}
+
+
+@pytest.fixture
+def model(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    return FakeModel(run)
+
+
+@pytest.fixture
+def t1(tmp_path):
+    """A folder of three grey images, pixel values 0.2, 0.4, 0.6."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for stem, value in (("a", 0.2), ("b", 0.4), ("c", 0.6)):
+        write_image(folder / f"{stem}.png", np.full((1, 6, 8), value))
+    return folder
+
+
+def translate(model, source, out, given=("t1",), wanted=("t2",), num_samples=2):
+    return files.translate(model, Path(source), Path(out), given, wanted, num_samples=num_samples, seed=0)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_sample_writes_pictures_grid_and_arrays(model):
+    out = files.sample(model, None, num=2, seed=3, steps=None)
+    assert out == model.run / "samples"
+    assert entries(out) == sorted(
+        ["grid.png", "samples.npz", "t1", "t1/0000.png", "t1/0001.png", "t2", "t2/0000.png", "t2/0001.png"]
+    )
+    with np.load(out / "samples.npz") as arrays:
+        assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
+        assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
+    grid = read_image(out / "grid.png")
+    assert grid.shape == (3, 2 * (6 * 8 + 2), 2 * (8 * 8 + 2)), "two rows of two tiles, each pixel eight times"
+
+
+def test_the_default_folder_is_replaced_and_a_named_one_never(model, tmp_path):
+    for num in (3, 2):
+        files.sample(model, None, num=num, seed=0, steps=None)
+    assert len(list((model.run / "samples" / "t1").iterdir())) == 2
+    named = tmp_path / "named"
+    named.mkdir()
+    files.sample(model, named, num=1, seed=0, steps=None)
+    with pytest.raises(MandorlaError, match="exists already"):
+        files.sample(model, named, num=1, seed=0, steps=None)
+
+
+def test_translate_a_folder_of_images(model, t1, tmp_path):
+    (t1 / "notes.txt").write_text("no image")
+    out = translate(model, t1, tmp_path / "new" / "out", wanted=("t2", "v"))
+    assert (out / "names.txt").read_text().split() == ["a", "b", "c"]
+    with np.load(out / "samples.npz") as arrays:
+        assert arrays["t2"].shape == (2, 3, 3, 6, 8)
+        assert arrays["v"].shape == (2, 3, 2)
+    assert read_image(out / "t2" / "b.png").mean() == pytest.approx(0.4, abs=0.5 / 255)
+    assert read_image(out / "t2_std" / "b.png").mean() == pytest.approx(np.std([0.3, 0.5], ddof=1), abs=0.5 / 255)
+    assert not (out / "v").exists()
+
+
+def test_one_sample_has_no_spread(model, t1, tmp_path):
+    assert not (translate(model, t1, tmp_path / "out", num_samples=1) / "t2_std").exists()
+
+
+def test_translate_pairs_sub_folders_by_stem(model, t1, tmp_path):
+    for name, channels in (("t1", 1), ("t2", 3)):
+        (t1 / name).mkdir()
+        for stem, value in (("y", 0.5), ("x", 0.1)):
+            write_image(t1 / name / f"{stem}.png", np.full((channels, 6, 8), value))
+    out = translate(model, t1, tmp_path / "out", given=("t1", "t2"), wanted=("t1",))
+    assert (out / "names.txt").read_text().split() == ["x", "y"]
+    assert read_image(out / "t1" / "x.png").mean() == pytest.approx(0.1, abs=0.5 / 255)
+    write_image(t1 / "t2" / "z.png", np.full((3, 6, 8), 0))
+    with pytest.raises(MandorlaError, match=r"in/t1: no image for z"):
+        translate(model, t1, tmp_path / "other", given=("t1", "t2"))
+
+
+def test_translate_an_npz(model, tmp_path):
+    np.savez(tmp_path / "in.npz", t1=np.full((2, 1, 6, 8), 0.5), other=np.zeros(3))
+    out = translate(model, tmp_path / "in.npz", tmp_path / "out")
+    assert (out / "t2" / "0001.png").is_file()
+
+
+def npz(**arrays):
+    def write(folder: Path) -> Path:
+        np.savez(folder / "in.npz", **arrays)
+        return folder / "in.npz"
+
+    return write
+
+
+def image(name: str, array: np.ndarray):
+    def write(folder: Path) -> Path:
+        write_image(folder / "in" / name, array)
+        return folder / "in"
+
+    return write
+
+
+def text(name: str, content: str):
+    def write(folder: Path) -> Path:
+        (folder / name).write_text(content)
+        return folder / name
+
+    return write
+
+
+def broken(folder: Path) -> Path:
+    return text("in/d.png", "no image")(folder).parent
+
+
+def empty(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+grey = np.full((2, 1, 6, 8), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda folder: folder / "absent", "absent: no such file or folder"),
+        (empty, "empty: no images in this folder"),
+        (text("in.npz", "no archive"), "in.npz: neither a folder nor an .npz file"),
+        (npz(t3=grey), "in.npz: expected arrays named t1, got t3"),
+        (npz(), "in.npz: expected arrays named t1, got none"),
+        (npz(t1=np.array([{}])), "in.npz: neither a folder nor an .npz file of plain arrays"),
+        (npz(t1=grey[0]), r"array 't1': shape \(1, 6, 8\), expected \(N, 1, 6, 8\)"),
+        (npz(t1=np.float32(0.5)), r"array 't1': shape \(\), expected"),
+        (npz(t1=grey.repeat(3, 1)), "array 't1': channels: 3, but modality 't1' of this model has 1"),
+        (npz(t1=grey[..., :6]), "array 't1': size 6 x 6, but modality 't1' of this model has 6 x 8"),
+        (npz(t1=grey[:0]), "array 't1': no samples"),
+        (
+            npz(t1=(grey * 255).astype(np.uint8)),
+            r"array 't1': uint8 values, expected floating-point numbers in \[0, 1\]",
+        ),
+        (npz(t1=grey * np.nan), "array 't1': NaN or infinite values"),
+        (npz(t1=grey * 4), r"array 't1': values from 2 to 2, expected \[0, 1\]"),
+        (npz(t1=grey - 1), r"array 't1': values from -0.5 to -0.5, expected \[0, 1\]"),
+        (image("d.png", np.zeros((3, 6, 8))), r"in/d.png: channels: 3, but modality 't1' of this model has 1"),
+        (image("d.png", np.zeros((1, 6, 9))), r"in/d.png: size 6 x 9, but modality 't1' of this model has 6 x 8"),
+        (image("a.tif", np.zeros((1, 6, 8))), "in/a.tif: a.png has the same stem"),
+        (broken, "in/d.png: cannot be read as an image"),
+    ],
+)
+def test_input_that_does_not_fit_is_refused_and_nothing_is_written(model, t1, tmp_path, source, message):
+    path = source(tmp_path)
+    before = entries(tmp_path)
+    with pytest.raises(MandorlaError, match=message) as error:
+        translate(model, path, tmp_path / "new" / "out")
+    assert "\n" not in str(error.value)
+    assert entries(tmp_path) == before
+
+
+def test_translate_refuses_names_that_the_model_lacks(model, t1, tmp_path):
+    with pytest.raises(MandorlaError, match=r"unknown modality 't3', did you mean 't2'\?; this model has t1, t2, v"):
+        translate(model, t1, tmp_path / "out", wanted=("t3",))
+    with pytest.raises(MandorlaError, match="t1: no such folder; several given"):
+        translate(model, t1, tmp_path / "out", given=("t1", "t2"))
+    with pytest.raises(MandorlaError, match=r"modality 'v' has shape \(2,\), not an image's: give an .npz"):
+        translate(model, t1, tmp_path / "out", given=("v",))
+    np.savez(tmp_path / "in.npz", t1=grey, t2=np.zeros((3, 3, 6, 8)))
+    with pytest.raises(MandorlaError, match=r"arrays of different length \(t1 2, t2 3\)"):
+        translate(model, tmp_path / "in.npz", tmp_path / "out", given=("t1", "t2"))
+    with pytest.raises(MandorlaError, match="no array for v"):
+        translate(model, tmp_path / "in.npz", tmp_path / "out", given=("v", "t1"))
+
+
+def test_a_failure_while_writing_leaves_nothing(model, t1, tmp_path, monkeypatch):
+    before = entries(tmp_path)
+    monkeypatch.setattr(files, "write_image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        translate(model, t1, tmp_path / "out")
+    assert entries(tmp_path) == before
+
+
+def test_swap_of_two_test_samples(model):
+    out = files.swap(model, "1", "3", None)
+    assert out == model.run / "swap"
+    with np.load(out / "swap.npz") as joined:
+        assert {name: float(joined[name].mean()) for name in joined} == pytest.approx({"t1": 0.2, "t2": 0.2})
+    assert read_image(out / "grid.png").shape == (3, 3 * 50, 2 * 66)
+
+
+def test_swap_passes_only_what_is_present(model):
+    out = files.swap(model, "1", "4", None)
+    with np.load(out / "swap.npz") as joined:
+        assert list(joined) == ["t1"]
+
+
+def test_swap_from_files(model, tmp_path):
+    np.savez(tmp_path / "a.npz", t1=grey)
+    np.savez(tmp_path / "b.npz", t2=np.zeros((2, 3, 6, 8)))
+    out = files.swap(model, str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), tmp_path / "out")
+    with np.load(out / "swap.npz") as joined:
+        assert joined["t2"].shape == (2, 3, 6, 8)
+    with pytest.raises(MandorlaError, match="holds 1 samples, .*a.npz holds 2: give as many"):
+        files.swap(model, "0", str(tmp_path / "a.npz"), None)
+    with pytest.raises(MandorlaError, match="no sample 5 in the test split: it has 5"):
+        files.swap(model, "5", "0", None)
+    with pytest.raises(MandorlaError, match="absent.npz: no such file"):
+        files.swap(model, "absent.npz", "0", None)
+
+
+def test_the_grid_shows_the_middle_slice_of_a_volume(tmp_path):
+    volume = np.zeros((1, 3, 64, 64))
+    volume[:, 1] = 1
+    files._write_grid(tmp_path / "grid.png", [[volume, None]])
+    grid = read_image(tmp_path / "grid.png")
+    assert grid.shape == (3, 66, 132)
+    assert grid[:, :64, :64].min() == 1

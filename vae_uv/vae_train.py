@@ -1,0 +1,15 @@
+"""Stage 1: learn shared and private latents as `vae.yaml` beside this file says, and save them with the weights.
+
+    python vae_train.py [key.sub=value ...]
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "src"))
+
+from mandorla.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(["train", "vae", str(HERE / "vae.yaml"), *sys.argv[1:]])
