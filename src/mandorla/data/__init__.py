@@ -4,13 +4,21 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
+from mandorla.data.folders import FoldersConfig, load_folders
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
+from mandorla.data.splits import write_splits
 
-DataConfig = Annotated[PolydigitsConfig | PhantomConfig, Field(discriminator="kind")]
+DataConfig = Annotated[PolydigitsConfig | PhantomConfig | ArraysConfig | FoldersConfig, Field(discriminator="kind")]
 
-_LOADERS = {PolydigitsConfig: load_polydigits, PhantomConfig: load_phantom}
+_LOADERS = {
+    PolydigitsConfig: load_polydigits,
+    PhantomConfig: load_phantom,
+    ArraysConfig: load_arrays,
+    FoldersConfig: load_folders,
+}
 
 
 def load_data(config: DataConfig, seed: int) -> Splits:
@@ -21,4 +29,4 @@ def load_data(config: DataConfig, seed: int) -> Splits:
     return _LOADERS[type(config)](config, seed)
 
 
-__all__ = ["Batch", "DataConfig", "Dataset", "Modality", "Splits", "load_data"]
+__all__ = ["Batch", "DataConfig", "Dataset", "Modality", "Splits", "load_data", "write_splits"]

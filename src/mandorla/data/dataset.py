@@ -47,6 +47,7 @@ class Dataset(Protocol):
     """Answer batches of samples by index."""
 
     modalities: tuple[Modality, ...]
+    ids: Sequence[str]
 
     def __len__(self) -> int: ...
 

@@ -109,14 +109,15 @@ class PhantomConfig(Settings):
 class Phantom:
     """Compose samples of one part ("train", "val" or "test") of the phantom.
 
-    Factors, shared: `anatomy` (B, K) in the order of `ANATOMY`; `clean_t1`, `clean_t2` (B, 1, *size), the anatomy at the
-    middle of the TR and TE ranges without bias, noise and lesion. Private: `tr_t1`, `te_t1` in ms, `bias_t1`
-    (coefficients of `bias_basis`), and the same of t2; `lesion_present`, `lesion_mask` bool (B, *size),
-    `lesion_position` (B, axes), `lesion_radius`: position and radius are drawn for every sample, present or not.
+    Factors that are shared: `anatomy` (B, K) in the order of `ANATOMY`; `clean_t1`, `clean_t2` (B, 1, *size), the
+    anatomy at the middle of the TR and TE ranges without bias, noise and lesion. Private ones: `tr_t1`, `te_t1` in ms,
+    `bias_t1` (coefficients of `bias_basis`), and the same of t2; `lesion_present` (B,), `lesion_mask` (B, *size), both
+    bool; `lesion_position` (B, axes) and `lesion_radius` (B,), which are drawn for every sample, present or not.
     """
 
     def __init__(self, config: PhantomConfig, part: str, num: int, seed: int):
-        self.size, self.part, self.num, self.seed = config.size, part, num, seed
+        self.size, self.part, self.seed = config.size, part, seed
+        self.ids = [f"{part}-{index}" for index in range(num)]
         self.modalities = tuple(Modality(name, 1, config.size) for name in CONTRASTS)
         self._axes = [np.linspace(-1, 1, 2 * n + 1, dtype=np.float32)[1::2] for n in config.size]  # pixel centres
         self._grid = [_along(axis, j, len(config.size)) for j, axis in enumerate(self._axes)]
@@ -124,7 +125,7 @@ class Phantom:
         self._bias_basis = bias_basis(self._grid)
 
     def __len__(self) -> int:
-        return self.num
+        return len(self.ids)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Return the samples at `indices`: each modality float32 `(B, 1, *size)` in [0, 1]."""
@@ -140,7 +141,7 @@ class Phantom:
             x[name] = torch.from_numpy(image[:, None])
             tr, te = (np.full(len(image), np.mean(limits)) for limits in (contrast.tr, contrast.te))
             factors[f"clean_{name}"] = (contrast.gain * spin_echo(volumes, tr, te)).clip(0, 1)[:, None]
-        return Batch(x, all_present(x), factors, [f"{self.part}-{index}" for index in indices])
+        return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
 
     def _tissues(self, draws: Draws, anatomy: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the partial volume of each tissue, float32 `(B, *size)` in [0, 1]; they sum to at most 1."""
@@ -184,7 +185,7 @@ class Phantom:
         return {"fat": scalp - skull, "fluid": cavity - nervous, "grey": nervous - white, "white": white}
 
     def _lesion(self, draws: Draws, white: np.ndarray, factors: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the lesion's partial volume `(B, *size)`: a ball, within the white matter, about a place deep in it."""
+        """Return the lesion's partial volume `(B, *size)`: a ball about a place in the white matter, cut to it."""
         chance = np.cumsum(white.reshape(len(white), -1) ** 8, axis=1, dtype=np.float64)
         pixel = (chance > (draws / "place").uniform(shape=(1,)) * chance[:, -1:]).argmax(axis=1)
         steps = np.unravel_index(pixel, self.size)

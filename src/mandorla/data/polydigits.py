@@ -18,6 +18,7 @@ Alpaydin, Kaynak: Optical Recognition of Handwritten Digits (1998), https://doi.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -67,18 +68,16 @@ class Polydigits:
     """
 
     def __init__(self, config: PolydigitsConfig, part: str, num: int, seed: int):
-        self.config, self.part, self.num, self.seed = config, part, num, seed
+        self.part, self.seed = part, seed
+        self.ids = [f"{part}-{index}" for index in range(num)]
         self.modalities = tuple(Modality(name, 3, (config.size, config.size)) for name in VIEWS)
-        from sklearn.datasets import load_digits  # here, for it takes a second that other sources need not wait
-
-        images, labels = load_digits(return_X_y=True)
+        self._digits, labels = _digit_windows(config.size, config.digit_size)
         instances = split_instances(labels)[part]
         self._by_class = [instances[labels[instances] == label] for label in range(10)]
-        self._digits = _digit_windows(images.reshape(-1, 8, 8) / 16, config)
         self._photographs = {name: _photograph_windows(photo, config.size) for name, photo in VIEWS.items()}
 
     def __len__(self) -> int:
-        return self.num
+        return len(self.ids)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Return the samples at `indices`: each view float32 `(B, 3, size, size)` in [0, 1]."""
@@ -89,7 +88,7 @@ class Polydigits:
         x = {}
         for name, instance in zip(VIEWS, instances, strict=True):
             x[name] = torch.from_numpy(self._view(name, instance, draws / name, factors))
-        return Batch(x, all_present(x), factors, [f"{self.part}-{index}" for index in indices])
+        return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
 
     def _different_instances(self, draws: Draws, digit: np.ndarray) -> list[np.ndarray]:
         """Return a digit image for each view, all of class `digit`, no two alike, each int `(B,)`."""
@@ -106,7 +105,9 @@ class Polydigits:
     def _view(self, name: str, instance: np.ndarray, draws: Draws, factors: dict[str, np.ndarray]) -> np.ndarray:
         """Return one view `(B, 3, size, size)` and note its private factors."""
         windows = self._photographs[name]
-        crop = np.stack([(draws / side).integers(n) for side, n in zip(("row", "column"), windows.shape)], axis=1)
+        crop = np.stack(
+            [(draws / side).integers(n) for side, n in zip(("row", "column"), windows.shape[:2], strict=True)], axis=1
+        )
         places = self._digits.shape[1]
         position = (draws / "position").integers(places, shape=(2,))
         lower, right = (position >= places // 2).T
@@ -151,18 +152,23 @@ def _draw(name: str, value: np.ndarray, background: np.ndarray) -> np.ndarray:
     return value * np.array(colour, dtype=np.float32)[:, None, None]
 
 
-def _digit_windows(images: np.ndarray, config: PolydigitsConfig) -> np.ndarray:
-    """Return views `[n, i, j]` of digit n on an empty image, at `places - 1 - (i, j)` from the upper left corner.
+@cache
+def _digit_windows(size: int, digit_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return views `[n, i, j]` of digit n on an empty image, `places - 1 - (i, j)` from its corner, and the labels.
 
     The number of places per axis is even, so that the digit's centre is as often above the middle as below.
     """
-    side, margin = config.digit_size, config.size - config.digit_size
-    digits = resize(images, (len(images), side, side), order=3).clip(0, 1)
+    from sklearn.datasets import load_digits  # here, for it takes a second that other sources need not wait
+
+    images, labels = load_digits(return_X_y=True)
+    margin = size - digit_size
+    digits = resize(images.reshape(-1, 8, 8) / 16, (len(images), digit_size, digit_size), order=3).clip(0, 1)
     places = (margin + 1) // 2 * 2
     padded = np.pad(digits.astype(np.float32), ((0, 0), (places - 1, margin), (places - 1, margin)))
-    return sliding_window_view(padded, (config.size, config.size), axis=(1, 2))
+    return sliding_window_view(padded, (size, size), axis=(1, 2)), labels
 
 
+@cache
 def _photograph_windows(name: str, size: int) -> np.ndarray:
     """Return views `[i, j]` `(3, size, size)` of a photograph scaled to four times the image's side."""
     photo = getattr(skimage.data, name)() / 255

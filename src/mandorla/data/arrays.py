@@ -1,0 +1,125 @@
+"""Paired images from NumPy files.
+
+An array is named by its file and place: `scans.npz:x` is the array `x` in `scans.npz`, `scans.npz:x:2` the channel 2 on
+its last axis, `t1.npy` the array in `t1.npy`. Row i of every modality is the same sample. So three contrasts that were
+stacked along the last axis read
+
+    images: {t1: lgg/lgg_128.npz:x:0, flair: lgg/lgg_128.npz:x:1, t1gd: lgg/lgg_128.npz:x:2}
+    groups: lgg/lgg_128.npz:patient
+"""
+
+import re
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mandorla.data.dataset import Splits
+from mandorla.data.stored import StoredConfig, divide
+from mandorla.errors import MandorlaError
+
+NAME = re.compile(r"(?P<npz>.+\.npz):(?P<key>[^:]+)(:(?P<channel>\d+))?|(?P<npy>.+\.npy)(:(?P<npy_channel>\d+))?")
+
+
+class ArraysConfig(StoredConfig):
+    """Name the arrays of `arrays`: images, groups, and what is missing."""
+
+    kind: Literal["arrays"] = "arrays"
+    images: dict[str, str]
+    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL` or `FILE.npy`."""
+    groups: str | None = None
+    """Array that names the group (patient) of each sample; without one, each sample is a group of its own."""
+    present: dict[str, str] = {}
+    """Bool array of each modality that is missing for some samples: true where it is there."""
+    dimensions: Literal[1, 2, 3] = 2
+    """Spatial axes of an image; an array with one axis more than samples and space has its channels last."""
+    value_range: tuple[float, float] | None = None
+    """Values that become 0 and 1; without it 0 and 255 for uint8, 0 and 65535 for uint16, 0 and 1 for floats."""
+    source: str = ""
+    """Where the files can be had, quoted when one is missing."""
+
+
+def load_arrays(config: ArraysConfig, seed: int) -> Splits:
+    """Return train, val and test, divided by group under `seed`.
+
+    Raises `MandorlaError` for a missing file or array, fewer than two modalities, unequal numbers of samples, a type or
+    number of axes that is no image, and values that are NaN or outside the range.
+    """
+    if len(config.images) < 2:
+        raise MandorlaError(f"data.images: {len(config.images)} modality given, paired data need two or more")
+    if unknown := set(config.present) - set(config.images):
+        raise MandorlaError(f"data.present: no modality {sorted(unknown)[0]!r} in data.images")
+    load = lru_cache(_load)
+    arrays = {name: _read(config, f"data.images.{name}", array, load) for name, array in config.images.items()}
+    first, num = next((name, len(array)) for name, array in arrays.items())
+    masks = {name: _read(config, f"data.present.{name}", array, load) for name, array in config.present.items()}
+    groups = _read(config, "data.groups", config.groups, load) if config.groups else np.arange(num)
+
+    lengths = {f"data.images.{name}": len(array) for name, array in arrays.items()}
+    lengths |= {f"data.present.{name}": len(mask) for name, mask in masks.items()} | {"data.groups": len(groups)}
+    for key, length in lengths.items():
+        if length != num:
+            raise MandorlaError(f"{key}: {length} samples where data.images.{first} has {num}")
+    for name, mask in masks.items():
+        if mask.dtype != bool or mask.ndim != 1 or not mask.any():
+            raise MandorlaError(f"data.present.{name}: expected one true or false per sample and some that are true")
+
+    present = {name: masks.get(name, np.ones(num, dtype=bool)) for name in arrays}
+    x = {name: _to_images(config, f"data.images.{name}", array, present[name]) for name, array in arrays.items()}
+    ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
+    return divide(x, present, ids, groups.astype(str), config, seed, "data.images")
+
+
+def _to_images(config: ArraysConfig, key: str, array: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return `array` as images `(N, C, *size)`, uint8, uint16 or float32 in [0, 1] where `present`."""
+    if array.ndim == config.dimensions + 1:
+        array = array[:, None]
+    elif array.ndim == config.dimensions + 2:
+        array = np.moveaxis(array, -1, 1)
+    else:
+        raise MandorlaError(f"{key}: an array of shape {array.shape} holds no images of {config.dimensions} dimensions")
+    if array.dtype in (np.uint8, np.uint16) and config.value_range is None:
+        return array
+    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and config.value_range is None):
+        raise MandorlaError(f"{key}: the range of type {array.dtype} is unknown: set data.value_range to [low, high]")
+    low, high = config.value_range or (0, 1)
+    least, most = array[present].min(), array[present].max()
+    if not (low <= least and most <= high):  # also where they are NaN
+        raise MandorlaError(
+            f"{key}: values from {least:g} to {most:g} lie outside data.value_range [{low:g}, {high:g}]"
+        )
+    return ((array - low) / (high - low)).astype(np.float32)
+
+
+def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str | None], np.ndarray]) -> np.ndarray:
+    """Return the array called `name`, the value of the setting `key`."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise MandorlaError(f"{key}: {name!r} names no array; write FILE.npz:KEY, FILE.npz:KEY:CHANNEL or FILE.npy")
+    path = config.locate(match["npz"] or match["npy"])
+    if not path.is_file():
+        source = f"; it comes from {config.source}" if config.source else ""
+        raise MandorlaError(f"{path}: no such file{source}; put it there, or set data.root or MANDORLA_DATA")
+    array = load(path, match["key"])
+    channel = match["channel"] or match["npy_channel"]
+    if channel is None:
+        return array
+    if array.ndim < 2 or int(channel) >= array.shape[-1]:
+        raise MandorlaError(f"{key}: no channel {channel} on the last axis of shape {array.shape}")
+    return array[..., int(channel)]
+
+
+def _load(path: Path, key: str | None) -> np.ndarray:
+    """Return the array `key` of an .npz file, or that of an .npy file."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        if key is None:
+            return content
+        if key in content:
+            return content[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise MandorlaError(f"{path}: cannot be read as a NumPy file ({error})") from error
+    raise MandorlaError(f"{path}: no array {key!r} in it, only {', '.join(content)}")

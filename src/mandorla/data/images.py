@@ -1,0 +1,107 @@
+"""Image files in and out: PNG, JPEG and TIFF as arrays `(C, H, W)`.
+
+Pillow decodes them. What it would do without a word is refused here: cutting 16-bit colours to 8 bits, reading only the
+first of several pages. Transparent pixels are laid over black, palettes become colours, and a camera's orientation tag
+is applied.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mandorla.errors import MandorlaError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+BITS_PER_SAMPLE = 258  # TIFF tag
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return the image as float32 `(C, H, W)` in [0, 1], C = 1 for grey and 3 for colour.
+
+    Raises `MandorlaError` as `decode_image` does.
+    """
+    return to_unit(decode_image(path))
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write `image`, float `(C, H, W)` with C = 1 or 3, as the 8-bit file that the suffix of `path` names.
+
+    Values are cut to [0, 1]. Raises `MandorlaError` for another shape, for NaN, or where the file cannot be written.
+    """
+    image, path = np.asarray(image), Path(path)
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise MandorlaError(f"{path}: an image is (1 or 3, height, width), not {image.shape}")
+    if not np.isfinite(image).all():
+        raise MandorlaError(f"{path}: the image holds NaN or infinite values")
+    if path.suffix.lower() not in SUFFIXES:
+        raise MandorlaError(f"{path}: unknown image type, use one of {', '.join(sorted(SUFFIXES))}")
+    pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    try:
+        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+    except OSError as error:
+        raise MandorlaError(f"{path}: cannot be written ({error})") from error
+
+
+def decode_image(path: Path) -> np.ndarray:
+    """Return the image `(C, H, W)` as it is stored: uint8, uint16 or, from a float TIFF, float32 in [0, 1].
+
+    Raises `MandorlaError` if the file is missing, is no image, is broken, holds several pages, holds 16-bit colours,
+    or holds floats that are NaN or outside [0, 1].
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MandorlaError(f"{path}: no such file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            pages, bits = getattr(image, "n_frames", 1), _bits(path, image)
+            image = ImageOps.exif_transpose(image)
+            pixels = _pixels(image)
+    except Exception as error:  # a broken file makes a decoder raise anything
+        raise MandorlaError(f"{path}: cannot be read as an image ({error})") from error
+    if pages > 1:
+        raise MandorlaError(f"{path}: holds {pages} images where one is expected; save them as files of their own")
+    if pixels is None or bits > 8 * pixels.dtype.itemsize:
+        raise MandorlaError(
+            f"{path}: {bits}-bit pixels of type {image.mode} cannot be read without loss; "
+            "convert to 8 bits, to 16-bit grey or to a .npy array (kind: arrays)"
+        )
+    if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
+        raise MandorlaError(f"{path}: float pixels must lie in [0, 1]; here {pixels.min():g} to {pixels.max():g}")
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Return stored pixels (uint8, uint16, or floats that are so already) as float32 in [0, 1]."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32, copy=False)
+    return pixels * np.float32(1 / np.iinfo(pixels.dtype).max)
+
+
+def _pixels(image: Image.Image) -> np.ndarray | None:
+    """Return `(H, W)` or `(H, W, 3)`, or None for a pixel type that has no unsigned or float form here."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode == "F":
+        return np.asarray(image, dtype=np.float32)
+    if image.mode == "I":
+        return None
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    if image.mode in ("LA", "La"):
+        grey, alpha = image.convert("LA").split()
+        return np.asarray(Image.composite(grey, Image.new("L", image.size), alpha))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "black"), image))[..., :3]
+    return np.asarray(image.convert("RGB"))
+
+
+def _bits(path: Path, image: Image.Image) -> int:
+    """Return the bits per channel in the file, which Pillow may have cut to 8."""
+    if image.format == "PNG":
+        return path.read_bytes()[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    return 8
