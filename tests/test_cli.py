@@ -1,0 +1,191 @@
+"""The command line: it starts fast, parses, delegates, and reports mistakes in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import mandorla
+from mandorla import files
+from mandorla.cli import main
+from mandorla.config import Settings, load_settings
+from mandorla.errors import MandorlaError
+
+VERBS = ["demo", "train vae", "train diffusion", "encode", "sample", "translate", "swap", "evaluate", "config"]
+
+
+class Recipe(Settings):
+    """Stand in for the real recipe: the command line only passes it on."""
+
+    run: str = "runs/x"
+    seed: int = 0
+    """Seed of everything random."""
+
+
+def run(*arguments: str) -> int:
+    """Return the exit status of a command line."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code or 0
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Put recorders in the place of what the verbs delegate to; return what they were called with."""
+    calls = []
+
+    def recorder(name: str):
+        def record(*args, **kwargs):
+            calls.append((name, args, kwargs))
+            return Path(name)
+
+        return record
+
+    def read_recipe(source, overrides):
+        calls.append(("read_recipe", (source, overrides), {}))
+        return load_settings(Recipe, overrides=overrides)
+
+    for module, names in {
+        "demo": ["run_demo"],
+        "vae.training": ["train_vae"],
+        "diffusion.training": ["train_diffusion"],
+        "vae.latent_cache": ["write_latents"],
+        "evaluate": ["evaluate"],
+    }.items():
+        stub = SimpleNamespace(**{name: recorder(name) for name in names})
+        monkeypatch.setitem(sys.modules, f"mandorla.{module}", stub)
+    recipe = SimpleNamespace(Recipe=Recipe, read_recipe=read_recipe)
+    monkeypatch.setitem(sys.modules, "mandorla.recipe", recipe)
+    monkeypatch.setitem(vars(mandorla), "load", lambda run: SimpleNamespace(loaded=run))
+    for name in ("sample", "translate", "swap"):
+        monkeypatch.setattr(files, name, recorder(name))
+    return calls
+
+
+def python(*arguments: str) -> str:
+    """Return what a new Python process prints that finds the package."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(mandorla.__file__).parents[1])}
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert result.returncode == 0
+    return result.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = f"""
+import sys
+from mandorla.cli import main
+for verb in {["", *VERBS]!r}:
+    try:
+        main([*verb.split(), "--help"])
+    except SystemExit as stop:
+        assert not stop.code, verb
+heavy = [name for name in ("torch", "numpy", "scipy", "sklearn", "matplotlib") if name in sys.modules]
+assert not heavy, heavy
+import mandorla
+assert "load" in dir(mandorla)
+"""
+    python("-c", code)
+
+
+def test_the_module_runs_and_knows_its_version():
+    assert python("-m", "mandorla", "--version").strip() == mandorla.__version__
+
+
+def test_public_names():
+    assert mandorla.Latents.__name__ == "Latents"
+    assert callable(mandorla.register)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        mandorla.lod  # noqa: B018
+
+
+@pytest.mark.parametrize(("verb", "target"), [("vae", "train_vae"), ("diffusion", "train_diffusion")])
+def test_train_passes_recipe_overrides_and_run(calls, verb, target):
+    assert run("train", verb, "lgg", "seed=3", "--run", "runs/0 1") == 0
+    assert calls[0] == ("read_recipe", ("lgg", ["seed=3", 'run="runs/0 1"']), {})
+    assert calls[1] == (target, (Recipe(run="runs/0 1", seed=3),), {})
+
+
+def test_train_without_a_recipe_takes_the_bundled_one(calls):
+    assert run("train", "vae", "seed=1") == 0
+    assert calls[0][1] == ("polydigits", ["seed=1"])
+
+
+def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
+    assert run("train", "vae", "--dry-run", "seed=3") == 0
+    assert capsys.readouterr().out == "run: runs/x\nseed: 3\n"
+    assert [name for name, *_ in calls] == ["read_recipe"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["demo"], ("run_demo", (Path("runs/demo"), 0, []), {})),
+        (["demo", "--seed", "2", "--run", "r", "vae.steps=1"], ("run_demo", (Path("r"), 2, ["vae.steps=1"]), {})),
+        (["encode", "r"], ("write_latents", (Path("r"),), {})),
+        (["evaluate", "r"], ("evaluate", (Path("r"),), {})),
+        (
+            ["sample", "r", "--num", "4", "--seed", "1", "--steps", "8", "--out", "o"],
+            ("sample", (SimpleNamespace(loaded=Path("r")), Path("o")), {"num": 4, "seed": 1, "steps": 8}),
+        ),
+        (
+            ["translate", "r", "in", "out", "--given", "a, b", "--wanted", "c", "--num-samples", "2"],
+            (
+                "translate",
+                (SimpleNamespace(loaded=Path("r")), Path("in"), Path("out"), ["a", "b"], ["c"]),
+                {"num_samples": 2, "seed": 0},
+            ),
+        ),
+        (
+            ["swap", "r", "--shared-from", "1", "--private-from", "b.npz"],
+            ("swap", (SimpleNamespace(loaded=Path("r")), "1", "b.npz", None), {}),
+        ),
+    ],
+)
+def test_verbs_delegate(calls, arguments, call):
+    assert run(*arguments) == 0
+    assert calls == [call]
+
+
+def test_config_lists_every_key(calls, capsys):
+    assert run("config") == 0
+    assert "Seed of everything random." in capsys.readouterr().out
+    assert run("config", "lgg", "seed=7") == 0
+    assert "7" in capsys.readouterr().out
+    assert run("config", "--schema") == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["seed"]["type"] == "integer"
+
+
+def test_a_mistake_is_one_line_and_status_2(calls, capsys):
+    assert run("train", "vae", "sed=1") == 2
+    captured = capsys.readouterr()
+    assert captured.err == "mandorla: on the command line: unknown key `sed`; did you mean `seed`?\n"
+    assert captured.out == ""
+    assert run("train", "vae", "lgg", "phantom") == 2
+    assert "one recipe at a time, got lgg phantom" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "train", "vae", "sed=1"], ["train", "vae", "sed=1", "--debug"]])
+def test_debug_shows_the_traceback(calls, arguments):
+    with pytest.raises(MandorlaError):
+        main(arguments)
+
+
+def test_an_interrupted_command_says_how_to_go_on(calls, monkeypatch, capsys):
+    def interrupt(recipe):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["mandorla.vae.training"], "train_vae", interrupt)
+    assert run("train", "vae") == 130
+    assert "the same command" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_refused(capsys):
+    assert run("smaple", "r") == 2
+    assert run("sample") == 2
+    assert run("sample", "r", "--num", "0") == 2
+    assert run("translate", "r", "in", "out", "--given", "a") == 2

@@ -1,0 +1,73 @@
+"""The scripts outside the package: the two stages as users know them, and the helpers in `utils/`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mandorla.data.images import decode_image
+
+ROOT = Path(__file__).resolve().parents[1]
+UTILS = sorted((ROOT / "utils").glob("*.py"))
+
+
+def run(script: Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a script as a user does, without the package on the path."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("folder", "script"), [("vae_uv", "vae_train.py"), ("diffusion_uv", "diffusion_train.py")])
+def test_stage_scripts_are_short_and_find_the_package(folder, script):
+    assert len((ROOT / folder / script).read_text().splitlines()) <= 15
+    result = run(Path(script), "--help", cwd=ROOT / folder)
+    assert result.returncode == 0, result.stderr
+    assert "--dry-run" in result.stdout
+
+
+@pytest.mark.parametrize("script", UTILS, ids=lambda path: path.name)
+def test_every_helper_explains_itself(script):
+    result = run(script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert script.name in result.stdout
+
+
+def test_arrays_to_folders(tmp_path):
+    x = np.arange(2 * 4 * 5 * 2, dtype=np.uint8).reshape(2, 4, 5, 2)
+    np.savez(tmp_path / "scans.npz", x=x, patient=[7, 8])
+    np.save(tmp_path / "pd.npy", np.full((2, 4, 5), 0.25))
+    script = ROOT / "utils" / "arrays_to_folders.py"
+    arrays = ["t1=scans.npz:x:1", "pd=pd.npy", "--groups", "scans.npz:patient"]
+    result = run(script, "out", *arrays, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "pd").iterdir()) == ["7-00000.png", "8-00001.png"]
+    np.testing.assert_array_equal(decode_image(tmp_path / "out" / "t1" / "8-00001.png")[0], x[1, :, :, 1])
+    pd = decode_image(tmp_path / "out" / "pd" / "7-00000.png")
+    assert pd.dtype == np.uint16
+    assert np.all(pd == round(0.25 * 65535))
+    assert run(script, "out", *arrays, cwd=tmp_path).returncode == 1, "an existing folder is left alone"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (["a"], "a: expected NAME=ARRAY"),
+        (["a=none.npy"], "none.npy: cannot be read"),
+        (["a=x.npz:none"], "x.npz:none: cannot be read"),
+        (["a=x.npz:bad"], "x.npz:bad: values from"),
+        (["a=x.npz:flat"], r"x.npz:flat: shape (3,), expected (N, H, W)"),
+        (["a=x.npz:good", "b=x.npz:more"], "arrays of different length: a 1, b 2"),
+    ],
+)
+def test_arrays_to_folders_refuses(tmp_path, arrays, message):
+    good = np.zeros((1, 2, 2))
+    np.savez(tmp_path / "x.npz", good=good, more=np.zeros((2, 2, 2)), bad=good - 1, flat=np.zeros(3))
+    result = run(ROOT / "utils" / "arrays_to_folders.py", "out", *arrays, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
