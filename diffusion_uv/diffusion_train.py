@@ -1,6 +1,6 @@
 """Stage 2: train a diffusion model on the latents of stage 1 as `diffusion.yaml` beside this file says.
 
-    python diffusion_train.py [key.sub=value ...]
+Run `python diffusion_train.py [key.sub=value ...]`; the same command again resumes.
 """
 
 import sys

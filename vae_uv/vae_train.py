@@ -1,6 +1,6 @@
 """Stage 1: learn shared and private latents as `vae.yaml` beside this file says, and save them with the weights.
 
-    python vae_train.py [key.sub=value ...]
+Run `python vae_train.py [key.sub=value ...]`; the same command again resumes.
 """
 
 import sys
