@@ -55,7 +55,8 @@ def decode_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            pages, bits = getattr(image, "n_frames", 1), _bits(path, image)
+            pages = image.n_frames if image.format == "TIFF" else 1
+            bits = _bits(path, image)
             image = ImageOps.exif_transpose(image)
             pixels = _pixels(image)
     except Exception as error:  # a broken file makes a decoder raise anything

@@ -105,9 +105,7 @@ class Polydigits:
     def _view(self, name: str, instance: np.ndarray, draws: Draws, factors: dict[str, np.ndarray]) -> np.ndarray:
         """Return one view `(B, 3, size, size)` and note its private factors."""
         windows = self._photographs[name]
-        crop = np.stack(
-            [(draws / side).integers(n) for side, n in zip(("row", "column"), windows.shape[:2], strict=True)], axis=1
-        )
+        crop = (draws / "crop").integers(np.array(windows.shape[:2]), shape=(2,))
         places = self._digits.shape[1]
         position = (draws / "position").integers(places, shape=(2,))
         lower, right = (position >= places // 2).T
