@@ -1,0 +1,164 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mandorla.data import load_data
+from mandorla.data.arrays import ArraysConfig
+from mandorla.errors import MandorlaError
+
+RNG = np.random.default_rng(0)
+STACK = RNG.integers(0, 256, (40, 12, 8, 2), dtype=np.uint8)
+PATIENT = np.arange(40) // 4
+PRESENT = np.arange(40) % 3 > 0
+SHARED_DATA = Path(os.environ.get("MANDORLA_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture
+def root(tmp_path):
+    np.savez(tmp_path / "scans.npz", x=STACK, patient=PATIENT, has_t2=PRESENT, short=PATIENT[:7], name=["a"] * 40)
+    np.save(tmp_path / "t1.npy", STACK[..., 0])
+    np.save(tmp_path / "rgb.npy", STACK[..., [0, 1, 0]])
+    np.save(tmp_path / "kelvin.npy", STACK[..., 1].astype(np.float64) - 55)
+    np.save(tmp_path / "volume.npy", RNG.uniform(size=(40, 6, 4, 2)).astype(np.float32))
+    np.save(tmp_path / "short.npy", STACK[:7, ..., 0])
+    np.save(tmp_path / "nan.npy", np.where(STACK[..., 0] == 0, np.nan, STACK[..., 0] / 255))
+    np.save(tmp_path / "signed.npy", STACK[..., 0].astype(np.int16))
+    np.save(tmp_path / "object.npy", np.array([{}, {}]), allow_pickle=True)
+    (tmp_path / "broken.npz").write_bytes(b"PK, but no zip")
+    return tmp_path
+
+
+def config(root, t1="scans.npz:x:0", t2="scans.npz:x:1", **settings):
+    return ArraysConfig(root=str(root), images={"t1": t1, "t2": t2}, **settings)
+
+
+def rows_of(dataset):
+    return [int(name.split("-")[-1]) for name in dataset.ids]
+
+
+def test_channels_of_one_array_split_by_patient(root):
+    splits = load_data(config(root, groups="scans.npz:patient"), seed=0)
+    assert [(m.name, m.shape) for m in splits.modalities] == [("t1", (1, 12, 8)), ("t2", (1, 12, 8))]
+    patients = []
+    for dataset in (splits.train, splits.val, splits.test):
+        batch = dataset.batch(range(len(dataset)))
+        rows = rows_of(dataset)
+        assert batch.ids == dataset.ids
+        for channel, name in enumerate(("t1", "t2")):
+            expected = torch.from_numpy(STACK[rows, ..., channel][:, None].astype(np.float32) / 255)
+            torch.testing.assert_close(batch.x[name], expected)
+            assert batch.present[name].all()
+        np.testing.assert_array_equal(batch.factors["group"], PATIENT[rows].astype(str))
+        patients.append(set(PATIENT[rows]))
+    assert sorted(np.concatenate([list(part) for part in patients])) == list(range(10))
+
+
+def test_order_of_indices_is_kept(root):
+    train = load_data(config(root), seed=0).train
+    whole = train.batch(range(len(train)))
+    some = train.batch([3, 0, 3])
+    assert some.ids == [whole.ids[i] for i in (3, 0, 3)]
+    assert torch.equal(some.x["t2"], whole.x["t2"][[3, 0, 3]])
+
+
+def test_colour_ranges_and_other_types(root):
+    train = load_data(config(root, "rgb.npy", "rgb.npy:1"), seed=0).train
+    assert [m.shape for m in train.modalities] == [(3, 12, 8), (1, 12, 8)]
+    x = train.batch([0]).x
+    torch.testing.assert_close(x["t1"][:, 1:2], x["t2"])
+    train = load_data(config(root, "kelvin.npy", "signed.npy", value_range=(-55.0, 255.0)), seed=0).train
+    row = rows_of(train)[0]
+    expected = torch.from_numpy(STACK[row, ..., 1].astype(np.float32) / 310)
+    torch.testing.assert_close(train.batch([0]).x["t1"][0, 0], expected)
+
+
+@pytest.mark.parametrize(("dimensions", "shape"), [(3, (1, 6, 4, 2)), (2, (2, 6, 4)), (1, None)])
+def test_dimensions_tell_channels_from_space(root, dimensions, shape):
+    settings = config(root, "volume.npy", "volume.npy", dimensions=dimensions)
+    if shape is None:
+        with pytest.raises(MandorlaError, match=r"shape \(40, 6, 4, 2\) holds no images of 1 dimension"):
+            load_data(settings, seed=0)
+    else:
+        assert load_data(settings, seed=0).modalities[0].shape == shape
+
+
+def test_missing_modality_is_zero_and_marked(root):
+    images = STACK[..., 1].astype(np.float32) / 255
+    images[~PRESENT] = np.nan
+    np.save(root / "t2.npy", images)
+    train = load_data(config(root, t2="t2.npy", present={"t2": "scans.npz:has_t2"}), seed=0).train
+    batch = train.batch(range(len(train)))
+    np.testing.assert_array_equal(batch.present["t2"], PRESENT[rows_of(train)])
+    assert batch.present["t1"].all()
+    assert not batch.x["t2"][~batch.present["t2"]].any()
+    assert batch.x["t2"].isfinite().all()
+
+
+def test_size_averages_areas(root):
+    train = load_data(config(root, "kelvin.npy", value_range=(-55.0, 255.0), size=(3, 4)), seed=0).train
+    means = STACK.astype(np.float32).reshape(40, 3, 4, 4, 2, 2).mean(axis=(2, 4))[rows_of(train)]
+    x = train.batch(range(len(train))).x
+    np.testing.assert_allclose(x["t1"][:, 0], means[..., 1] / 310, atol=1e-5)
+    train = load_data(config(root, size=(3, 4)), seed=0).train  # bytes stay bytes
+    np.testing.assert_allclose(train.batch(range(len(train))).x["t1"][:, 0], means[..., 0] / 255, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"t2": "absent.npy", "source": "the archive"}, r"absent.npy: no such file; it comes from the archive; put it"),
+        ({"t2": "scans.npz"}, "data.images.t2: 'scans.npz' names no array"),
+        ({"t2": "scans.npz:y"}, "scans.npz: no array 'y' in it, only x, patient"),
+        ({"t2": "scans.npz:x:2"}, "data.images.t2: no channel 2"),
+        ({"t2": "broken.npz:x"}, "broken.npz: cannot be read as a NumPy file"),
+        ({"t2": "object.npy"}, "object.npy: cannot be read as a NumPy file"),
+        ({"t2": "short.npy"}, "data.images.t2: 7 samples where data.images.t1 has 40"),
+        ({"groups": "scans.npz:short"}, "data.groups: 7 samples where data.images.t1 has 40"),
+        ({"t2": "nan.npy"}, "data.images.t2: values from nan to nan lie outside"),
+        ({"t2": "kelvin.npy"}, r"values from -55 to 200 lie outside data.value_range \[0, 1\]"),
+        ({"t2": "signed.npy"}, "data.images.t2: the range of type int16 is unknown"),
+        ({"t2": "scans.npz:name"}, "data.images.t2: an array of shape"),
+        ({"present": {"t3": "scans.npz:has_t2"}}, "data.present: no modality 't3'"),
+        ({"present": {"t2": "scans.npz:patient"}}, "data.present.t2: expected one true or false"),
+        ({"size": (24, 8)}, r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[24, 8\]"),
+        ({"size": (6,)}, r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[6\]"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(root, changes, message):
+    with pytest.raises(MandorlaError, match=message) as caught:
+        load_data(config(root, **changes), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_modality_is_not_paired(root):
+    with pytest.raises(MandorlaError, match="paired data need two or more"):
+        load_data(ArraysConfig(root=str(root), images={"t1": "t1.npy"}), seed=0)
+
+
+def test_root_comes_from_settings_then_environment(root, monkeypatch):
+    settings = ArraysConfig(images={"t1": "t1.npy", "t2": "t1.npy"})
+    monkeypatch.delenv("MANDORLA_DATA", raising=False)
+    monkeypatch.chdir(root)
+    with pytest.raises(MandorlaError, match="^data/t1.npy: no such file"):
+        load_data(settings, seed=0)
+    monkeypatch.setenv("MANDORLA_DATA", str(root))
+    assert len(load_data(settings, seed=0).train) == 28
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "lgg" / "lgg_128.npz").exists(), reason="no lgg/lgg_128.npz under MANDORLA_DATA")
+def test_glioma_slices():
+    """The published set: 2490 slices of 75 patients, three contrasts."""
+    file = "lgg/lgg_128.npz"
+    images = {name: f"{file}:x:{channel}" for channel, name in enumerate(("t1", "flair", "t1gd"))}
+    settings = ArraysConfig(root=str(SHARED_DATA), images=images, groups=f"{file}:patient", size=(64, 64))
+    splits = load_data(settings, seed=0)
+    parts = [dataset.batch(range(len(dataset))) for dataset in (splits.train, splits.val, splits.test)]
+    assert [len(set(batch.factors["group"])) for batch in parts] == [53, 11, 11]
+    assert sum(len(batch.ids) for batch in parts) == 2490
+    t1, flair = (parts[0].x[name].flatten(1) for name in ("t1", "flair"))
+    aligned = torch.nn.functional.cosine_similarity(t1, flair).mean()
+    shuffled = torch.nn.functional.cosine_similarity(t1, flair.roll(500, 0)).mean()
+    assert aligned > shuffled + 0.1  # the contrasts of one slice belong together
