@@ -47,7 +47,7 @@ def test_a_perfect_model_is_coherent(batch):
 
 def test_views_that_ignore_each_other_agree_by_chance(batch):
     model = BarModel(coherent=False)
-    own, cross = conditional_coherence(model, JUDGES, "bar", alone(model, batch), batch.factors["bar"], seed=0)
+    _, cross = conditional_coherence(model, JUDGES, "bar", alone(model, batch), batch.factors["bar"], seed=0)
     assert abs(cross.mean() - 1 / CLASSES) < 0.05
     expected = chance_agreement(batch.factors["bar"], len(MODALITIES))
     assert expected == pytest.approx(1 / CLASSES**2, abs=0.01)

@@ -5,7 +5,6 @@ Every function takes `(B, C, *size)` tensors, clips them to [0, 1], and returns 
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity

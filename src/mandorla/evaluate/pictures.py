@@ -1,0 +1,274 @@
+"""Pictures of what a model makes: grids of enlarged images with labelled rows and columns, and training curves.
+
+A picture is transparent between its tiles and its lettering is mid-grey, so that it suits light and dark pages.
+Volumes show their middle slice; modalities without two spatial axes are left out.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mandorla.data.dataset import Dataset
+from mandorla.evaluate.audit import Neighbours
+from mandorla.evaluate.figures import Subject
+from mandorla.latents import Latents
+
+_TILE, _GAP, _FONT, _GREY = 72, 4, 14, (128, 128, 128, 255)
+_BAND = 10  # space before a row or column that begins a new block
+_LOOKS = {"vae": "Stage 1", "diffusion": "Stage 2"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Hold one PNG with its file `name`, the `section` of the report it belongs to, a `caption` and an `alt` text."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+
+    @property
+    def width(self) -> int:
+        """Return the width in pixels."""
+        return int.from_bytes(self.png[16:20], "big")
+
+
+def grid(
+    rows: Sequence[Sequence[Tensor | None]],
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    bands: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> bytes:
+    """Draw images `(C, *size)` in [0, 1] as a table; None leaves a place empty. Returns a PNG.
+
+    Small images are enlarged by a whole number, pixel by pixel. `bands` are the rows and columns set off by a gap.
+    """
+    tiles = [[None if x is None else tile(x) for x in row] for row in rows]
+    width, height = (max(getattr(t, side) for row in tiles for t in row if t) for side in ("width", "height"))
+    font = ImageFont.load_default(_FONT)
+    left = max((int(font.getlength(name)) + 8 for name in row_names), default=0)
+    top = 22 if column_names else 0
+    xs = [left + j * (width + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
+    ys = [top + i * (height + _GAP) + _BAND * sum(b <= i for b in bands[0]) for i in range(len(tiles))]
+    canvas = Image.new("RGBA", (xs[-1] + width, ys[-1] + height))
+    pen = ImageDraw.Draw(canvas)
+    for y, name in zip(ys, row_names, strict=False):
+        pen.text((left - 8, y + height // 2), name, _GREY, font, anchor="rm")
+    for x, name in zip(xs, column_names, strict=False):
+        pen.text((x + width // 2, top // 2 - 2), name, _GREY, font, anchor="mm")
+    for y, row in zip(ys, tiles, strict=True):
+        for x, picture in zip(xs, row, strict=False):
+            if picture:
+                canvas.paste(picture, (x, y))
+    return _png(canvas)
+
+
+def tile(x: Tensor) -> Image.Image:
+    """Return one image `(C, H, W)`, or the middle slice of a volume `(C, D, H, W)`, enlarged if it is small."""
+    x = x.detach().float().cpu().clamp(0, 1)
+    if x.ndim == 4:
+        x = x[:, x.shape[1] // 2]
+    rgb = x if len(x) == 3 else x[:1].expand(3, -1, -1)
+    zoom = max(1, round(_TILE / max(rgb.shape[1:])))
+    pixels = (255 * rgb).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
+
+
+def draw_all(subject: Subject, neighbours: Neighbours, train: Dataset) -> list[Picture]:
+    """Draw everything that the report shows."""
+    names = [m.name for m in subject.model.modalities if len(m.size) in (2, 3)]
+    pictures = []
+    if names:
+        pictures = [
+            _samples(subject, names),
+            *_translations(subject, names),
+            *_swaps(subject, names),
+            *_interpolations(subject, names),
+            _neighbours(subject, names, neighbours, train),
+        ]
+    return [
+        *pictures,
+        *(curves(subject.model.run / stage, title) for stage, title in _LOOKS.items() if _log(subject, stage)),
+    ]
+
+
+def _samples(subject: Subject, names: list[str], num: int = 12) -> Picture:
+    rows = [list(subject.samples.x[name][:num]) for name in names]
+    return Picture(
+        "samples",
+        "Samples",
+        "Jointly generated",
+        "Each column is one tuple, generated at once from noise: what is shared must agree, the rest may differ.",
+        f"A grid of generated images, one row for each of {', '.join(names)}; each column belongs together.",
+        grid(rows, names),
+    )
+
+
+def _translations(subject: Subject, names: list[str], num: int = 5, shown: int = 4) -> list[Picture]:
+    pictures = []
+    batch = subject.translated
+    for given, of_wanted in subject.translations.items():
+        for wanted, samples in of_wanted.items():
+            if given not in names or wanted not in names:
+                continue
+            both = torch.nonzero(batch.present[given] & batch.present[wanted])[:num, 0]
+            if not len(both):
+                continue
+            mean, std = samples.mean(0), samples.std(0, unbiased=False)
+            brightest = float(std[both].amax().clamp_min(1e-6))
+            rows = [
+                [batch.x[given][i], batch.x[wanted][i], *samples[:shown, i], mean[i], std[i] / brightest] for i in both
+            ]
+            drawn = len(samples[:shown])
+            columns = ["given", "truth", *(f"sample {k + 1}" for k in range(drawn)), "mean", "std"]
+            pictures.append(
+                Picture(
+                    f"translation_{given}_to_{wanted}",
+                    "Translations",
+                    f"{given} to {wanted}",
+                    f"The truth is one of many answers. Mean and standard deviation are over {len(samples)} samples;"
+                    f" the brightest deviation is {brightest:.2f}.",
+                    f"Rows of test samples: the given {given}, the true {wanted}, generated {wanted}, their mean and"
+                    " standard deviation.",
+                    grid(rows, (), columns, ((), (2, 2 + drawn))),
+                )
+            )
+    return pictures
+
+
+def _complete(subject: Subject, num: int) -> Latents:
+    """Return the latents of the first `num` test samples that lack nothing."""
+    rows = np.flatnonzero(np.all(list(subject.test.present.values()), axis=0))[:num]
+    return subject.test.latents[torch.as_tensor(rows)]
+
+
+def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
+    latents = _complete(subject, num)
+    num = len(latents)
+    across, down = torch.arange(num).repeat(num), torch.arange(num).repeat_interleave(num)
+    made = subject.model.swap(shared_from=latents[across], private_from=latents[down])
+    source = subject.model.decode(latents)
+    pictures = []
+    for name in names:
+        body = [[source[name][i], *made[name][i * num : (i + 1) * num]] for i in range(num)]
+        rows = [[None, *source[name]], *body]
+        pictures.append(
+            Picture(
+                f"swap_{name}",
+                "Swaps",
+                name,
+                "Top row: where the shared part comes from. Left column: where the private part comes from. A column"
+                " should keep what is shared, a row what is private.",
+                f"A table of {name} images, each with the shared part of its column's head and the private part of its"
+                " row's head.",
+                grid(rows, bands=((1,), (1,))),
+            )
+        )
+    return pictures
+
+
+def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Picture]:
+    latents = _complete(subject, 4)
+    if len(latents) < 4:
+        return []
+    texts = {
+        "shared": "The shared part moves from one test sample to another while the private parts stay.",
+        "private": "The private parts move from one test sample to another while the shared part stays.",
+    }
+    pictures = []
+    for part, text in texts.items():
+        made = subject.model.interpolate(latents[:2], latents[2:], num=num, part=part)
+        rows = [list(made[name][:, pair]) for pair in range(2) for name in names]
+        pictures.append(
+            Picture(
+                f"interpolation_{part}",
+                "Interpolations",
+                f"{part} part".capitalize(),
+                f"{text} Two pairs, from left to right.",
+                f"Rows of images that change gradually from left to right as the {part} part changes.",
+                grid(rows, names * 2, bands=((len(names),), ())),
+            )
+        )
+    return pictures
+
+
+def _neighbours(subject: Subject, names: list[str], found: Neighbours, train: Dataset, num: int = 12) -> Picture:
+    closest = np.argsort(found.ratio)[:num]
+    real = train.batch(subject.train.indices[found.index[closest]]).x
+    rows = [images for name in names for images in (subject.samples.x[name][torch.as_tensor(closest)], real[name])]
+    labels = [label for name in names for label in (name, "training")]
+    return Picture(
+        "neighbours",
+        "Nearest training samples",
+        "The most suspicious",
+        "Of all generated tuples those that stand closest to one training tuple beside the next ones, each above that"
+        " training tuple. Copies would look alike.",
+        "Pairs of rows: generated images and, below, the nearest training images.",
+        grid([list(row) for row in rows], labels, bands=([2 * k for k in range(1, len(names))], ())),
+    )
+
+
+def _log(subject: Subject, stage: str) -> bool:
+    return (subject.model.run / stage / "metrics.jsonl").exists()
+
+
+def curves(stage: Path, title: str) -> Picture:
+    """Draw every figure in the log `metrics.jsonl` of a stage over the training steps, training beside validation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "part")))
+    columns = min(4, len(names))
+    count = -(-len(names) // columns)
+    grey = "#808080"
+    with matplotlib.rc_context(
+        {"text.color": grey, "axes.edgecolor": grey, "axes.labelcolor": grey, "xtick.color": grey, "ytick.color": grey}
+        | {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "axes.titlesize": 9}
+    ):
+        figure, axes = pyplot.subplots(count, columns, figsize=(2.6 * columns, 1.9 * count), squeeze=False)
+        for axis, name in zip(axes.flat, names, strict=False):
+            for part, colour in (("train", "#4c8dd6"), ("val", "#e08b3c")):
+                points = [(line["step"], line[name]) for line in lines if line.get("part") == part and name in line]
+                if points:
+                    axis.plot(
+                        *zip(*points, strict=True),
+                        color=colour,
+                        linewidth=1.4,
+                        label=part,
+                        marker="." * (len(points) < 3),
+                    )
+            axis.set_title(name)
+        for axis in axes.flat[len(names) :]:
+            axis.axis("off")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        axes.flat[0].legend(handles, labels, frameon=False)
+        figure.tight_layout()
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=130, transparent=True)
+        pyplot.close(figure)
+    return Picture(
+        f"training_{stage.name}",
+        "Training",
+        title,
+        "Every logged figure over the training steps.",
+        f"Small line charts of {', '.join(names)} over training steps.",
+        file.getvalue(),
+    )
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()

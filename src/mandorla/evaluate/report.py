@@ -1,0 +1,107 @@
+"""The report: one HTML page that needs nothing but itself, and the headline figures for the terminal."""
+
+import base64
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from importlib.resources import files
+from typing import Any
+
+from mandorla.evaluate.pictures import Picture
+from mandorla.evaluate.record import Record
+
+HEADLINES = (  # the first five of these that were measured
+    "shared/class",
+    "private/class mlp",
+    "coherence/cross",
+    "joint/agreement",
+    "swap/class",
+    "translation/*/anatomy psnr",
+    "lesion/known from *",
+    "lesion/known from private *",
+    "lesion/contrast kept",
+    "translation/psnr mean",
+    "translation/*/psnr mean",
+    "translation/ssim mean",
+    "translation/psnr single",
+    "reconstruction/*",
+    "copies/ratio",
+)
+SECTIONS = {
+    "ceiling": "Ceiling",
+    "shared": "Shared part",
+    "private": "Private parts",
+    "coherence": "Coherence given one view",
+    "swap": "Swaps",
+    "joint": "Joint generation",
+    "translation": "Translation",
+    "reconstruction": "Reconstruction",
+    "lesion": "Lesion that one modality shows",
+    "copies": "Copy audit",
+}
+
+
+def summary(records: Sequence[Record]) -> list[Record]:
+    """Return the five figures that matter most among those that were measured."""
+    chosen: list[Record] = []
+    for pattern in HEADLINES:
+        match = next((record for record in records if fnmatch(record.name, pattern) and record not in chosen), None)
+        if match:
+            chosen.append(match)
+    return chosen[:5]
+
+
+def print_summary(records: Sequence[Record]) -> None:
+    """Print the headline figures beside chance and ceiling."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("figure")
+    for column in ("value", "±", "chance", "ceiling", "better"):
+        table.add_column(column, justify="right")
+    for record in summary(records):
+        numbers = (record.text(key) for key in ("value", "error", "chance", "ceiling"))
+        table.add_row(record.name, *numbers, record.better)
+    Console().print(table)
+
+
+def position(record: Record) -> dict[str, float]:
+    """Return where value, chance and ceiling lie on a bar, each in percent from its left end."""
+    marks = {k: getattr(record, k) for k in ("value", "chance", "ceiling") if getattr(record, k) is not None}
+    low, high = min(0.0, *marks.values()), max(marks.values())
+    if not record.unit and high <= 1:
+        high = 1.0
+    return {key: 100 * (mark - low) / ((high - low) or 1) for key, mark in marks.items()}
+
+
+def render(
+    title: str,
+    records: Sequence[Record],
+    pictures: Sequence[Picture],
+    notes: Sequence[str],
+    facts: dict[str, Any],
+    config: str,
+) -> str:
+    """Return the page.
+
+    - `facts` name what was measured (data, seed, seconds); `notes` say what was left out and why
+    - `config`: the resolved configuration as YAML
+    """
+    from jinja2 import Environment
+
+    template = files("mandorla.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    galleries: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        galleries.setdefault(picture.section, []).append(picture)
+    tables = {text: [r for r in records if r.group == group] for group, text in SECTIONS.items()}
+    return page.render(
+        title=title,
+        headlines=[(record, position(record)) for record in summary(records)],
+        galleries=galleries,
+        tables={text: rows for text, rows in tables.items() if rows},
+        notes=notes,
+        facts=facts,
+        config=config,
+        base64=lambda png: base64.b64encode(png).decode(),
+    )
