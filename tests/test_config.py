@@ -282,7 +282,7 @@ def test_describe_lists_every_key_of_every_kind():
     assert rows["data.size", "data.kind=digits"][1:4] == ("int", "24", "Side in pixels.")
     assert rows["data.size", "data.kind=folders"].type == "[int, int]"
     assert rows["vae.network.dropout", ""] == (
-        "vae.network.dropout", "float >= 0 < 1", "0.25", "Probability of setting a unit to zero.", ""
+        "vae.network.dropout", "float >= 0, < 1", "0.25", "Probability of setting a unit to zero.", ""
     )  # fmt: skip
     assert rows["vae", ""].meaning == "How one stage is trained."
     assert rows["vae.networks.<name>.channels", ""].default == "[16, 32]"
@@ -293,7 +293,9 @@ def test_describe_lists_every_key_of_every_kind():
 
 
 def test_describe_an_instance_shows_its_values_and_kinds():
-    rows = {row.key: row for row in describe(Root(data=Digits(size=3), vae=Training(clip=None)))}
+    training = Training(clip=None, networks={"a": Network(dropout=0.5)})
+    rows = {row.key: row for row in describe(Root(data=Digits(size=3), vae=training))}
+    assert rows["vae.networks.a.dropout"].default == "0.5"
     assert rows["data.kind"].default == "digits"
     assert rows["data.size"].default == "3"
     assert rows["vae.clip"].default == "null"

@@ -248,31 +248,36 @@ def _rows(
             continue
         key, value, meaning = prefix + name, tree.get(name), " ".join((field.description or "").split())
         default = _yaml_text(value, inline=True) if name in tree else "required"
-        item = _items(field.annotation)
-        blocks = _blocks(field.annotation)
-        if len(blocks) > 1:
-            kind = value.get("kind") if isinstance(value, dict) else None
-            yield Row(f"{key}.kind", " | ".join(_kind_names(field.annotation)), kind or default, meaning, when)
-            chosen = _block(field.annotation, kind)
-            for tag, block in zip(_kind_names(field.annotation), blocks.values(), strict=True):
-                if block is chosen:
-                    yield from _rows(block, value, all_kinds, f"{key}.", f"{key}.kind={tag}" if all_kinds else when)
-                elif all_kinds:
-                    yield from _rows(block, _defaults(block), all_kinds, f"{key}.", f"{key}.kind={tag}")
-        elif blocks:
-            (block,) = blocks.values()
-            default = "" if isinstance(value, dict) else default
-            yield Row(key, "block", default, meaning or " ".join((block.__doc__ or "").split()), when)
-            if isinstance(value, dict) or all_kinds:
-                yield from _rows(
-                    block, value if isinstance(value, dict) else _defaults(block), all_kinds, f"{key}.", when
-                )
-        else:
-            bounds = [f"{_BOUNDS[b]} {v}" for limit in field.metadata for b, v in _limits(limit) if b in _BOUNDS]
-            yield Row(key, " ".join([type_text(field.annotation), *bounds]), default, meaning, when)
-            for tag, block in _blocks(item).items():
-                inner = f"{key}.<name>." if get_origin(_members(field.annotation)[0]) is dict else f"{key}[]."
-                yield from _rows(block, _defaults(block), True, inner, f"{inner}kind={tag}" if tag else when)
+        if _blocks(field.annotation):
+            yield from _block_rows(field.annotation, value, default, meaning, all_kinds, key, when)
+            continue
+        text, null, _ = type_text(field.annotation).partition(" | null")
+        bounds = [f"{_BOUNDS[b]} {v}" for limit in field.metadata for b, v in _limits(limit) if b in _BOUNDS]
+        yield Row(key, f"{text} {', '.join(bounds)}".rstrip() + null, default, meaning, when)
+        if _blocks(item := _items(field.annotation)):
+            entries = {"<name>": None} if all_kinds else value if isinstance(value, dict) else {}
+            for entry, inner in entries.items():
+                yield from _block_rows(item, inner, "", "", all_kinds, f"{key}.{entry}", when)
+
+
+def _block_rows(
+    annotation: Any, value: Any, default: str, meaning: str, all_kinds: bool, key: str, when: str
+) -> Iterator[Row]:
+    """Yield a row for a block, or for the kind of a tagged union, then the rows in it."""
+    blocks = _blocks(annotation)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if len(blocks) > 1:
+        yield Row(f"{key}.kind", " | ".join(_kind_names(annotation)), kind or default, meaning, when)
+    else:
+        (block,) = blocks.values()
+        default = "" if isinstance(value, dict) else default
+        yield Row(key, "block", default, meaning or " ".join((block.__doc__ or "").split()), when)
+    chosen = _block(annotation, kind) if isinstance(value, dict) else None
+    for name, block in zip(_kind_names(annotation), blocks.values(), strict=True):
+        if all_kinds or block is chosen:
+            inner = value if block is chosen else _defaults(block)
+            only_if = f"{key}.kind={name}" if all_kinds and len(blocks) > 1 else when
+            yield from _rows(block, inner, all_kinds, f"{key}.", only_if)
 
 
 def _limits(limit: Any) -> Iterator[tuple[str, Any]]:
