@@ -73,7 +73,9 @@ class Polydigits:
         self.modalities = tuple(Modality(name, 3, (config.size, config.size)) for name in VIEWS)
         self._digits, labels = _digit_windows(config.size, config.digit_size)
         instances = split_instances(labels)[part]
-        self._by_class = [instances[labels[instances] == label] for label in range(10)]
+        by_class = [instances[labels[instances] == label] for label in range(10)]
+        self._counts = np.array([len(rows) for rows in by_class])
+        self._by_class = np.stack([np.resize(rows, self._counts.max()) for rows in by_class])  # the tails go unused
         self._photographs = {name: _photograph_windows(photo, config.size) for name, photo in VIEWS.items()}
 
     def __len__(self) -> int:
@@ -92,15 +94,13 @@ class Polydigits:
 
     def _different_instances(self, draws: Draws, digit: np.ndarray) -> list[np.ndarray]:
         """Return a digit image for each view, all of class `digit`, no two alike, each int `(B,)`."""
-        counts = np.array([len(rows) for rows in self._by_class])
-        table = np.stack([np.resize(rows, counts.max()) for rows in self._by_class])
         taken = np.empty((len(digit), 0), dtype=np.int64)
         for k, name in enumerate(VIEWS):
-            choice = (draws / name).integers(counts[digit] - k)  # among those that are left: step over the taken ones
-            for other in np.sort(taken, axis=1).T:
+            choice = (draws / name).integers(self._counts[digit] - k)
+            for other in np.sort(taken, axis=1).T:  # the choice is among those that are left: step over the taken ones
                 choice += choice >= other
             taken = np.column_stack([taken, choice])
-        return list(table[digit, taken.T])
+        return list(self._by_class[digit, taken.T])
 
     def _view(self, name: str, instance: np.ndarray, draws: Draws, factors: dict[str, np.ndarray]) -> np.ndarray:
         """Return one view `(B, 3, size, size)` and note its private factors."""
