@@ -175,6 +175,17 @@ def test_debug_shows_the_traceback(calls, arguments):
         main(arguments)
 
 
+def test_a_folder_that_may_not_be_written_is_one_line_too(calls, monkeypatch, capsys):
+    def refuse(recipe):
+        raise PermissionError(13, "Permission denied", "runs/x")
+
+    monkeypatch.setattr(sys.modules["mandorla.vae.training"], "train_vae", refuse)
+    assert run("train", "vae") == 2
+    assert capsys.readouterr().err == "mandorla: runs/x: Permission denied\n"
+    with pytest.raises(PermissionError):
+        main(["train", "vae", "--debug"])
+
+
 def test_an_interrupted_command_says_how_to_go_on(calls, monkeypatch, capsys):
     def interrupt(recipe):
         raise KeyboardInterrupt

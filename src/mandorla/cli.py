@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -47,12 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MandorlaError as error:
         if debug:
             raise
-        print(f"mandorla: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:  # a full disk, a folder that may not be written
+        if debug or not error.filename:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except SystemExit as stop:
         if stop.code == 130:
             print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
         raise
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"mandorla: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
