@@ -119,6 +119,7 @@ def test_other_sizes():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_digits_are_legible(splits):
     """A small network reads held-out handwriting in every view; measured .97, .93, .97 after 900 steps."""
     torch.manual_seed(0)
