@@ -121,7 +121,7 @@ def class_figures(subject: Subject) -> list[Record]:
         s.record(
             "ceiling/class",
             _over_views(judged),
-            f"Accuracy of `{label}` by a supervised classifier per view on real test images, mean over views.",
+            f"Accuracy of '{label}' by a supervised classifier per view on real test images, mean over views.",
             chance=chance,
         )
     ]
@@ -131,9 +131,9 @@ def class_figures(subject: Subject) -> list[Record]:
         for kind in ("linear", "mlp")
     )
     probes = {
-        "shared/class": (shared, "Logistic regression of `{}` on the shared part read from one view alone", "higher"),
-        "private/class linear": (linear, "Leak: logistic regression of `{}` on the private part", "lower"),
-        "private/class mlp": (mlp, "Leak: a probe with 256 hidden units for `{}` on the private part", "lower"),
+        "shared/class": (shared, "Logistic regression of '{}' on the shared part read from one view alone", "higher"),
+        "private/class linear": (linear, "Leak: logistic regression of '{}' on the private part", "lower"),
+        "private/class mlp": (mlp, "Leak: a probe with 256 hidden units for '{}' on the private part", "lower"),
     }
     for name, (scores, text, better) in probes.items():
         reference = {"chance": chance, "ceiling": ceiling, "better": better}
@@ -145,7 +145,7 @@ def class_figures(subject: Subject) -> list[Record]:
     if all(present.all() for part in (train, test) for present in part.present.values()):
         votes = sum(np.log(test.verdicts[view][label] + 1e-9) for view in views).argmax(1) == test.factors[label]
         right = s.read_off("linear", train.latents.shared, label, views[0], test.latents.shared)
-        text = f"Logistic regression of `{label}` on the shared part read from all views; ceiling: all judges together."
+        text = f"Logistic regression of '{label}' on the shared part read from all views; ceiling: all judges together."
         records.append(s.record("shared/class/all", right, text, chance=chance, ceiling=float(votes.mean())))
     return records + _private_factor_figures(subject)
 
@@ -163,7 +163,7 @@ def _private_factor_figures(subject: Subject) -> list[Record]:
         v: s.read_off("linear", s.train.latents.private[v], f, v, s.test.latents.private[v]) for v, f in factors.items()
     }
     shared = {v: s.read_off("linear", s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
-    text = f"ogistic regression of each view's own `{kind}` on its"
+    text = f"ogistic regression of each view's own '{kind}' on its"
     return [
         s.record(f"private/{kind}", _over_views(private), f"L{text} private part, mean over views.", **reference),
         s.record(
@@ -217,7 +217,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
             s.record(
                 f"swap/{kind}",
                 np.mean(moved, axis=0),
-                f"Share in which a view, decoded with the private part of another sample, takes over its `{kind}`.",
+                f"Share in which a view, decoded with the private part of another sample, takes over its '{kind}'.",
                 chance=float(np.mean([s.chance(factor) for factor in factors.values()])),
                 ceiling=float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
             )
@@ -438,8 +438,8 @@ def lesion_figures(subject: Subject) -> list[Record]:
 
 def copy_figures(subject: Subject) -> tuple[list[Record], Neighbours]:
     """Measure whether generated tuples are copies of training tuples; return also their nearest ones."""
-    s = subject
-    found, real = (nearest(v, s.train.vectors) for v in (flatten_tuples(s.samples.x), s.test.vectors))
+    s, num = subject, subject.settings.num_generated
+    found, real = (nearest(v, s.train.vectors) for v in (flatten_tuples(s.samples.x), s.test.vectors[:num]))
     texts = {
         "distance": "whose distance to the nearest training tuple",
         "ratio": "whose distance to the nearest training tuple, divided by that to the next ten,",

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from mandorla.data.dataset import Dataset
 from mandorla.evaluate.audit import Neighbours
-from mandorla.evaluate.figures import Subject
-from mandorla.latents import Latents
+from mandorla.evaluate.figures import Images, Subject
 
-_TILE, _GAP, _FONT, _GREY = 72, 4, 14, (128, 128, 128, 255)
+_TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 14, (128, 128, 128, 255)
 _BAND = 10  # space before a row or column that begins a new block
 _LOOKS = {"vae": "Stage 1", "diffusion": "Stage 2"}
 
@@ -37,9 +36,9 @@ class Picture:
     png: bytes
 
     @property
-    def width(self) -> int:
-        """Return the width in pixels."""
-        return int.from_bytes(self.png[16:20], "big")
+    def wide(self) -> bool:
+        """Return whether the picture needs the whole width of a page; a PNG holds its width in bytes 16 to 20."""
+        return int.from_bytes(self.png[16:20], "big") > 850
 
 
 def grid(
@@ -73,14 +72,16 @@ def grid(
 
 
 def tile(x: Tensor) -> Image.Image:
-    """Return one image `(C, H, W)`, or the middle slice of a volume `(C, D, H, W)`, enlarged if it is small."""
+    """Return one image `(C, H, W)`, or the middle slice of a volume `(C, D, H, W)`, brought to a handy size."""
     x = x.detach().float().cpu().clamp(0, 1)
     if x.ndim == 4:
         x = x[:, x.shape[1] // 2]
     rgb = x if len(x) == 3 else x[:1].expand(3, -1, -1)
     zoom = max(1, round(_TILE / max(rgb.shape[1:])))
     pixels = (255 * rgb).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    picture = Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    picture.thumbnail((_LARGEST_TILE, _LARGEST_TILE), Image.Resampling.BOX)
+    return picture
 
 
 def draw_all(subject: Subject, neighbours: Neighbours, train: Dataset) -> list[Picture]:
@@ -145,18 +146,21 @@ def _translations(subject: Subject, names: list[str], num: int = 5, shown: int =
     return pictures
 
 
-def _complete(subject: Subject, num: int) -> Latents:
-    """Return the latents of the first `num` test samples that lack nothing."""
-    rows = np.flatnonzero(np.all(list(subject.test.present.values()), axis=0))[:num]
-    return subject.test.latents[torch.as_tensor(rows)]
+def _complete(subject: Subject, num: int) -> Images:
+    """Return the images of the first `num` translated test samples that lack nothing."""
+    batch = subject.translated
+    rows = torch.nonzero(torch.stack(list(batch.present.values())).all(0))[:num, 0]
+    return {name: x[rows] for name, x in batch.x.items()}
 
 
 def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
-    latents = _complete(subject, num)
+    source = _complete(subject, num)
+    latents = subject.model.encode(source)
     num = len(latents)
+    if num < 2:
+        return []
     across, down = torch.arange(num).repeat(num), torch.arange(num).repeat_interleave(num)
     made = subject.model.swap(shared_from=latents[across], private_from=latents[down])
-    source = subject.model.decode(latents)
     pictures = []
     for name in names:
         body = [[source[name][i], *made[name][i * num : (i + 1) * num]] for i in range(num)]
@@ -166,8 +170,8 @@ def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
                 f"swap_{name}",
                 "Swaps",
                 name,
-                "Top row: where the shared part comes from. Left column: where the private part comes from. A column"
-                " should keep what is shared, a row what is private.",
+                "Top row: real images that give the shared part. Left column: those that give the private part."
+                " A column should keep what is shared, a row what is private.",
                 f"A table of {name} images, each with the shared part of its column's head and the private part of its"
                 " row's head.",
                 grid(rows, bands=((1,), (1,))),
@@ -177,7 +181,7 @@ def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
 
 
 def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Picture]:
-    latents = _complete(subject, 4)
+    latents = subject.model.encode(_complete(subject, 4))
     if len(latents) < 4:
         return []
     texts = {
@@ -270,5 +274,5 @@ def curves(stage: Path, title: str) -> Picture:
 
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
+    image.save(file, format="PNG")
     return file.getvalue()

@@ -40,12 +40,12 @@ class Record:
         return asdict(self)
 
     def text(self, key: str) -> str:
-        """Format the number stored under `key` for people; empty where there is none."""
+        """Format the number stored under `key` for people, with its unit; empty where there is none."""
         number = getattr(self, key)
         if number is None:
             return ""
         if self.unit == "dB":
-            return f"{number:.1f} dB"
+            return f"{number:.1f}" if key == "error" else f"{number:.1f} dB"
         return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.0e}"
 
 

@@ -94,14 +94,20 @@ def render(
     galleries: dict[str, list[Picture]] = {}
     for picture in pictures:
         galleries.setdefault(picture.section, []).append(picture)
-    tables = {text: [r for r in records if r.group == group] for group, text in SECTIONS.items()}
+    tables = {text: _table([r for r in records if r.group == group]) for group, text in SECTIONS.items()}
     return page.render(
         title=title,
         headlines=[(record, position(record)) for record in summary(records)],
         galleries=galleries,
-        tables={text: rows for text, rows in tables.items() if rows},
+        tables={text: parts for text, parts in tables.items() if parts[0]},
         notes=notes,
         facts=facts,
         config=config,
         base64=lambda png: base64.b64encode(png).decode(),
     )
+
+
+def _table(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the records that sum a section up and the others, those of one view or one route."""
+    main = [record for record in records if record.name.count("/") == 1]
+    return (main, [record for record in records if record not in main]) if main else (records, [])

@@ -39,11 +39,11 @@ PROTOCOL = (
     "All figures are of test samples that took no part in training. Codes are posterior means. Probes are fitted on"
     " {train} training samples, features standardised, and scored on {test} test samples.",
     "The judges are small convolutional networks, one per modality, trained on {judged} labelled images of the training"
-    " part and used both as ceiling and to judge what is generated. A ceiling below 1 is theirs: a better judge would raise"
-    " both sides.",
-    "Generated are {generated} tuples jointly and {samples} translations of each of {translated} test samples. PSNR, SSIM"
-    " and MAE are of images clipped to [0, 1], computed per sample (per patient where samples have one) and then averaged."
-    " The mean of samples is the better guess and the blurrier image; a single sample is what a user sees.",
+    " part and used both as ceiling and to judge what is generated. A ceiling below 1 is theirs: a better judge would"
+    " raise both sides.",
+    "Generated are {generated} tuples jointly and {samples} translations of each of {translated} test samples. PSNR,"
+    " SSIM and MAE are of images clipped to [0, 1], computed per sample (per patient where samples have one) and then"
+    " averaged. The mean of samples is the better guess and the blurrier image; a single sample is what a user sees.",
     "The copy audit compares images averaged down to at most 32 pixels a side with the training samples that the probes"
     " use; blurred samples lie close to everything, so read its distance beside its ratio.",
 )
@@ -157,7 +157,7 @@ def _left_out(settings: EvaluateConfig, factors: dict[str, np.ndarray]) -> list[
         settings.lesion: "the lesion test",
     }
     return [
-        f"Left out: {what}; this data has no factor `{factor}`."
+        f"Left out: {what}; this data has no factor '{factor}'."
         for factor, what in left_out.items()
         if factor not in factors
     ]

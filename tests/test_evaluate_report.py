@@ -1,0 +1,103 @@
+"""The page is whole and needs nothing but itself; the headline figures are the ones that matter."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mandorla.evaluate.pictures import Picture, curves, grid, tile
+from mandorla.evaluate.record import Record, bootstrap_error, standard_error
+from mandorla.evaluate.report import position, print_summary, render, summary
+
+
+def record(name: str, value: float = 0.5, **more) -> Record:
+    return Record(name, value, 0.01, 100, "A share.", **more)
+
+
+def open_png(png: bytes, tmp_path) -> Image.Image:
+    (tmp_path / "picture.png").write_bytes(png)
+    return Image.open(tmp_path / "picture.png")
+
+
+def test_the_page_escapes_what_it_shows_and_asks_for_nothing_outside():
+    picture = Picture("a", "Samples", "<b>", "caption & more", 'alt "quoted"', grid([[torch.zeros(1, 4, 4)]]))
+    page = render("<run>", [record("shared/class", chance=0.1)], [picture], ["note"], {"seed": 0}, "a: <1>")
+    assert "&lt;run&gt;" in page and "&lt;b&gt;" in page and "a: &lt;1&gt;" in page and "caption &amp; more" in page
+    assert not re.findall(r"<(?:script|link|iframe)|https?://|url\(|@import", page)
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page))
+    assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
+
+
+def test_a_section_shows_sums_first_and_single_views_folded():
+    page = render("run", [record("shared/class"), record("shared/class/view0")], [], [], {}, "")
+    assert page.index("shared/class</th>") < page.index("1 more, one by one") < page.index("shared/class/view0</th>")
+
+
+def test_the_headlines_are_five_and_in_order(capsys):
+    names = ["copies/ratio", "swap/class", "shared/class", "joint/agreement", "private/class mlp", "coherence/cross"]
+    records = [record(name, chance=0.1, ceiling=0.9) for name in names]
+    chosen = ["shared/class", "private/class mlp", "coherence/cross", "joint/agreement", "swap/class"]
+    assert [r.name for r in summary(records)] == chosen
+    print_summary(records)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in chosen) and "copies" not in printed and "0.900" in printed
+
+
+def test_without_a_class_the_anatomy_leads():
+    names = ["translation/psnr mean", "translation/t1 to t2/anatomy psnr", "lesion/known from t1", "copies/ratio"]
+    expected = [names[1], names[2], names[0], names[3]]
+    assert [r.name for r in summary([record(name) for name in names])] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.12345, "", "0.123"), (1e-4, "", "1e-04"), (0.0, "", "0.000"), (21.26, "dB", "21.3 dB")],
+)
+def test_numbers_for_people(value, unit, text):
+    assert record("a/b", value, unit=unit).text("value") == text
+    assert record("a/b").text("control") == ""
+
+
+def test_bars_span_chance_and_ceiling():
+    assert position(record("a/b", 0.25, chance=0.1, ceiling=0.5)) == {"value": 25, "chance": 10, "ceiling": 50}
+    assert position(record("a/b", 20.0, chance=10.0, unit="dB")) == {"value": 100, "chance": 50}
+    assert position(record("a/b", -0.5, chance=0.0))["value"] == 0
+
+
+def test_standard_errors_are_binomial_and_bootstrapped():
+    scores = np.repeat([0.0, 1.0], [300, 700])
+    assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000))
+    assert bootstrap_error(lambda a: a.mean(), (scores,)) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.2)
+
+
+def test_small_images_are_enlarged_pixel_by_pixel():
+    x = torch.rand(3, 12, 12)
+    picture = np.asarray(tile(x))
+    assert picture.shape == (72, 72, 3)
+    np.testing.assert_array_equal(picture[::6, ::6], (255 * x).round().byte().permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 5, 80, 60), (60, 80)), ((2, 400, 200), (80, 160))])
+def test_volumes_show_a_slice_and_large_images_shrink(shape, size):
+    assert tile(torch.rand(*shape)).size == size
+
+
+def test_a_grid_has_a_place_for_every_image_and_leaves_gaps_transparent(tmp_path):
+    picture = open_png(
+        grid([[None, torch.ones(1, 72, 72)], [torch.zeros(1, 72, 72)] * 2], ["a", "b"], ["c", "d"]), tmp_path
+    )
+    pixels = np.asarray(picture)
+    assert picture.mode == "RGBA"
+    assert (pixels[22 + 36, -36] == 255).all() and (pixels[-36, -36] == [0, 0, 0, 255]).all()
+    assert pixels[22 + 36, -72 - 4 - 36, 3] == 0
+
+
+def test_curves_draw_any_log(tmp_path):
+    lines = [{"step": k, "part": "train", "loss": 1 / (k + 1), "kl": 0.1} for k in range(5)]
+    lines.append({"step": 4, "part": "val", "loss": 0.3})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    picture = curves(tmp_path, "Stage 1")
+    assert "loss, kl" in picture.alt and open_png(picture.png, tmp_path).size[0] > 300
