@@ -14,6 +14,7 @@ from mandorla.evaluate.coherence import (
     judge_all,
     swapped,
 )
+from mandorla.latents import Latents
 
 
 class Oracle:
@@ -43,6 +44,21 @@ def test_a_perfect_model_is_coherent(batch):
     assert own.mean() == 1 and cross.mean() == 1
     samples = model.sample(300, seed=4)
     assert agreement(judge_all(JUDGES, samples.x, "bar")).all()
+
+
+class Selfish(BarModel):
+    """Draw only the view right that the shared part was read from, which its largest value counts."""
+
+    def decode(self, latents):
+        source = MODALITIES[round(latents.shared.amax().item()) - 1].name
+        wrong = Latents(latents.shared.roll(1, dims=1), latents.private)
+        return super().decode(wrong) | {source: super().decode(latents)[source]}
+
+
+def test_self_and_cross_are_told_apart(batch):
+    codes = {name: code / code.amax() * (k + 1) for k, (name, code) in enumerate(alone(BarModel(), batch).items())}
+    own, cross = conditional_coherence(Selfish(), JUDGES, "bar", codes, batch.factors["bar"], seed=0)
+    assert own.mean() == 1 and cross.mean() == 0
 
 
 def test_views_that_ignore_each_other_agree_by_chance(batch):

@@ -12,6 +12,7 @@ from mandorla.config import Settings
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, evaluate_run
+from mandorla.evaluate.gather import gather
 
 SETTINGS = EvaluateConfig(
     num_train=300,
@@ -111,6 +112,15 @@ def test_missing_views_do_not_count(tmp_path):
     records = {record["name"]: Record(**record) for record in evaluate_run(model, SETTINGS)["records"]}
     assert records["shared/class/left"].n == 66 and records["shared/class/left"].value > 0.95
     assert records["translation/left to top/psnr mean"].n < 12
+
+
+def test_the_mean_image_is_that_of_the_views_that_are_there(tmp_path):
+    data, rows = PartlyBars(90, 0), np.arange(90)
+    gathered = gather(RunModel(tmp_path), data, rows, {})
+    full = Bars(90, 0).batch(rows).x
+    torch.testing.assert_close(gathered.means["left"], full["left"][rows % 3 != 0].mean(0))
+    torch.testing.assert_close(gathered.means["top"], full["top"].mean(0))
+    assert torch.equal(gathered.latents.private["top"], RunModel().encode(full).private["top"])
 
 
 def test_without_labels_only_images_are_measured(tmp_path):
