@@ -23,7 +23,7 @@ class Recipe(Settings):
 
     run: str = "runs/x"
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of everything random, :key: [a]."""
 
 
 def run(*arguments: str) -> int:
@@ -153,9 +153,9 @@ def test_verbs_delegate(calls, arguments, call):
 
 def test_config_lists_every_key(calls, capsys):
     assert run("config") == 0
-    assert "Seed of everything random." in capsys.readouterr().out
+    assert "seed: 0  (int)\n    Seed of everything random, :key: [a].\n" in capsys.readouterr().out
     assert run("config", "lgg", "seed=7") == 0
-    assert "7" in capsys.readouterr().out
+    assert "seed: 7  (int)" in capsys.readouterr().out
     assert run("config", "--schema") == 0
     assert json.loads(capsys.readouterr().out)["properties"]["seed"]["type"] == "integer"
 

@@ -117,7 +117,7 @@ def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRu
 
 @app.command()
 def encode(run: Run) -> None:
-    """Write the latents of the run's training and validation set again."""
+    """Write the latents of the run's training and validation set, unless those of its weights are there."""
     from mandorla.vae.latent_cache import write_latents
 
     write_latents(run)
@@ -188,26 +188,24 @@ def config(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,
 ) -> None:
     """List every key with type, default and meaning; with a recipe, its kinds and values."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
     from mandorla.config import describe
     from mandorla.recipe import Recipe
 
     if schema:
         return print(json.dumps(Recipe.model_json_schema(), indent=2))
-    table = Table("key", "type", "value" if settings else "default", "meaning", box=SIMPLE_HEAD)
-    when = ""
+    console, condition = Console(highlight=False), ""
     for row in describe(_read_recipe(settings, None) if settings else Recipe):
-        if row.when != when and row.when:
-            table.add_row(f"[bold]{row.when}[/bold]")
-        when = row.when
-        style = "bold" if row.type == "block" else None
-        table.add_row(row.key, row.type, row.default, row.meaning, style=style)
-    console = Console()
-    console.width = console.width if console.is_terminal else 160
-    console.print(table)
+        if row.when != condition:
+            console.print(Text(f"\nwith {row.when}:" if row.when else "", "italic"))
+        condition = row.when
+        value = f": {row.default}" if row.default else ""
+        console.print(Text.assemble((row.key, "bold"), value, (f"  ({row.type})", "dim")), soft_wrap=True)
+        if row.meaning:
+            console.print(Padding(Text(row.meaning), (0, 0, 0, 4), expand=False))
 
 
 def _read_recipe(settings: list[str] | None, run: Path | None):
