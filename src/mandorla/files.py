@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from einops import rearrange
+import torch
 
 from mandorla.data.dataset import Modality
 from mandorla.data.images import SUFFIXES, read_image, write_image
 from mandorla.errors import MandorlaError
+from mandorla.pictures import grid
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
@@ -37,7 +38,7 @@ def sample(model: "Mandorla", out: Path | None, *, num: int, seed: int, steps: i
         names = _numbers(num)
         for name, images in arrays.items():
             _write_pictures(folder / name, names, images)
-        _write_grid(folder / "grid.png", [images[:16] for images in arrays.values() if images.ndim > 3])
+        _write_grid(folder / "grid.png", [list(images[:16]) for images in arrays.values() if images.ndim > 3])
     return out or model.run / "samples"
 
 
@@ -242,27 +243,9 @@ def _write_pictures(folder: Path, names: Sequence[str], images: np.ndarray) -> N
 
 
 def _write_grid(path: Path, rows: Sequence[Sequence[np.ndarray | None]]) -> None:
-    """Write rows of images `(C, H, W)` and volumes `(C, D, H, W)` as one picture, None as a white tile."""
-    tiles = [[None if x is None else _tile(x) for x in row] for row in rows]
-    shapes = [tile.shape for row in tiles for tile in row if tile is not None]
-    if not shapes:
-        return
-    height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
-    grid = np.ones((len(tiles), max(map(len, tiles)), 3, height + 2, width + 2), np.float32)
-    for i, row in enumerate(tiles):
-        for j, tile in enumerate(row):
-            if tile is not None:
-                grid[i, j, :, : tile.shape[1], : tile.shape[2]] = tile
-    write_image(path, rearrange(grid, "i j c h w -> c (i h) (j w)"))
-
-
-def _tile(x: np.ndarray) -> np.ndarray:
-    """Return a picture `(3, H, W)` of an image, or of a volume's middle slice; a small one is enlarged."""
-    if x.ndim == 4:
-        x = x[:, x.shape[1] // 2]
-    zoom = max(1, 64 // max(x.shape[1:]))
-    rgb = x if len(x) == 3 else np.repeat(x[:1], 3, axis=0)
-    return rgb.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    """Write rows of images and volumes as one picture, None as an empty place; nothing if there is none."""
+    if any(x is not None for row in rows for x in row):
+        path.write_bytes(grid([[None if x is None else torch.as_tensor(x) for x in row] for row in rows]))
 
 
 def _numbers(count: int) -> list[str]:

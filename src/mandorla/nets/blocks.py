@@ -1,5 +1,7 @@
 """Building blocks for one, two and three spatial dimensions."""
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +19,31 @@ def transposed_conv(
 ) -> nn.Module:
     """Build a transposed convolution over `dims` spatial dimensions."""
     return _TRANSPOSED[dims](channels_in, channels_out, kernel, stride, padding)
+
+
+def batch_norm(dims: int, channels: int) -> nn.Module:
+    """Build a batch normalisation over `dims` spatial dimensions."""
+    return {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](channels)
+
+
+def initialise(network: nn.Module, outputs: tuple[nn.Module, ...] = ()) -> None:
+    """Draw weights so that activations keep their size through SiLU layers (variance 2 / fan-in), biases zero.
+
+    The layers in `outputs` start a tenth as large: first predictions are near zero, first posteriors near the prior.
+
+    References: Delving Deep into Rectifiers, He et al., 2015, https://arxiv.org/abs/1502.01852 (Eq. 10).
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            taps = math.prod(k / s for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.in_channels * taps)))
+        else:
+            continue
+        nn.init.zeros_(layer.bias)
+    for layer in outputs:
+        layer.weight.data.mul_(0.1)
 
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

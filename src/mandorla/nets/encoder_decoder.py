@@ -22,7 +22,7 @@ from mandorla.config import Settings
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
 from mandorla.latents import Shape
-from mandorla.nets.blocks import Residual, conv, resize, transposed_conv
+from mandorla.nets.blocks import Residual, batch_norm, conv, initialise, resize, transposed_conv
 
 _REGISTRY: dict[str, type["EncoderDecoder"]] = {}
 
@@ -145,6 +145,9 @@ def _find(kind: str) -> type[EncoderDecoder]:
 class Convolutional(EncoderDecoder):
     """Strided convolutions for any number of spatial dimensions; see `ConvolutionalConfig`.
 
+    The encoder is batch-normalised: what all images of a modality have in common would otherwise hide, for hundreds of
+    steps, the directions in which codes of different modalities agree.
+
     Sizes that the strides do not divide are padded at their far ends and cropped again. A map latent may be coarser
     than the features, never finer.
     """
@@ -176,7 +179,8 @@ class Convolutional(EncoderDecoder):
                 down.append(conv(self.dims, width[level - 1], channels, 4, stride=2, padding=1))
                 up.append(nn.SiLU())
                 up.append(transposed_conv(self.dims, channels, width[level - 1], 4, stride=2, padding=1))
-            down += [Residual(self.dims, channels) for _ in range(config.num_blocks)] + [nn.SiLU()]
+            down += [Residual(self.dims, channels) for _ in range(config.num_blocks)]
+            down += [batch_norm(self.dims, channels), nn.SiLU()]
             up += [Residual(self.dims, channels) for _ in range(config.num_blocks)]
         self.down, self.up = nn.Sequential(*down), nn.Sequential(*reversed(up))
 
@@ -193,6 +197,8 @@ class Convolutional(EncoderDecoder):
         if maps:
             self.write_maps = nn.Sequential(conv(self.dims, maps, top, 3, padding=1), nn.SiLU())
         self.join = nn.Sequential(conv(self.dims, top * (bool(vectors) + bool(maps)), top, 1), nn.SiLU())
+        private_output = self.read_private[-1] if len(private) == 1 else self.read_private
+        initialise(self, outputs=(private_output, self.up[-1]))
 
     def _head(self, shape: Shape, channels: int, hidden: int) -> nn.Module:
         if len(shape) > 1:
@@ -240,6 +246,7 @@ class Perceptron(EncoderDecoder):
         self.write = nn.Sequential(
             *_layers(shared[0] + private[0], *reversed(config.hidden)), nn.Linear(config.hidden[0], size)
         )
+        initialise(self, outputs=(self.read_private[-1], self.write[-1]))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last hidden layer `(B, hidden[-1])`."""

@@ -3,7 +3,6 @@
 Symbols: c shared code, u private code, x data, S the observed modalities, tau temperature, B batch.
 """
 
-import math
 from itertools import combinations
 
 import torch
@@ -66,26 +65,38 @@ def kl(mean: Tensor, log_std: Tensor) -> Tensor:
     return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).flatten(1).sum(1)
 
 
-def private_recovery(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Return -log q(u | re-encoded image) in nats per sample, `(B,)`: u must be readable from what it was decoded to.
+def private_recovery(u: Tensor, again: Tensor) -> Tensor:
+    """Return -log N(u; again, I) without its constant, per value, `(B,)`: u must be readable from what it was decoded to.
 
     References: InfoGAN, Chen et al., 2016, https://arxiv.org/abs/1606.03657 (Eq. 5, variational information bound).
     """
-    z = (u - mean) / log_std.exp()
-    return (0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
+    return 0.5 * (u - again).square().flatten(1).mean(1)
 
 
-class ReverseGradient(torch.autograd.Function):
-    """Pass values on and multiply gradients by `-weight` on the way back.
+def dependence(u: Tensor, c: Tensor) -> Tensor:
+    """Return how far the N rows of `u` and `c` depend on each other: 0 if not at all, at most 1; differentiable.
 
-    References: Domain-Adversarial Training of Neural Networks, Ganin et al., 2016, https://arxiv.org/abs/1505.07818 (Eq. 14).
+    The Hilbert-Schmidt independence criterion of two Gaussian kernels, without bias (about zero, of either sign, for
+    independent rows) and normalised like a correlation, HSIC(u, c) / sqrt(HSIC(u, u) HSIC(c, c)). Columns are
+    standardised first: a code that says little, but says it clearly, counts in full. Each kernel is as wide as the mean
+    distance of its rows. Needs N >= 4.
+
+    References: Feature Selection via Dependence Maximization, Song et al., 2012, https://jmlr.org/papers/v13/song12a.html
+    (Eq. 4); Similarity of Neural Network Representations Revisited, Kornblith et al., 2019,
+    https://arxiv.org/abs/1905.00414 (Eq. 4).
     """
+    k, l = _kernel(u), _kernel(c)  # noqa: E741
+    return _hsic(k, l) / (_hsic(k, k) * _hsic(l, l)).clamp_min(1e-12).sqrt()
 
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: float) -> Tensor:
-        ctx.weight = weight
-        return x.view_as(x)
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.weight * gradient, None
+def _kernel(z: Tensor) -> Tensor:
+    z = (z - z.mean(0)) / (z.std(0) + 1e-3)
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
+    k = torch.exp(-distance / distance.detach().mean())
+    return k - torch.diag(k.diagonal())
+
+
+def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    n = len(k)
+    ones = k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) * l.sum(0)).sum()
+    return ((k * l).sum() + ones) / (n * (n - 3))

@@ -76,13 +76,18 @@ class VAE(nn.Module):
             }
         )
 
-    def features(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return each modality's features; x[name] is `(B, C, *size)` in [0, 1]."""
-        return {name: self.networks[name].features(value) for name, value in x.items()}
+    def encode(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return each modality's features, of the present samples only, and shared codes, zero where it is missing.
 
-    def shared_codes(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the shared code that each modality alone gives, `(B, *shape)` of unit mean square."""
-        return {name: to_sphere(self.networks[name].encode_shared(h).float()) for name, h in features.items()}
+        `x[name]` is `(B, C, *size)` in [0, 1], `present[name]` bool `(B,)`; codes are `(B, *shape)` of unit mean square.
+        """
+        features, codes = {}, {}
+        for name, rows in present.items():
+            network = self.networks[name]
+            features[name] = network.features(x[name][rows])
+            codes[name] = x[name].new_zeros(len(rows), *network.shared)
+            codes[name][rows] = to_sphere(network.encode_shared(features[name]).float())
+        return features, codes
 
     def posterior(self, name: str, features: Tensor, c: Tensor) -> Posterior:
         """Return mean and log standard deviation of q(u | x, c) of one modality, each `(B, *shape)`."""

@@ -1,0 +1,27 @@
+"""Settings of stage 2."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mandorla.config import Settings
+from mandorla.diffusion.samplers import SamplingConfig
+from mandorla.nets.transformer import TransformerConfig
+from mandorla.training import TrainingConfig
+
+
+class DiffusionConfig(Settings):
+    """Learn the distribution of the latents that stage 1 wrote."""
+
+    mode: Literal["joint", "conditional", "private"] = "joint"
+    """joint: c and all private parts, and each given others; conditional: private parts given c; private: without c"""
+    network: TransformerConfig = TransformerConfig()
+    """transformer over the latent components"""
+    joint_share: float = Field(0.5, ge=0, le=1)
+    """share of training samples in which all components travel together"""
+    time_std: float = Field(1.0, gt=0)
+    """spread of the logit-normal times"""
+    training: TrainingConfig = TrainingConfig(steps=1500, learning_rate=2e-3, ema=0.998)
+    """length, optimiser, logs"""
+    sampling: SamplingConfig = SamplingConfig()
+    """how samples are drawn"""

@@ -1,0 +1,56 @@
+"""Stage 2 in a run folder: weights with the whitening statistics, and which stage 1 they were trained on."""
+
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from mandorla.config import load_settings
+from mandorla.diffusion.model import Diffusion
+from mandorla.errors import MandorlaError
+from mandorla.latents import Layout, Whitening
+from mandorla.recipe import Recipe, run_config
+from mandorla.training import WEIGHTS, load_tensors
+
+FOLDER, DESCRIPTION = "diffusion", "model.json"
+_WHITENING = "whitening."
+
+
+def write_description(run: Path, vae_weights: str) -> None:
+    """Write the hash of the stage-1 weights that this stage 2 belongs to."""
+    path = run / FOLDER / DESCRIPTION
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({"vae_weights": vae_weights}, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def belongs_to(run: Path) -> str | None:
+    """Return the hash of the stage-1 weights that the run's stage 2 was trained on, None if there is no stage 2."""
+    path = run / FOLDER / DESCRIPTION
+    return json.loads(path.read_text(encoding="utf-8"))["vae_weights"] if path.is_file() else None
+
+
+def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:
+    """Return weights and whitening statistics as named tensors."""
+    return diffusion.state_dict() | {_WHITENING + name: z for name, z in whitening.tensors().items()}
+
+
+def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusion, Whitening]:
+    """Return the trained stage 2 of a run folder, ready for use on the CPU, and its whitening.
+
+    Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1.
+    """
+    tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
+    if belongs_to(run) != vae_weights:
+        raise MandorlaError(
+            f"{run / FOLDER} was trained on latents of other weights than {run / 'vae'} holds: delete it and train stage 2 again"
+        )
+    diffusion = Diffusion(load_settings(Recipe, path=run_config(run)).diffusion, layout)
+    weights = {name: z for name, z in tensors.items() if not name.startswith(_WHITENING)}
+    try:
+        diffusion.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MandorlaError(f"{run / FOLDER} does not fit diffusion in {run_config(run)}: train stage 2 again") from error
+    statistics = {name.removeprefix(_WHITENING): z for name, z in tensors.items() if name.startswith(_WHITENING)}
+    return diffusion.requires_grad_(False).eval(), Whitening.of_tensors(statistics)

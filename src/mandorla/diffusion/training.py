@@ -1,0 +1,77 @@
+"""Train stage 2 on the cached latents of a run."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mandorla.diffusion.model import Diffusion, sample_noise
+from mandorla.diffusion.store import FOLDER, belongs_to, to_tensors, write_description
+from mandorla.errors import MandorlaError
+from mandorla.latents import SHARED, Components
+from mandorla.pictures import grid
+from mandorla.recipe import Recipe, claim_run, run_config
+from mandorla.training import choose_device, fit
+from mandorla.vae.latent_cache import Encoded, open_latents
+from mandorla.vae.store import load_vae
+
+_VALIDATION = 2048  # latents that a validation during training looks at
+
+
+def train_diffusion(recipe: Recipe) -> None:
+    """Train (or go on training) stage 2 of `recipe` in a run whose stage 1 is trained.
+
+    Raises MandorlaError if there is no stage 1, or its latents do not match its weights.
+    """
+    run = Path(recipe.run)
+    if not (run / "vae").is_dir():
+        raise MandorlaError(f"{run} holds no stage 1: run `mandorla train vae` (or vae_uv/vae_train.py) with run={run} first")
+    run_config(run)
+    parts, whitening = open_latents(run)
+    vae, vae_weights = load_vae(run)
+    if belongs_to(run) not in (None, vae_weights):
+        raise MandorlaError(
+            f"{run / FOLDER} was trained on the latents of another stage 1: delete it to train stage 2 on the present one"
+        )
+    run = claim_run(recipe, ("diffusion",))
+    seed = recipe.seed
+    torch.manual_seed(seed)
+    device = choose_device(recipe.device)
+    diffusion = Diffusion(recipe.diffusion, vae.layout).to(device)
+    (run / FOLDER).mkdir(exist_ok=True)
+    write_description(run, vae_weights)
+    chosen = np.linspace(0, len(parts["val"]) - 1, min(_VALIDATION, len(parts["val"]))).astype(int)
+    check = parts["val"].batch(chosen)
+
+    def whitened(encoded: Encoded) -> tuple[Components, dict[str, Tensor]]:
+        drawn = {name: z.to(device) for name, z in encoded.draw().items()}
+        return whitening.whiten(drawn), {name: rows.to(device) for name, rows in encoded.given.items()}
+
+    def loss(module: nn.Module, encoded: Encoded, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        total, per_component = module.loss(*whitened(encoded))
+        return total, per_component | {"loss": total.detach()}
+
+    def picture(trained: nn.Module, path: Path) -> None:
+        noise = sample_noise(vae.layout, seed, range(8))
+        known = whitening.whiten({SHARED: check.latents.shared[:8]}) if recipe.diffusion.mode != "joint" else {}
+        wanted = [name for name in trained.layout.shapes if name not in known]
+        move = {name: z.to(device) for name, z in noise.items()}
+        drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, 8, "heun")
+        latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
+        rows = [vae.decode(name, latents[SHARED], latents[name]) for name in vae.layout.modalities]
+        path.write_bytes(grid(rows))
+
+    fit(
+        diffusion,
+        recipe.diffusion.training,
+        run / FOLDER,
+        seed=seed,
+        num_samples=len(parts["train"]),
+        fetch=parts["train"].batch,
+        loss=loss,
+        validate=lambda trained: {name: float(v) for name, v in loss(trained, check, 1.0)[1].items()},
+        picture=picture,
+        export=lambda trained: to_tensors(trained, whitening),
+        title="stage 2 (diffusion)",
+    )

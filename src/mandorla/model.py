@@ -1,0 +1,235 @@
+"""Both stages joined: what a trained run can do.
+
+Arrays and tensors of data are `(B, C, *size)` with values in [0, 1], by modality name. Latents are in the scale of
+stage 1; whitening happens inside. What is drawn for sample i depends on (seed, i) alone, not on how many are drawn.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.config import load_settings
+from mandorla.data import load_data
+from mandorla.data.dataset import Modality, Splits
+from mandorla.diffusion.model import Diffusion, sample_noise
+from mandorla.diffusion.store import load_diffusion
+from mandorla.errors import MandorlaError
+from mandorla.latents import SHARED, Components, Latents, Whitening
+from mandorla.recipe import Recipe, run_config
+from mandorla.training import choose_device
+from mandorla.vae.latent_cache import encode_batch, open_latents
+from mandorla.vae.model import VAE, to_sphere
+from mandorla.vae.store import load_vae
+
+Data = Mapping[str, Tensor | np.ndarray]
+_CHUNK = 256  # samples that go through a network at once
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Hold generated data `x[name]` `(B, C, *size)` and the latents it was decoded from."""
+
+    x: dict[str, Tensor]
+    latents: Latents
+
+
+def load(run: Path | str) -> "Mandorla":
+    """Return the model in a run folder. Raises MandorlaError if there is none."""
+    run = Path(run)
+    if not run.is_dir():
+        raise MandorlaError(f"{run}: no such run folder")
+    return Mandorla(run)
+
+
+class Mandorla:
+    """Encode, decode, sample, translate, swap and interpolate with the two stages of a run."""
+
+    def __init__(self, run: Path):
+        self.run = run
+        self.recipe = load_settings(Recipe, path=run_config(run))
+        self.device = choose_device(self.recipe.device)
+        self.vae, self._vae_weights = load_vae(run)
+        self.vae: VAE = self.vae.to(self.device)
+        self.modalities: tuple[Modality, ...] = self.vae.modalities
+
+    def data(self) -> Splits:
+        """Return the data that the run was trained on, in the same parts."""
+        return load_data(self.recipe.data, self.recipe.seed)
+
+    # ----------------------------------------------------------------------------------------------------- stage 1
+
+    @torch.no_grad()
+    def encode(self, x: Data, present: Mapping[str, Tensor] | None = None) -> Latents:
+        """Return the shared part, read from all modalities given, and the posterior mean of each one's private part.
+
+        `present[name]` (bool, `(B,)`) says which samples have a modality; left out, all have all that are given.
+        """
+        tensors = self._checked(x)
+        count = len(next(iter(tensors.values())))
+        masks = {
+            name: torch.as_tensor(present[name] if present else np.ones(count, bool), device=self.device)
+            for name in tensors
+        }
+        if not torch.stack(list(masks.values())).any(0).all():
+            raise MandorlaError("a sample without any modality cannot be encoded")
+        parts = [
+            encode_batch(self.vae, *({name: z[rows] for name, z in part.items()} for part in (tensors, masks))).latents
+            for rows in _chunks(count)
+        ]
+        return _cat(parts)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> dict[str, Tensor]:
+        """Return every modality whose private part is in `latents`, clipped to [0, 1]."""
+        if latents.shared is None:
+            raise MandorlaError("latents without a shared part cannot be decoded")
+        latents = latents.to(self.device)
+        decoded = {
+            name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in _chunks(len(u))]
+            for name, u in latents.private.items()
+        }
+        return {name: torch.cat(parts).clamp(0, 1) for name, parts in decoded.items()}
+
+    # ----------------------------------------------------------------------------------------------------- stage 2
+
+    def sample(self, num: int, seed: int = 0, steps: int | None = None) -> Samples:
+        """Return `num` new matching tuples.
+
+        Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
+        samples at random, and only the private parts are new.
+        """
+        known = {} if self.diffusion.config.mode == "joint" else {SHARED: self._shared_of_training(num, seed)}
+        wanted = [name for name in self.vae.layout.shapes if name not in known]
+        latents = self._generate(known, wanted, range(num), seed, steps)
+        return Samples(self.decode(latents), latents)
+
+    def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
+        """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
+        names = self._names(wanted or self.vae.layout.modalities)
+        return self._generate({SHARED: shared}, names, range(len(shared)), seed)
+
+    def translate(self, x: Data, wanted: Sequence[str], num_samples: int = 1, seed: int = 0) -> dict[str, Tensor]:
+        """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
+
+        The shared part is read once from what is given; the private parts of what is wanted are drawn.
+        """
+        wanted = self._names(wanted)
+        if both := [name for name in wanted if name in x]:
+            raise MandorlaError(f"modality {both[0]!r} is both given and wanted")
+        encoded = self.encode(x).components
+        known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
+        count = len(known[SHARED])
+        latents = self._generate(known, wanted, range(count), seed)
+        decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
+        return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
+
+    def swap(self, shared_from: Data | Latents, private_from: Data | Latents) -> dict[str, Tensor]:
+        """Return the modalities of `private_from`, with the shared part of `shared_from`; as many samples in both."""
+        shared, private = self._latents(shared_from), self._latents(private_from)
+        if len(shared) != len(private):
+            raise MandorlaError(f"swap needs as many samples on both sides, not {len(shared)} and {len(private)}")
+        return self.decode(Latents(shared.shared, private.private))
+
+    def interpolate(
+        self,
+        a: Data | Latents,
+        b: Data | Latents,
+        num: int = 8,
+        part: Literal["both", "shared", "private"] = "both",
+    ) -> dict[str, Tensor]:
+        """Return `num` steps from `a` to `b`, ends included, `(num, B, C, *size)`; `part` says what moves.
+
+        The part that does not move stays that of `a`. Only modalities that both have are returned.
+        """
+        if part not in ("both", "shared", "private"):
+            raise MandorlaError(f"part is both, shared or private, not {part!r}")
+        first, last = self._latents(a), self._latents(b)
+        names = [name for name in first.private if name in last.private]
+        frames = []
+        for weight in torch.linspace(0, 1, num).tolist():
+            c = first.shared if part == "private" else to_sphere(torch.lerp(first.shared, last.shared, weight))
+            move = 0.0 if part == "shared" else weight
+            frames.append(Latents(c, {n: torch.lerp(first.private[n], last.private[n], move) for n in names}))
+        decoded = self.decode(_cat(frames))
+        return {name: x.unflatten(0, (num, -1)) for name, x in decoded.items()}
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    @cached_property
+    def _stage_2(self) -> tuple[Diffusion, Whitening]:
+        diffusion, whitening = load_diffusion(self.run, self.vae.layout, self._vae_weights)
+        return diffusion.to(self.device), whitening
+
+    @property
+    def diffusion(self) -> Diffusion:
+        """Return stage 2. Raises MandorlaError if it is not trained, or on the latents of another stage 1."""
+        return self._stage_2[0]
+
+    def _generate(
+        self, known: Components, wanted: Sequence[str], indices: range, seed: int, steps: int | None = None
+    ) -> Latents:
+        """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `indices[i]`."""
+        diffusion, whitening = self._stage_2
+        sampling = diffusion.config.sampling
+        known = {name: z.to(self.device) for name, z in known.items()}
+        parts = []
+        for rows in _chunks(len(indices)):
+            noise = sample_noise(self.vae.layout, seed, indices[rows])
+            noise = {name: noise[name].to(self.device) for name in diffusion.layout.shapes}
+            here = {name: z[rows] for name, z in known.items()}
+            drawn = diffusion.generate(
+                noise, whitening.whiten(here), list(wanted), steps or sampling.steps, sampling.sampler
+            )
+            drawn = whitening.colour(drawn)
+            if SHARED in drawn:
+                drawn[SHARED] = to_sphere(drawn[SHARED])
+            parts.append(Latents.of(here | drawn))
+        return _cat(parts)
+
+    def _shared_of_training(self, num: int, seed: int) -> Tensor:
+        parts, _ = open_latents(self.run)
+        chosen = np.random.default_rng(seed).integers(0, len(parts["train"]), num)
+        return parts["train"].batch(chosen).latents.shared
+
+    def _latents(self, source: Data | Latents) -> Latents:
+        return source if isinstance(source, Latents) else self.encode(source)
+
+    def _names(self, names: Sequence[str]) -> list[str]:
+        known = self.vae.layout.modalities
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f", did you mean {near[0]!r}?" if near else ""
+                raise MandorlaError(f"unknown modality {name!r}{hint}; this model has {', '.join(known)}")
+        return list(names)
+
+    def _checked(self, x: Data) -> dict[str, Tensor]:
+        """Return `x` as float32 tensors on the model's device. Raises MandorlaError for shapes or values that do not fit."""
+        if not x:
+            raise MandorlaError("no modality is given")
+        shapes = {m.name: m.shape for m in self.modalities}
+        self._names(list(x))
+        tensors = {name: torch.as_tensor(value, dtype=torch.float32, device=self.device) for name, value in x.items()}
+        for name, value in tensors.items():
+            if value.shape[1:] != shapes[name]:
+                raise MandorlaError(f"{name!r} has shape {tuple(value.shape)}, not (B, {', '.join(map(str, shapes[name]))})")
+            if not torch.isfinite(value).all():
+                raise MandorlaError(f"{name!r} has NaN or infinite values")
+        if len({len(value) for value in tensors.values()}) > 1:
+            raise MandorlaError("modalities of different length: sample i must be at index i in each")
+        return tensors
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+
+
+def _cat(parts: Sequence[Latents]) -> Latents:
+    return Latents.of({name: torch.cat([part.components[name] for part in parts]) for name in parts[0].components})

@@ -1,0 +1,148 @@
+"""A transformer over the tokens of several latent components, each at a time of its own.
+
+A vector component is one token; a map is cut into patches of `patch` cells a side, one token each. Every token carries
+a learned position. The time of a component modulates its own tokens (adaLN-zero); tokens of all components attend to
+each other, so what is known (t = 1) informs what is wanted (0 < t < 1), and what is unknown (t = 0) tells nothing.
+
+References: Scalable Diffusion Models with Transformers, Peebles and Xie, 2023, https://arxiv.org/abs/2212.09748
+(adaLN-zero); One Transformer Fits All Distributions in Multi-Modal Diffusion, Bao et al., 2023,
+https://arxiv.org/abs/2303.06555 (one time per modality).
+"""
+
+import math
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mandorla.config import Settings
+from mandorla.latents import Components, Layout, Shape
+
+
+class TransformerConfig(Settings):
+    """Size of the network of stage 2."""
+
+    width: int = Field(128, ge=8)
+    """numbers per token"""
+    depth: int = Field(4, ge=1)
+    """blocks"""
+    heads: int = Field(4, ge=1)
+    """attention heads; they divide the width"""
+    patch: int = Field(2, ge=1)
+    """cells of a map, per side, that form one token"""
+
+    @model_validator(mode="after")
+    def _heads_divide(self):
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        return self
+
+
+class ComponentTransformer(nn.Module):
+    """Map components and their times to one output per component, of the same shape."""
+
+    def __init__(self, config: TransformerConfig, layout: Layout):
+        super().__init__()
+        width = config.width
+        self.layout, self.width = layout, width
+        self.tokenizers = nn.ModuleList(Tokenizer(shape, width, config.patch) for shape in layout.shapes.values())
+        self.register_buffer(
+            "owner", torch.cat([torch.full((t.num_tokens,), k) for k, t in enumerate(self.tokenizers)]), persistent=False
+        )
+        self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.component = nn.Parameter(0.02 * torch.randn(len(self.tokenizers), width))
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.modulate = nn.Linear(width, 2 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, components: Components, times: Tensor) -> Components:
+        """Return one output per component of the layout; `times` is `(B, K)` in [0, 1], in the layout's order."""
+        tokens = torch.cat(
+            [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)], dim=1
+        )
+        condition = F.silu(self.embed_time(time_features(times, self.width)) + self.component)
+        for block in self.blocks:
+            tokens = block(tokens, condition, self.owner)
+        shift, scale = self.modulate(condition)[:, self.owner].chunk(2, -1)
+        tokens = F.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
+        parts = tokens.split([t.num_tokens for t in self.tokenizers], dim=1)
+        named = zip(self.layout.shapes, self.tokenizers, parts, strict=True)
+        return {name: tokenizer.join(part).float() for name, tokenizer, part in named}
+
+
+class Tokenizer(nn.Module):
+    """Cut one component `(B, C, *grid)` into tokens `(B, L, E)`, and join outputs of the network to its shape."""
+
+    def __init__(self, shape: Shape, width: int, patch: int):
+        super().__init__()
+        self.shape = shape
+        self.patch = tuple(min(patch, n) for n in shape[1:])
+        self.cells = tuple(math.ceil(n / p) for n, p in zip(shape[1:], self.patch, strict=True))
+        self.num_tokens = math.prod(self.cells)
+        values = shape[0] * math.prod(self.patch)
+        self.read = nn.Linear(values, width)
+        self.write = nn.Linear(width, values)
+        self.position = nn.Parameter(0.02 * torch.randn(self.num_tokens, width))
+        nn.init.zeros_(self.write.weight)
+        nn.init.zeros_(self.write.bias)
+
+    def cut(self, z: Tensor) -> Tensor:
+        """Return the tokens `(B, L, E)` of `z`; grids that the patch does not divide are padded with zeros."""
+        if self.cells:
+            far = zip(z.shape[:1:-1], self.cells[::-1], self.patch[::-1], strict=True)
+            z = F.pad(z, [n for size, count, side in far for n in (0, count * side - size)])
+            split = [n for count, side in zip(self.cells, self.patch, strict=True) for n in (count, side)]
+            z = z.view(*z.shape[:2], *split)
+            dims = len(self.cells)
+            order = [0, *range(2, 2 + 2 * dims, 2), 1, *range(3, 3 + 2 * dims, 2)]
+            z = z.permute(order).flatten(1 + dims).flatten(1, dims)
+        else:
+            z = z[:, None]
+        return self.read(z) + self.position
+
+    def join(self, tokens: Tensor) -> Tensor:
+        """Return `(B, *shape)` from the network's tokens `(B, L, E)`."""
+        z = self.write(tokens)
+        if not self.cells:
+            return z[:, 0]
+        dims = len(self.cells)
+        z = z.view(len(z), *self.cells, self.shape[0], *self.patch)
+        order = [0, 1 + dims, *(axis for d in range(dims) for axis in (1 + d, 2 + dims + d))]
+        padded = [count * side for count, side in zip(self.cells, self.patch, strict=True)]
+        z = z.permute(order).reshape(len(z), self.shape[0], *padded)
+        return z[(..., *(slice(n) for n in self.shape[1:]))]
+
+
+class Block(nn.Module):
+    """Attend and transform, each modulated by the time of the component that a token belongs to."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.modulate = nn.Linear(width, 6 * width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.transform = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, tokens: Tensor, condition: Tensor, owner: Tensor) -> Tensor:
+        """Map `tokens` (B, L, E); `condition` is (B, K, E), `owner` (L,) the component of each token."""
+        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = self.modulate(condition)[:, owner].chunk(6, -1)
+        size = tokens.shape[-1:]
+        h = F.layer_norm(tokens, size) * (1 + scale_a) + shift_a
+        q, k, v = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        tokens = tokens + gate_a * self.merge(attended)
+        h = F.layer_norm(tokens, size) * (1 + scale_b) + shift_b
+        return tokens + gate_b * self.transform(h)
+
+
+def time_features(times: Tensor, width: int) -> Tensor:
+    """Return sines and cosines of `times` in [0, 1] at `width / 2` geometric frequencies, `(*times.shape, width)`."""
+    frequencies = torch.exp(torch.linspace(0, math.log(1000), width // 2, device=times.device))
+    angles = times[..., None] * frequencies
+    features = torch.cat([angles.sin(), angles.cos()], -1)
+    return F.pad(features, (0, width % 2))

@@ -1,0 +1,63 @@
+"""Grids of images as PNG.
+
+A picture is transparent between its tiles and its lettering is mid-grey, so that it suits light and dark pages.
+Volumes show their middle slice; modalities without two spatial axes cannot be shown.
+"""
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 14, (128, 128, 128, 255)
+_BAND = 10  # space before a row or column that begins a new block
+
+
+def grid(
+    rows: Sequence[Sequence[Tensor | None]],
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    bands: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> bytes:
+    """Draw images `(C, *size)` in [0, 1] as a table; None leaves a place empty. Returns a PNG.
+
+    Small images are enlarged by a whole number, pixel by pixel. `bands` are the rows and columns set off by a gap.
+    """
+    tiles = [[None if x is None else tile(x) for x in row] for row in rows]
+    width, height = (max(getattr(t, side) for row in tiles for t in row if t) for side in ("width", "height"))
+    font = ImageFont.load_default(_FONT)
+    left = max((int(font.getlength(name)) + 8 for name in row_names), default=0)
+    top = 22 if column_names else 0
+    xs = [left + j * (width + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
+    ys = [top + i * (height + _GAP) + _BAND * sum(b <= i for b in bands[0]) for i in range(len(tiles))]
+    canvas = Image.new("RGBA", (xs[-1] + width, ys[-1] + height))
+    pen = ImageDraw.Draw(canvas)
+    for y, name in zip(ys, row_names, strict=False):
+        pen.text((left - 8, y + height // 2), name, _GREY, font, anchor="rm")
+    for x, name in zip(xs, column_names, strict=False):
+        pen.text((x + width // 2, top // 2 - 2), name, _GREY, font, anchor="mm")
+    for y, row in zip(ys, tiles, strict=True):
+        for x, picture in zip(xs, row, strict=False):
+            if picture:
+                canvas.paste(picture, (x, y))
+    return _png(canvas)
+
+
+def tile(x: Tensor) -> Image.Image:
+    """Return one image `(C, H, W)`, or the middle slice of a volume `(C, D, H, W)`, brought to a handy size."""
+    x = x.detach().float().cpu().clamp(0, 1)
+    if x.ndim == 4:
+        x = x[:, x.shape[1] // 2]
+    rgb = x if len(x) == 3 else x[:1].expand(3, -1, -1)
+    zoom = max(1, round(_TILE / max(rgb.shape[1:])))
+    pixels = (255 * rgb).round().byte().permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    picture.thumbnail((_LARGEST_TILE, _LARGEST_TILE), Image.Resampling.BOX)
+    return picture
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

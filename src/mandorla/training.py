@@ -1,0 +1,270 @@
+"""The training loop that both stages share: keyed randomness, moving average, checkpoints, resume, logs.
+
+Everything random in step k follows from (seed, k): which samples form the batch, and the generator's state before the
+forward pass. So a resumed training needs no stored random state and equals an uninterrupted one, bit by bit on a CPU.
+
+Weights that are used afterwards are an exponential moving average, updated after each optimiser step with the decay
+min(ema, (1 + k) / (10 + k)).
+"""
+
+import copy
+import json
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mandorla.config import Settings
+from mandorla.errors import MandorlaError
+
+WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
+
+
+class TrainingConfig(Settings):
+    """Length, batches, optimiser and logs of one training."""
+
+    steps: int = Field(1000, ge=1)
+    """optimiser steps"""
+    batch_size: int = Field(256, ge=2)
+    """samples per step"""
+    learning_rate: float = Field(2e-3, gt=0)
+    """peak learning rate of AdamW: linear warm-up, then a cosine to zero"""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """share of the steps that warm up"""
+    weight_decay: float = Field(0.02, ge=0)
+    """decoupled weight decay"""
+    clip: float = Field(1.0, gt=0)
+    """largest norm of the gradient"""
+    ema: float = Field(0.99, ge=0, lt=1)
+    """longest decay of the moving average of the weights"""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """arithmetic of the networks: bfloat16 autocast, or float32 throughout"""
+    validate_every: int = Field(100, ge=1)
+    """steps between two validations; the best one's weights are kept"""
+    checkpoint_every: int = Field(200, ge=1)
+    """steps between two states from which training resumes"""
+    picture_every: int = Field(500, ge=1)
+    """steps between two grids of pictures"""
+
+
+def fit(
+    module: nn.Module,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    seed: int,
+    num_samples: int,
+    fetch: Callable[[np.ndarray], Any],
+    loss: Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]],
+    validate: Callable[[nn.Module], dict[str, float]],
+    picture: Callable[[nn.Module, Path], None],
+    export: Callable[[nn.Module], dict[str, Tensor]],
+    title: str,
+) -> None:
+    """Train `module`, or go on where `folder` says that an earlier call stopped.
+
+    - `fetch(indices)` gives the batch of these training samples; `loss(module, batch, progress)` its loss and named terms
+    - `validate(module)` gives named figures of which `loss` decides what is best; `picture(module, path)` draws a PNG
+    - `export(module)` names the tensors that belong to the model: those of the best validation become `weights.safetensors`
+
+    Raises MandorlaError if the loss stops being finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    average = copy.deepcopy(module).requires_grad_(False).eval()
+    device = next(module.parameters()).device
+    optimizer = torch.optim.AdamW(
+        module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
+    )
+    step, best = _restore(folder / STATE, module, average, optimizer)
+    if step == config.steps:
+        return
+    log = _Log(folder, step)
+
+    def batch_at(step: int) -> Any:
+        return fetch(batch_indices(seed, step, config.batch_size, num_samples))
+
+    with ThreadPoolExecutor(1) as ahead, _progress() as progress:
+        task = progress.add_task(title, total=config.steps, completed=step, figures="")
+        upcoming = ahead.submit(batch_at, step)
+        while step < config.steps:
+            batch = upcoming.result()
+            if step + 1 < config.steps:
+                upcoming = ahead.submit(batch_at, step + 1)
+            torch.manual_seed(_key(seed, step))
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * lr_schedule(step / config.steps, config.warmup)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                value, terms = loss(module.train(), batch, step / config.steps)
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            optimizer.step()
+            _lerp(average, module, min(config.ema, (1 + step) / (10 + step)))
+            step += 1
+            log.add(terms)
+            progress.update(task, completed=step)
+            last = step == config.steps
+            if step % 20 == 0 or last:
+                figures = log.write("train", step)
+                if not math.isfinite(figures["loss"]):
+                    raise MandorlaError(
+                        f"the loss of {title} is not finite at step {step}: lower training.learning_rate"
+                        f" (now {config.learning_rate:g}) or set training.precision to fp32; {folder} keeps the last good state"
+                    )
+                progress.update(task, figures="  ".join(f"{name} {v:.3g}" for name, v in figures.items()))
+            if step % config.validate_every == 0 or last:
+                with torch.random.fork_rng(), torch.no_grad():
+                    torch.manual_seed(seed)
+                    log.add(figures := validate(average))
+                log.write("val", step)
+                if figures["loss"] <= best:
+                    best = figures["loss"]
+                    save_tensors(folder / WEIGHTS, export(average))
+            if step % config.picture_every == 0 or last:
+                (folder / "pictures").mkdir(exist_ok=True)
+                with torch.random.fork_rng(), torch.no_grad():
+                    picture(average, folder / "pictures" / f"step_{step:06d}.png")
+            if step % config.checkpoint_every == 0 or last:
+                _save_state(folder / STATE, module, average, optimizer, step, best)
+    log.close()
+
+
+def batch_indices(seed: int, step: int, batch_size: int, num_samples: int) -> np.ndarray:
+    """Return the indices `(B,)` of step `step`: passes over all samples, each in an order of its own.
+
+    A batch is never larger than the data; one that would run over the end of a pass takes from the next.
+    """
+    batch_size = min(batch_size, num_samples)
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    indices = np.empty(batch_size, dtype=np.int64)
+    for turn in np.unique(positions // num_samples):
+        here = positions // num_samples == turn
+        order = np.random.default_rng((seed, turn)).permutation(num_samples)
+        indices[here] = order[positions[here] % num_samples]
+    return indices
+
+
+def lr_schedule(progress: float, warmup: float) -> float:
+    """Return the factor on the learning rate at `progress` in [0, 1]: linear up to 1 at `warmup`, then a cosine to 0."""
+    if progress < warmup:
+        return (progress + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu` or `cuda` means here. Raises MandorlaError if cuda is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MandorlaError("device: cuda is set, but no CUDA device is available: set device to auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, part, metadata)
+    os.replace(part, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata. Raises MandorlaError if it is missing or damaged."""
+    if not path.is_file():
+        raise MandorlaError(f"{path} is missing: train this stage first")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:
+        raise MandorlaError(f"{path} cannot be read ({error}): delete it and train this stage again") from error
+
+
+def _key(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def _lerp(average: nn.Module, module: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+    for kept, value in zip(average.buffers(), module.buffers(), strict=True):
+        kept.copy_(value)
+
+
+def _save_state(path: Path, module: nn.Module, average: nn.Module, optimizer, step: int, best: float) -> None:
+    tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        tensors |= {f"optimizer.{name}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
+    save_tensors(path, tensors, {"step": str(step), "best": repr(best)})
+
+
+def _restore(path: Path, module: nn.Module, average: nn.Module, optimizer) -> tuple[int, float]:
+    if not path.is_file():
+        return 0, math.inf
+    tensors, metadata = load_tensors(path)
+    for prefix, target in (("module.", module), ("average.", average)):
+        target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    parameters = dict(module.named_parameters())
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            name, _, entry = key.removeprefix("optimizer.").rpartition(".")
+            value = value if entry == "step" else value.to(parameters[name].device)
+            optimizer.state[parameters[name]][entry] = value
+    return int(metadata["step"]), float(metadata["best"])
+
+
+class _Log:
+    """Average named figures between two writes; append them to `metrics.jsonl` and TensorBoard."""
+
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / LOG
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.waiting: list[dict[str, Tensor | float]] = []
+
+    def add(self, figures: dict[str, Tensor] | dict[str, float]) -> None:
+        self.waiting.append(figures)
+
+    def write(self, part: str, step: int) -> dict[str, float]:
+        names = {name: None for figures in self.waiting for name in figures}
+        values = {n: [float(figures[n]) for figures in self.waiting if n in figures] for n in names}
+        means = {name: sum(v) / len(v) for name, v in values.items()}
+        self.waiting = []
+        for name, value in means.items():
+            self.writer.add_scalar(f"{part}/{name}", value, step)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "part": part} | means) + "\n")
+        return means
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Rate(ProgressColumn):
+    """Show steps per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.1f}/s")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )

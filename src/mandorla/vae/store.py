@@ -1,0 +1,58 @@
+"""Stage 1 in a run folder: its weights, and the description that they are loaded by.
+
+`vae/model.json` holds the modalities (name, channels, size) and the networks' settings; `vae/weights.safetensors` the
+weights. Whether latents belong to weights is told by a hash over the weights' names, shapes and bytes.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from mandorla.config import load_settings
+from mandorla.data.dataset import Modality
+from mandorla.errors import MandorlaError
+from mandorla.recipe import Recipe, run_config
+from mandorla.training import WEIGHTS, load_tensors
+from mandorla.vae.model import VAE
+
+FOLDER, DESCRIPTION = "vae", "model.json"
+
+
+def write_description(run: Path, vae: VAE) -> None:
+    """Write what the model's shape depends on, beside its weights."""
+    facts = {"modalities": [{"name": m.name, "channels": m.channels, "size": m.size} for m in vae.modalities]}
+    path = run / FOLDER / DESCRIPTION
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def load_vae(run: Path) -> tuple[VAE, str]:
+    """Return the trained stage 1 of a run folder, ready for use on the CPU, and the hash of its weights.
+
+    Raises MandorlaError if `run` is not a run folder, stage 1 is not trained, or weights and settings do not match.
+    """
+    recipe = load_settings(Recipe, path=run_config(run))
+    weights, _ = load_tensors(run / FOLDER / WEIGHTS)
+    described = json.loads((run / FOLDER / DESCRIPTION).read_text(encoding="utf-8"))
+    modalities = tuple(Modality(m["name"], m["channels"], tuple(m["size"])) for m in described["modalities"])
+    vae = VAE(recipe.vae.model, modalities)
+    try:
+        vae.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MandorlaError(
+            f"{run / FOLDER / WEIGHTS} does not fit vae.model in {run_config(run)}: train stage 1 again"
+        ) from error
+    return vae.requires_grad_(False).eval(), hash_tensors(weights)
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """Return a hash over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()

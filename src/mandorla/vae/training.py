@@ -1,0 +1,81 @@
+"""Train stage 1 into a run folder, then write the latents of the whole training and validation set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.data import load_data, write_splits
+from mandorla.data.dataset import Batch, Dataset
+from mandorla.pictures import grid
+from mandorla.recipe import Recipe, claim_run
+from mandorla.training import choose_device, fit
+from mandorla.vae.latent_cache import write_latents
+from mandorla.vae.model import VAE, pool
+from mandorla.vae.objective import Objective
+from mandorla.vae.store import FOLDER, write_description
+
+_VALIDATION = 512  # samples that a validation during training looks at
+
+
+def train_vae(recipe: Recipe) -> None:
+    """Train (or go on training) stage 1 of `recipe` and write its latents.
+
+    Raises MandorlaError if the data, the settings and the run folder do not fit together; nothing is written then.
+    """
+    splits = load_data(recipe.data, recipe.seed)
+    config = recipe.vae
+    torch.manual_seed(recipe.seed)
+    vae = VAE(config.model, splits.modalities)
+    device = choose_device(recipe.device)
+    objective = Objective(vae, config.loss).to(device)
+    if device.type == "cpu" and all(len(m.size) == 2 for m in splits.modalities):
+        objective = objective.to(memory_format=torch.channels_last)
+    run = claim_run(recipe, ("data", "vae", "seed"))
+    write_splits(run / "splits.json", splits)
+    (run / FOLDER).mkdir(exist_ok=True)
+    write_description(run, vae)
+    check = _to(splits.val.batch(_spread(splits.val, _VALIDATION)), device)
+
+    def picture(trained: Objective, path: Path) -> None:
+        _draw_reconstructions(trained.vae, _to(splits.val.batch(_spread(splits.val, 8)), device), path)
+
+    fit(
+        objective,
+        config.training,
+        run / FOLDER,
+        seed=recipe.seed,
+        num_samples=len(splits.train),
+        fetch=lambda indices: _to(splits.train.batch(indices), device),
+        loss=lambda module, batch, progress: module(batch, progress),
+        validate=lambda trained: {name: float(value) for name, value in trained(check)[1].items()},
+        picture=picture,
+        export=lambda trained: trained.vae.state_dict(),
+        title="stage 1 (vae)",
+    )
+    write_latents(run)
+
+
+def _spread(dataset: Dataset, num: int) -> np.ndarray:
+    return np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(device) for name, value in tensors.items()}
+
+    return Batch(move(batch.x), move(batch.present), batch.factors, batch.ids)
+
+
+def _draw_reconstructions(vae: VAE, batch: Batch, path: Path) -> None:
+    """Draw per modality: data, reconstruction, and the shared part of each sample with the next one's private part."""
+    features, codes = vae.encode(batch.x, batch.present)
+    whole = pool(codes, batch.present)
+    rows = []
+    for name, x in batch.x.items():
+        here = batch.present[name]
+        u, _ = vae.posterior(name, features[name], whole[here])
+        rows += [x[here], vae.decode(name, whole[here], u), vae.decode(name, whole[here], u.roll(1, 0))]
+    path.write_bytes(grid(rows))
