@@ -151,6 +151,7 @@ def test_a_kind_of_the_users_own(write):
             "unknown key `vae.lerning_rate`; did you mean `vae.learning_rate`?",
         ),
         (DIGITS + "dropout: 0.5\n", 3, "unknown key `dropout`; did you mean `vae.network.dropout`?"),
+        (DIGITS + "drpout: 0.5\n", 3, "unknown key `drpout`; did you mean `vae.network.dropout`?"),
         (DIGITS + "  zzz: 1\n", 3, "unknown key `data.zzz`; valid here: kind, size"),
         (DIGITS + "  size: '3'\n", 3, "`data.size`: expected int, got '3'"),
         (DIGITS + "  size: true\n", 3, "`data.size`: expected int, got true"),

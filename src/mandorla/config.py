@@ -309,7 +309,7 @@ def _explain(cls: type[Settings], mistake: Any, origins: dict[Keys, str]) -> str
         what = f"`{_dotted(keys)}`: expected {type_text(annotation)}, got {given}"
         if kind == "literal_error":
             what += _nearest(str(mistake["input"]), list(map(str, get_args(_members(annotation)[0]))))
-        elif kind == "string_type" and not isinstance(mistake["input"], (dict, list)):
+        elif kind == "string_type" and isinstance(mistake["input"], (int, float)):
             what += f'; write "{mistake["input"]}" in quotes'
     else:
         what = f"`{_dotted(keys)}`: {mistake['msg'].replace('Input should', 'should')}, got {given}"
@@ -351,13 +351,13 @@ def _nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
 
 
 def _nearest_key(cls: type[Settings], keys: Keys, parent: type[Settings]) -> str:
+    """Return the nearest key of the block, else the key of another block whose last part is nearest."""
     prefix = _dotted(keys[:-1]) + "." if keys[:-1] else ""
-    elsewhere = [row.key for row in describe(cls) if row.key.rpartition(".")[2] == keys[-1]]
     here = list(parent.model_fields)
-    return (
-        _nearest(str(keys[-1]), here, prefix)
-        or _nearest(_dotted(keys), elsewhere)
-        or (f"; did you mean `{elsewhere[0]}`?" if elsewhere else f"; valid here: {', '.join(here)}")
+    elsewhere = {row.key.rpartition(".")[2]: row.key for row in reversed(describe(cls))}
+    near = difflib.get_close_matches(str(keys[-1]), elsewhere, n=1)
+    return _nearest(str(keys[-1]), here, prefix) or (
+        f"; did you mean `{elsewhere[near[0]]}`?" if near else f"; valid here: {', '.join(here)}"
     )
 
 
