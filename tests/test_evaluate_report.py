@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mandorla.evaluate.pictures import Picture, curves, grid, tile
+from mandorla.evaluate.pictures import Picture, curves
 from mandorla.evaluate.record import Record, bootstrap_error, standard_error
 from mandorla.evaluate.report import position, print_summary, render, summary
+from mandorla.pictures import grid, tile
 
 
 def record(name: str, value: float = 0.5, **more) -> Record:

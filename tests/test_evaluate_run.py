@@ -33,6 +33,7 @@ class BarsConfig(Settings):
 
 class BarsRecipe(Settings):
     seed: int = 0
+    device: str = "cpu"
     data: BarsConfig = BarsConfig()
 
 

@@ -42,7 +42,7 @@ def flatten_tuples(x: Mapping[str, Tensor]) -> Tensor:
                 torch.nn.functional.adaptive_avg_pool3d,
             )[len(size) - 1]
             image = pool(image.float(), size)
-        parts.append(image.float().clamp(0, 1).flatten(1))
+        parts.append(image.float().clamp(0, 1).flatten(1).cpu())
     return torch.cat(parts, dim=1)
 
 

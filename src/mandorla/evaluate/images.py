@@ -13,12 +13,12 @@ _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.double().flatten(1).mean(1)
-    weight = mask.expand_as(values).double().flatten(1)
+    weight = mask.cpu().expand_as(values).double().flatten(1)
     return (values.double().flatten(1) * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
 def _difference(images: Tensor, truth: Tensor) -> Tensor:
-    return images.clamp(0, 1).float() - truth.clamp(0, 1).float()
+    return images.cpu().float().clamp(0, 1) - truth.cpu().float().clamp(0, 1)
 
 
 def mae(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarray:
@@ -40,7 +40,7 @@ def ssim(images: Tensor, truth: Tensor) -> np.ndarray:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    images, truth = images.clamp(0, 1).float(), truth.clamp(0, 1).float()
+    images, truth = (z.cpu().float().clamp(0, 1) for z in (images, truth))
     return structural_similarity_index_measure(images, truth, reduction="none", data_range=1.0).double().numpy()
 
 

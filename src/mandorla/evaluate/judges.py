@@ -106,10 +106,14 @@ def train_judges(
 
 def save_judges(path: Path, judges: Mapping[str, Judge], made_from: Mapping[str, object]) -> None:
     """Write all judges into one safetensors file together with what they were `made_from`."""
-    tensors = {f"{name}/{key}": z for name, judge in judges.items() for key, z in judge.cpu().state_dict().items()}
+    tensors = {f"{name}/{key}": z for name, judge in judges.items() for key, z in judge.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"made_from": json.dumps(made_from, sort_keys=True)})
+    save_file(
+        {key: z.cpu().contiguous() for key, z in tensors.items()},
+        partial,
+        metadata={"made_from": json.dumps(made_from, sort_keys=True)},
+    )
     partial.replace(path)
 
 

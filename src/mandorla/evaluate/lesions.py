@@ -17,7 +17,7 @@ def contrast(images: Tensor, mask: np.ndarray) -> np.ndarray:
     """
     from scipy.ndimage import binary_dilation
 
-    values = images[:, 0].float().numpy()
+    values = images[:, 0].float().cpu().numpy()
     answers = np.full(len(values), np.nan)
     for i, (image, inside) in enumerate(zip(values, mask > 0.5, strict=True)):
         if inside.any():

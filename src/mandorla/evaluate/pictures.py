@@ -6,13 +6,11 @@ Volumes show their middle slice; modalities without two spatial axes are left ou
 
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mandorla.data.dataset import Dataset
 from mandorla.evaluate.audit import Neighbours

@@ -144,11 +144,13 @@ def _judges(model: "Mandorla", settings: EvaluateConfig, data: Splits) -> dict[s
     path = model.run / "evaluate" / "judges.safetensors"
     made_from = {"data": model.recipe.data.model_dump(mode="json"), "seed": model.recipe.seed, "heads": heads}
     made_from |= {"steps": settings.judge_steps, "batch_size": settings.judge_batch_size}
+    device = "cuda" if torch.cuda.is_available() and model.recipe.device != "cpu" else "cpu"
     judges = load_judges(path, model.modalities, heads, made_from)
     if judges is None:
-        judges = train_judges(data.train, heads, settings.judge_steps, settings.judge_batch_size, model.recipe.seed)
+        steps, batch_size = settings.judge_steps, settings.judge_batch_size
+        judges = train_judges(data.train, heads, steps, batch_size, model.recipe.seed, device)
         save_judges(path, judges, made_from)
-    return judges
+    return {name: judge.to(device) for name, judge in judges.items()}
 
 
 def _left_out(settings: EvaluateConfig, factors: dict[str, np.ndarray]) -> list[str]:
