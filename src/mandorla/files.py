@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,31 +18,30 @@ import torch
 from mandorla.data.dataset import Modality
 from mandorla.data.images import SUFFIXES, read_image, write_image
 from mandorla.errors import MandorlaError
+from mandorla.model import Mandorla
 from mandorla.pictures import grid
-
-if TYPE_CHECKING:
-    from mandorla.model import Mandorla
 
 Arrays = dict[str, np.ndarray]
 
 
-def sample(model: "Mandorla", out: Path | None, *, num: int, seed: int, steps: int | None) -> Path:
+def sample(model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int | None) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
     `out` must be new or empty; None stands for `samples` in the run folder, which is replaced. Returns the folder.
     """
     with _new_folder(out or model.run / "samples", replace=out is None) as folder:
-        arrays = _arrays(model.sample(num, seed=seed, steps=steps).x)
+        x = model.sample(num, seed=seed, steps=steps).x
+        arrays = _arrays(x)
         np.savez(folder / "samples.npz", **arrays)
-        names = _numbers(num)
         for name, images in arrays.items():
-            _write_pictures(folder / name, names, images)
-        _write_grid(folder / "grid.png", [list(images[:16]) for images in arrays.values() if images.ndim > 3])
+            _write_pictures(folder / name, _numbers(num), images)
+        if shown := [name for name in x if x[name].ndim > 3]:
+            (folder / "grid.png").write_bytes(grid([x[name][:16] for name in shown], shown))
     return out or model.run / "samples"
 
 
 def translate(
-    model: "Mandorla",
+    model: Mandorla,
     source: Path,
     out: Path,
     given: Sequence[str],
@@ -80,7 +78,7 @@ def translate(
     return out
 
 
-def swap(model: "Mandorla", shared_from: str, private_from: str, out: Path | None) -> Path:
+def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None) -> Path:
     """Write samples with the shared part of one input and the private parts of another.
 
     - each input: an index into the run's test split, or an `.npz` with arrays of all or some modalities
@@ -94,11 +92,17 @@ def swap(model: "Mandorla", shared_from: str, private_from: str, out: Path | Non
     if counts[0] != counts[1]:
         raise MandorlaError(f"{shared_from} holds {counts[0]} samples, {private_from} holds {counts[1]}: give as many")
     with _new_folder(out or model.run / "swap", replace=out is None) as folder:
-        joined = _arrays(model.swap(shared_from=shared, private_from=private))
-        np.savez(folder / "swap.npz", **joined)
-        columns = [(name, index) for index in range(min(counts[0], 8)) for name in joined if joined[name].ndim > 3]
-        rows = [[x[name][index] if name in x else None for name, index in columns] for x in (shared, private, joined)]
-        _write_grid(folder / "grid.png", rows)
+        joined = model.swap(shared_from=shared, private_from=private)
+        np.savez(folder / "swap.npz", **_arrays(joined))
+        if shown := [name for name in joined if joined[name].ndim > 3]:
+            columns = [(name, index) for index in range(min(counts[0], 8)) for name in shown]
+            rows = [
+                [torch.as_tensor(x[name][index]) if name in x else None for name, index in columns]
+                for x in (shared, private, joined)
+            ]
+            names = ["shared from", "private from", "joined"]
+            bands = range(len(shown), len(columns), len(shown))
+            (folder / "grid.png").write_bytes(grid(rows, names, [name for name, _ in columns], ((), bands)))
     return out or model.run / "swap"
 
 
@@ -175,7 +179,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_sample(model: "Mandorla", text: str) -> Arrays:
+def _read_sample(model: Mandorla, text: str) -> Arrays:
     """Return arrays of all or some modalities: of one sample of the test split, or from an `.npz`."""
     if not text.isdecimal():
         return _read_npz(Path(text), model.modalities)
@@ -240,12 +244,6 @@ def _write_pictures(folder: Path, names: Sequence[str], images: np.ndarray) -> N
         folder.mkdir()
         for name, image in zip(names, images, strict=True):
             write_image(folder / f"{name}.png", image)
-
-
-def _write_grid(path: Path, rows: Sequence[Sequence[np.ndarray | None]]) -> None:
-    """Write rows of images and volumes as one picture, None as an empty place; nothing if there is none."""
-    if any(x is not None for row in rows for x in row):
-        path.write_bytes(grid([[None if x is None else torch.as_tensor(x) for x in row] for row in rows]))
 
 
 def _numbers(count: int) -> list[str]:
