@@ -200,3 +200,32 @@ def test_wrong_arguments_are_refused(capsys):
     assert run("sample") == 2
     assert run("sample", "r", "--num", "0") == 2
     assert run("translate", "r", "in", "out", "--given", "a") == 2
+
+
+SMALL = """
+run: {run}
+data: {{kind: polydigits, num_train: 64, num_val: 16, num_test: 16}}
+vae:
+  model: {{encoder_decoder: {{kind: convolutional, patch: 4, channels: [8, 8]}}}}
+  training: {{steps: 2, batch_size: 16}}
+diffusion:
+  network: {{width: 32, depth: 1}}
+  training: {{steps: 2, batch_size: 16}}
+"""
+
+
+def test_the_whole_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL.format(run="r"))
+    assert run("train", "vae", "small.yaml") == 0
+    assert run("train", "diffusion", "r") == 0
+    assert run("encode", "r") == 0
+    assert run("sample", "r", "--num", "2", "--steps", "2") == 0
+    assert run("translate", "r", "r/samples", "out", "--given", "view0,view2", "--wanted", "view1") == 0
+    assert run("swap", "r", "--shared-from", "0", "--private-from", "r/samples/samples.npz") == 2
+    assert "holds 1 samples" in capsys.readouterr().err
+    assert run("swap", "r", "--shared-from", "0", "--private-from", "15") == 0
+    for path in ("r/samples/grid.png", "r/samples/view0/0001.png", "out/view1/0001.png", "r/swap/swap.npz"):
+        assert Path(path).is_file(), path
+    assert run("sample", "out") == 2
+    assert "not a run folder" in capsys.readouterr().err
