@@ -31,10 +31,15 @@ class BarsConfig(Settings):
     kind: str = "bars"
 
 
+class StageTwo(Settings):
+    mode: str = "joint"
+
+
 class BarsRecipe(Settings):
     seed: int = 0
     device: str = "cpu"
     data: BarsConfig = BarsConfig()
+    diffusion: StageTwo = StageTwo()
 
 
 class RunModel(BarModel):
@@ -129,6 +134,13 @@ def test_without_labels_only_images_are_measured(tmp_path):
     groups = {record["name"].split("/")[0] for record in metrics["records"]}
     assert groups == {"translation", "reconstruction", "copies"}
     assert "no factor 'none'" in (tmp_path / "report.html").read_text().replace("&#39;", "'")
+
+
+def test_a_shared_part_that_is_borrowed_is_said_to_be(tmp_path):
+    model = RunModel(tmp_path)
+    model.recipe = BarsRecipe(diffusion=StageTwo(mode="conditional"))
+    evaluate_run(model, SETTINGS.model_copy(update={"label": "none"}))
+    assert "mode conditional" in (tmp_path / "report.html").read_text()
 
 
 def test_an_unknown_modality_in_a_route_is_one_clear_line(tmp_path):

@@ -6,6 +6,7 @@ factor, so that class, private factors and lesions are judged by one network.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mandorla.data.dataset import Dataset, Modality
 
 Heads = dict[str, int]  # factor -> number of classes
 _MISSING = -1
-_CHANNELS = (32, 64, 128)
+_WIDTH, _GRID = 128, 3  # channels and pixels a side at the last convolution, about
 
 
 class Judge(nn.Module):
@@ -28,20 +29,17 @@ class Judge(nn.Module):
     def __init__(self, modality: Modality, heads: Heads) -> None:
         super().__init__()
         dimensions = len(modality.size)
+        depth = max(1, round(math.log2(max(modality.size) / _GRID))) if dimensions else 2
         layers: list[nn.Module] = []
         width = modality.channels
-        for channels in _CHANNELS:
+        for channels in (_WIDTH // 2**level for level in reversed(range(depth))):
             if dimensions:
                 conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
                 layers += [conv(width, channels, kernel_size=4, stride=2, padding=1), nn.SiLU()]
             else:
                 layers += [nn.Linear(width, channels), nn.SiLU()]
             width = channels
-        if dimensions:
-            grid = tuple(min(4, max(1, size // 2 ** len(_CHANNELS))) for size in modality.size)
-            pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dimensions - 1]
-            layers.append(pool(grid))
-            width *= int(np.prod(grid))
+        width *= math.prod(max(1, size // 2**depth) for size in modality.size)
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
         self.heads = nn.ModuleDict({factor: nn.Linear(width, classes) for factor, classes in heads.items()})
 

@@ -122,7 +122,7 @@ def evaluate_run(model: "Mandorla", settings: EvaluateConfig, progress: Progress
     }
     facts = {"seed": seed, "data": model.recipe.data.kind, "modalities": ", ".join(names)}
     facts |= {"test samples": len(test.indices), "evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
-    notes = [text.format(**numbers) for text in PROTOCOL] + _left_out(settings, test.factors)
+    notes = [text.format(**numbers) for text in PROTOCOL] + _left_out(settings, test.factors) + _borrowed(model)
     page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
     for picture in pictures:
         _write(run / "pictures" / f"{picture.name}.png", picture.png)
@@ -163,6 +163,13 @@ def _left_out(settings: EvaluateConfig, factors: dict[str, np.ndarray]) -> list[
         for factor, what in left_out.items()
         if factor not in factors
     ]
+
+
+def _borrowed(model: "Mandorla") -> list[str]:
+    """Say so where stage 2 does not generate the shared part."""
+    mode = model.recipe.diffusion.mode
+    text = f"Stage 2 was trained in mode {mode}: jointly generated tuples have the shared part of a training sample."
+    return [] if mode == "joint" else [text]
 
 
 def _write(path: Path, content: bytes) -> None:
