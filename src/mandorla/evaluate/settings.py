@@ -20,9 +20,9 @@ class EvaluateConfig(Settings):
     """samples per translation; likeness is given for a single one and for the mean of all"""
     routes: tuple[tuple[str, str], ...] = ()
     """translations to measure, as pairs of modalities [given, wanted]; empty for all ordered pairs"""
-    judge_steps: int = Field(400, ge=1)
+    judge_steps: int = Field(600, ge=1)
     """training steps of the supervised classifiers"""
-    judge_batch_size: int = Field(128, ge=2)
+    judge_batch_size: int = Field(64, ge=2)
     """samples per training step of the supervised classifiers"""
     label: str = "digit"
     """factor that all modalities share: the class; without it in the data, what needs it is left out"""
