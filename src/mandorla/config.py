@@ -12,6 +12,7 @@ A union of settings classes is told apart by its field `kind: Literal[...]` (a *
 - a block (a settings class) is merged key by key; every other value, also a list or a mapping, is replaced whole
 - a block that does not name its `kind` keeps the one it has; a block that names another one starts again from the
   defaults of the new kind, so keys that belonged to the old kind are dropped
+- a file may name another one that it starts from, `base: ../other.yaml`, relative to itself
 - on the command line `kind` is set before the other keys, and the value is YAML: `size=[3, 4]`, `name="007"`
 - YAML is read by the version 1.2 core schema: `1e-4` is a number, `no` is a word, a repeated key is an error
 """
@@ -51,10 +52,9 @@ def load_settings(cls: type[AnySettings], *, path: Path | None = None, overrides
     command line), the dotted key, what was expected and, for an unknown key, the nearest valid one.
     """
     tree, origins = _defaults(cls), {(): str(path or "defaults")}
-    if path:
-        layer, lines = read_yaml(path)
+    for file, layer, lines in _layers(path) if path else ():
         tree = _overlay(cls, tree, layer)
-        origins |= {keys: f"{path}:{line}" for keys, line in lines.items()}
+        origins |= {keys: f"{file}:{line}" for keys, line in lines.items()}
     parsed = [_parse_override(text) for text in overrides]
     for keys, value in sorted(parsed, key=lambda override: override[0][-1] != "kind"):
         tree = _overlay(cls, tree, _set(tree, keys, value))
@@ -86,6 +86,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     if not isinstance(tree, dict):
         raise MandorlaError(f"{path}: expected `key: value` lines at the top, got {_show(tree)}")
     return tree, lines
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any], dict[Keys, int]]]:
+    """Yield the file at `path` after the files that its `base` leads to: name, values, lines."""
+    if path in above:
+        raise MandorlaError(f"{path}: is its own base, by way of {', '.join(map(str, above))}")
+    layer, lines = read_yaml(path)
+    base = layer.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise MandorlaError(f"{path}:{lines[('base',)]}: expected base: the path of a YAML file, got {_show(base)}")
+        yield from _layers((path.parent / base).resolve(), (*above, path))
+    yield path, layer, lines
 
 
 def dump(settings: Settings) -> str:

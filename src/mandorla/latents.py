@@ -69,9 +69,7 @@ class Layout:
         """Undo `join`."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
         parts = joined.split(sizes, dim=1)
-        return {
-            name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,10 @@ class Whitening:
         total: dict[str, list[Tensor]] = {}
         for components, present in batches:
             for name in layout.shapes:
-                rows = components[name][present[name]].double().flatten(2) if len(layout.shapes[name]) > 1 else (
-                    components[name][present[name]].double()[..., None]
+                rows = (
+                    components[name][present[name]].double().flatten(2)
+                    if len(layout.shapes[name]) > 1
+                    else (components[name][present[name]].double()[..., None])
                 )
                 count = torch.tensor(float(rows.shape[0] * rows.shape[2]), dtype=torch.float64)
                 new = [count, rows.sum((0, 2)), rows.square().sum((0, 2))]

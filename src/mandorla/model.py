@@ -219,7 +219,9 @@ class Mandorla:
         tensors = {name: torch.as_tensor(value, dtype=torch.float32, device=self.device) for name, value in x.items()}
         for name, value in tensors.items():
             if value.shape[1:] != shapes[name]:
-                raise MandorlaError(f"{name!r} has shape {tuple(value.shape)}, not (B, {', '.join(map(str, shapes[name]))})")
+                raise MandorlaError(
+                    f"{name!r} has shape {tuple(value.shape)}, not (B, {', '.join(map(str, shapes[name]))})"
+                )
             if not torch.isfinite(value).all():
                 raise MandorlaError(f"{name!r} has NaN or infinite values")
         if len({len(value) for value in tensors.values()}) > 1:

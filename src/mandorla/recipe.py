@@ -55,7 +55,7 @@ def read_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(source)
     if path.is_dir():
-        path = run_config(path)
+        path, overrides = run_config(path), [f"run={json.dumps(source)}", *overrides]
     elif not path.is_file():
         path = SHIPPED / f"{source}.yaml"
         if not path.is_file():
@@ -67,7 +67,9 @@ def read_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
 def run_config(run: Path) -> Path:
     """Return the path of the resolved recipe in a run folder. Raises MandorlaError if `run` is not one."""
     if not (run / CONFIG).is_file():
-        raise MandorlaError(f"{run} is not a run folder (it has no {CONFIG}): give the folder that `mandorla train vae` wrote")
+        raise MandorlaError(
+            f"{run} is not a run folder (it has no {CONFIG}): give the folder that `mandorla train vae` wrote"
+        )
     return run / CONFIG
 
 
@@ -123,7 +125,12 @@ def _environment(recipe: Recipe) -> dict:
         "commit": commit or None,
         "seed": recipe.seed,
         "python": platform.python_version(),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": gpu,
+        },
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
     }
 

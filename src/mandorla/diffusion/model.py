@@ -33,7 +33,9 @@ class Diffusion(nn.Module):
         data = {name: data[name] for name in names}
         noise = {name: torch.randn_like(z) for name, z in data.items()}
         times, travels = draw_times(names, given, self.config.joint_share, self.config.mode, self.config.time_std)
-        moved = {name: interpolate(noise[name], data[name], t) for (name, t) in zip(names, times.unbind(1), strict=True)}
+        moved = {
+            name: interpolate(noise[name], data[name], t) for (name, t) in zip(names, times.unbind(1), strict=True)
+        }
         return flow_loss(self.network(moved, times), noise, data, travels)
 
     @torch.no_grad()
@@ -59,7 +61,9 @@ class Diffusion(nn.Module):
     def _check(self, known: Components, wanted: list[str]) -> None:
         mode = self.config.mode
         if SHARED in wanted and mode != "joint":
-            raise MandorlaError(f"this stage 2 was trained in mode {mode!r}, which does not generate shared parts: use mode joint")
+            raise MandorlaError(
+                f"this stage 2 was trained in mode {mode!r}, which does not generate shared parts: use mode joint"
+            )
         if mode == "conditional" and SHARED not in known:
             raise MandorlaError("this stage 2 was trained in mode 'conditional': it needs the shared part as condition")
 

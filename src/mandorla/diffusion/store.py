@@ -51,6 +51,8 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
     try:
         diffusion.load_state_dict(weights)
     except RuntimeError as error:
-        raise MandorlaError(f"{run / FOLDER} does not fit diffusion in {run_config(run)}: train stage 2 again") from error
+        raise MandorlaError(
+            f"{run / FOLDER} does not fit diffusion in {run_config(run)}: train stage 2 again"
+        ) from error
     statistics = {name.removeprefix(_WHITENING): z for name, z in tensors.items() if name.startswith(_WHITENING)}
     return diffusion.requires_grad_(False).eval(), Whitening.of_tensors(statistics)

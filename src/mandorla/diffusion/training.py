@@ -26,7 +26,9 @@ def train_diffusion(recipe: Recipe) -> None:
     """
     run = Path(recipe.run)
     if not (run / "vae").is_dir():
-        raise MandorlaError(f"{run} holds no stage 1: run `mandorla train vae` (or vae_uv/vae_train.py) with run={run} first")
+        raise MandorlaError(
+            f"{run} holds no stage 1: run `mandorla train vae` (or vae_uv/vae_train.py) with run={run} first"
+        )
     run_config(run)
     parts, whitening = open_latents(run)
     vae, vae_weights = load_vae(run)

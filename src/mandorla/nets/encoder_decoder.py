@@ -96,7 +96,7 @@ class CustomConfig(Settings):
 
 
 def _tag(value: Any) -> str:
-    kind = value.get("kind", "convolutional") if isinstance(value, dict) else value.kind
+    kind = value.get("kind", "convolutional") if isinstance(value, dict) else getattr(value, "kind", None)
     return kind if kind in ("convolutional", "perceptron") else "custom"
 
 
@@ -123,7 +123,9 @@ def build_encoder_decoder(
     try:
         return cls(modality, shared, private, **config.options)
     except TypeError as error:
-        raise MandorlaError(f"encoder_decoder {config.kind!r} for {modality.name!r} cannot be built: {error}") from error
+        raise MandorlaError(
+            f"encoder_decoder {config.kind!r} for {modality.name!r} cannot be built: {error}"
+        ) from error
 
 
 def _find(kind: str) -> type[EncoderDecoder]:
@@ -192,7 +194,10 @@ class Convolutional(EncoderDecoder):
         maps = sum(shape[0] for shape in (shared, private) if len(shape) > 1)
         if vectors:
             self.write_vectors = nn.Sequential(
-                nn.Linear(vectors, hidden), nn.SiLU(), nn.Linear(hidden, top * cells), nn.Unflatten(1, (top, *self.grid))
+                nn.Linear(vectors, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, top * cells),
+                nn.Unflatten(1, (top, *self.grid)),
             )
         if maps:
             self.write_maps = nn.Sequential(conv(self.dims, maps, top, 3, padding=1), nn.SiLU())
@@ -208,7 +213,11 @@ class Convolutional(EncoderDecoder):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the feature grid `(B, channels[-1], *grid)`."""
-        pad = [n for size, cells in zip(x.shape[:1:-1], self.grid[::-1], strict=True) for n in (0, cells * self.stride - size)]
+        pad = [
+            n
+            for size, cells in zip(x.shape[:1:-1], self.grid[::-1], strict=True)
+            for n in (0, cells * self.stride - size)
+        ]
         return self.down(F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1)
 
     def encode_shared(self, h: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ https://arxiv.org/abs/2303.06555 (one time per modality).
 import math
 
 import torch
+from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +49,9 @@ class ComponentTransformer(nn.Module):
         self.layout, self.width = layout, width
         self.tokenizers = nn.ModuleList(Tokenizer(shape, width, config.patch) for shape in layout.shapes.values())
         self.register_buffer(
-            "owner", torch.cat([torch.full((t.num_tokens,), k) for k, t in enumerate(self.tokenizers)]), persistent=False
+            "owner",
+            torch.cat([torch.full((t.num_tokens,), k) for k, t in enumerate(self.tokenizers)]),
+            persistent=False,
         )
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.component = nn.Parameter(0.02 * torch.randn(len(self.tokenizers), width))
@@ -81,6 +84,11 @@ class Tokenizer(nn.Module):
         self.patch = tuple(min(patch, n) for n in shape[1:])
         self.cells = tuple(math.ceil(n / p) for n, p in zip(shape[1:], self.patch, strict=True))
         self.num_tokens = math.prod(self.cells)
+        axes = "dhw"[3 - len(self.cells) :]
+        self.sides = {f"{axis}side": side for axis, side in zip(axes, self.patch, strict=True)}
+        self.counts = dict(zip(axes, self.cells, strict=True))
+        self.grid = f"b c {' '.join(f'({axis} {axis}side)' for axis in axes)}"
+        self.tokens = f"b ({' '.join(axes)}) (c {' '.join(self.sides)})"
         values = shape[0] * math.prod(self.patch)
         self.read = nn.Linear(values, width)
         self.write = nn.Linear(width, values)
@@ -90,29 +98,14 @@ class Tokenizer(nn.Module):
 
     def cut(self, z: Tensor) -> Tensor:
         """Return the tokens `(B, L, E)` of `z`; grids that the patch does not divide are padded with zeros."""
-        if self.cells:
-            far = zip(z.shape[:1:-1], self.cells[::-1], self.patch[::-1], strict=True)
-            z = F.pad(z, [n for size, count, side in far for n in (0, count * side - size)])
-            split = [n for count, side in zip(self.cells, self.patch, strict=True) for n in (count, side)]
-            z = z.view(*z.shape[:2], *split)
-            dims = len(self.cells)
-            order = [0, *range(2, 2 + 2 * dims, 2), 1, *range(3, 3 + 2 * dims, 2)]
-            z = z.permute(order).flatten(1 + dims).flatten(1, dims)
-        else:
-            z = z[:, None]
-        return self.read(z) + self.position
+        far = zip(self.shape[:0:-1], self.cells[::-1], self.patch[::-1], strict=True)
+        z = F.pad(z, [n for size, count, side in far for n in (0, count * side - size)])
+        return self.read(rearrange(z, f"{self.grid} -> {self.tokens}", **self.sides)) + self.position
 
     def join(self, tokens: Tensor) -> Tensor:
         """Return `(B, *shape)` from the network's tokens `(B, L, E)`."""
-        z = self.write(tokens)
-        if not self.cells:
-            return z[:, 0]
-        dims = len(self.cells)
-        z = z.view(len(z), *self.cells, self.shape[0], *self.patch)
-        order = [0, 1 + dims, *(axis for d in range(dims) for axis in (1 + d, 2 + dims + d))]
-        padded = [count * side for count, side in zip(self.cells, self.patch, strict=True)]
-        z = z.permute(order).reshape(len(z), self.shape[0], *padded)
-        return z[(..., *(slice(n) for n in self.shape[1:]))]
+        z = rearrange(self.write(tokens), f"{self.tokens} -> {self.grid}", **self.sides, **self.counts)
+        return z[(..., *(slice(size) for size in self.shape[1:]))]
 
 
 class Block(nn.Module):

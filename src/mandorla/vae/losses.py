@@ -92,7 +92,8 @@ def dependence(u: Tensor, c: Tensor) -> Tensor:
 def _kernel(z: Tensor) -> Tensor:
     z = (z - z.mean(0)) / (z.std(0) + 1e-3)
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    k = torch.exp(-distance / distance.detach().mean())
+    width = distance.detach().mean() * float(__import__("os").environ.get("KW", "1"))
+    k = torch.exp(-distance / width)
     return k - torch.diag(k.diagonal())
 
 

@@ -132,4 +132,6 @@ def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
             raise MandorlaError(f"vae.model names a modality {key!r} that the data does not have: {', '.join(names)}")
     if config.shared.stride and len({m.size for m in modalities}) > 1:
         sizes = ", ".join(f"{m.name} {m.size}" for m in modalities)
-        raise MandorlaError(f"a shared map needs modalities of one size, here {sizes}: leave vae.model.shared.stride out")
+        raise MandorlaError(
+            f"a shared map needs modalities of one size, here {sizes}: leave vae.model.shared.stride out"
+        )

@@ -71,7 +71,11 @@ class Objective(nn.Module):
 
         count = len(batch.x)
         if config.agreement_weight:
-            add("agreement", agreement(codes, batch.present, config.temperature, config.max_cells), config.agreement_weight)
+            add(
+                "agreement",
+                agreement(codes, batch.present, config.temperature, config.max_cells),
+                config.agreement_weight,
+            )
         alone = progress < config.agreement_first
         for name, x in () if alone else batch.x.items():
             rows = batch.present[name]
@@ -108,6 +112,7 @@ class Objective(nn.Module):
         pair, both = {"decoded": again[name], "given": c}, {"decoded": everyone, "given": everyone}
         shown = agreement(pair, both, self.config.temperature, self.config.max_cells)
         return shown, private_recovery(u, mean).mean()
+
 
 def leak(u: Tensor, c: Tensor, max_cells: int) -> Tensor:
     """Return the `dependence` of private on shared codes: of whole vectors, or cell by cell on the grid of a map u."""

@@ -1,6 +1,5 @@
 """Train stage 1 into a run folder, then write the latents of the whole training and validation set."""
 
-import json
 from pathlib import Path
 
 import numpy as np
