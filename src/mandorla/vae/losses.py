@@ -78,8 +78,8 @@ def dependence(u: Tensor, c: Tensor) -> Tensor:
 
     The Hilbert-Schmidt independence criterion of two Gaussian kernels, without bias (about zero, of either sign, for
     independent rows) and normalised like a correlation, HSIC(u, c) / sqrt(HSIC(u, u) HSIC(c, c)). Columns are
-    standardised first: a code that says little, but says it clearly, counts in full. Each kernel is as wide as the mean
-    distance of its rows. Needs N >= 4.
+    standardised first: a code that says little, but says it clearly, counts in full. The width of each kernel
+    follows the mean distance of its rows. Needs N >= 4.
 
     References: Feature Selection via Dependence Maximization, Song et al., 2012, https://jmlr.org/papers/v13/song12a.html
     (Eq. 4); Similarity of Neural Network Representations Revisited, Kornblith et al., 2019,
@@ -89,10 +89,13 @@ def dependence(u: Tensor, c: Tensor) -> Tensor:
     return _hsic(k, l) / (_hsic(k, k) * _hsic(l, l)).clamp_min(1e-12).sqrt()
 
 
+_KERNEL_WIDTH = 0.3  # of the mean squared distance: wide kernels see means only, this one also what an MLP reads
+
+
 def _kernel(z: Tensor) -> Tensor:
     z = (z - z.mean(0)) / (z.std(0) + 1e-3)
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    width = distance.detach().mean() * float(__import__("os").environ.get("KW", "1"))
+    width = _KERNEL_WIDTH * distance.detach().mean()
     k = torch.exp(-distance / width)
     return k - torch.diag(k.diagonal())
 

@@ -43,7 +43,7 @@ class LossConfig(Settings):
     """weight of swap-and-re-encode"""
     swap_fraction: float = Field(0.5, gt=0, le=1)
     """share of each batch that is swapped and re-encoded"""
-    leak_weight: float = Field(1.0, ge=0)
+    leak_weight: float = Field(3.0, ge=0)
     """weight of the dependence of u on c"""
     shared_noise: float = Field(0.1, ge=0)
     """standard deviation of the noise on c (unit mean square) before decoding"""
