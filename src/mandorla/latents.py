@@ -83,7 +83,8 @@ class Whitening:
     def fit(cls, layout: Layout, batches: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> "Whitening":
         """Fit the statistics over all batches of `(components, present)`; rows that are not present do not count.
 
-        `present[name]` is bool `(B,)`. A channel that never varies gets a standard deviation of one.
+        `present[name]` is bool `(B,)`. A channel that never varies gets a standard deviation of one, a component
+        that no sample has a mean of zero as well.
         """
         total: dict[str, list[Tensor]] = {}
         for components, present in batches:
@@ -99,6 +100,7 @@ class Whitening:
         mean, std = {}, {}
         for name, shape in layout.shapes.items():
             count, first, second = total[name]
+            count = count.clamp_min(1)
             mu = first / count
             sigma = (second / count - mu.square()).clamp_min(0).sqrt()
             sigma = torch.where(sigma > 1e-6, sigma, 1.0)

@@ -69,19 +69,13 @@ class Mandorla:
     def encode(self, x: Data, present: Mapping[str, Tensor] | None = None) -> Latents:
         """Return the shared part, read from all modalities given, and the posterior mean of each one's private part.
 
-        `present[name]` (bool, `(B,)`) says which samples have a modality; left out, all have all that are given.
+        `present[name]` (bool, `(B,)`) says which samples have a modality; left out, all have all that are given. What
+        stands in `x` for a modality that a sample does not have is not looked at.
         """
-        tensors = self._checked(x)
-        count = len(next(iter(tensors.values())))
-        masks = {
-            name: torch.as_tensor(present[name] if present else np.ones(count, bool), device=self.device)
-            for name in tensors
-        }
-        if not torch.stack(list(masks.values())).any(0).all():
-            raise MandorlaError("a sample without any modality cannot be encoded")
+        tensors, masks = self._checked(x, present)
         parts = [
             encode_batch(self.vae, *({name: z[rows] for name, z in part.items()} for part in (tensors, masks))).latents
-            for rows in _chunks(count)
+            for rows in _chunks(len(next(iter(tensors.values()))))
         ]
         return _cat(parts)
 
@@ -107,26 +101,27 @@ class Mandorla:
         """
         known = {} if self.diffusion.config.mode == "joint" else {SHARED: self._shared_of_training(num, seed)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
-        latents = self._generate(known, wanted, range(num), seed, steps)
+        latents = self._generate(known, wanted, [(index,) for index in range(num)], seed, steps)
         return Samples(self.decode(latents), latents)
 
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
         """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
         names = self._names(wanted or self.vae.layout.modalities)
-        return self._generate({SHARED: shared}, names, range(len(shared)), seed)
+        return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
 
     def translate(self, x: Data, wanted: Sequence[str], num_samples: int = 1, seed: int = 0) -> dict[str, Tensor]:
         """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
 
-        The shared part is read once from what is given; the private parts of what is wanted are drawn.
+        The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
+        sample i depends on (seed, i, k) alone.
         """
         wanted = self._names(wanted)
         if both := [name for name in wanted if name in x]:
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted")
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
-        count = len(known[SHARED])
-        latents = self._generate(known, wanted, range(count), seed)
+        keys = [(index, draw) for index in range(len(encoded[SHARED])) for draw in range(num_samples)]
+        latents = self._generate(known, wanted, keys, seed)
         decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
 
@@ -151,6 +146,8 @@ class Mandorla:
         if part not in ("both", "shared", "private"):
             raise MandorlaError(f"part is both, shared or private, not {part!r}")
         first, last = self._latents(a), self._latents(b)
+        if len(first) != len(last):
+            raise MandorlaError(f"interpolate needs as many samples at both ends, not {len(first)} and {len(last)}")
         names = [name for name in first.private if name in last.private]
         frames = []
         for weight in torch.linspace(0, 1, num).tolist():
@@ -173,15 +170,22 @@ class Mandorla:
         return self._stage_2[0]
 
     def _generate(
-        self, known: Components, wanted: Sequence[str], indices: range, seed: int, steps: int | None = None
+        self,
+        known: Components,
+        wanted: Sequence[str],
+        keys: Sequence[tuple[int, ...]],
+        seed: int,
+        steps: int | None = None,
     ) -> Latents:
-        """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `indices[i]`."""
+        """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `keys[i]`."""
+        if not wanted or not keys:
+            raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
         diffusion, whitening = self._stage_2
         sampling = diffusion.config.sampling
         known = {name: z.to(self.device) for name, z in known.items()}
         parts = []
-        for rows in _chunks(len(indices)):
-            noise = sample_noise(self.vae.layout, seed, indices[rows])
+        for rows in _chunks(len(keys)):
+            noise = sample_noise(self.vae.layout, seed, keys[rows])
             noise = {name: noise[name].to(self.device) for name in diffusion.layout.shapes}
             here = {name: z[rows] for name, z in known.items()}
             drawn = diffusion.generate(
@@ -210,8 +214,11 @@ class Mandorla:
                 raise MandorlaError(f"unknown modality {name!r}{hint}; this model has {', '.join(known)}")
         return list(names)
 
-    def _checked(self, x: Data) -> dict[str, Tensor]:
-        """Return `x` as float32 tensors on the model's device. Raises MandorlaError for shapes or values that do not fit."""
+    def _checked(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
+        """Return `x` as float32 and `present` as bool tensors on the model's device.
+
+        Raises MandorlaError for shapes or values that do not fit.
+        """
         if not x:
             raise MandorlaError("no modality is given")
         shapes = {m.name: m.shape for m in self.modalities}
@@ -222,11 +229,22 @@ class Mandorla:
                 raise MandorlaError(
                     f"{name!r} has shape {tuple(value.shape)}, not (B, {', '.join(map(str, shapes[name]))})"
                 )
-            if not torch.isfinite(value).all():
-                raise MandorlaError(f"{name!r} has NaN or infinite values")
-        if len({len(value) for value in tensors.values()}) > 1:
+        counts = {len(value) for value in tensors.values()}
+        if len(counts) > 1:
             raise MandorlaError("modalities of different length: sample i must be at index i in each")
-        return tensors
+        if 0 in counts:
+            raise MandorlaError("no sample is given")
+        (count,) = counts
+        present = present or {name: np.ones(count, bool) for name in tensors}
+        masks = {name: torch.as_tensor(present.get(name, ()), dtype=torch.bool, device=self.device) for name in tensors}
+        for name, value in tensors.items():
+            if masks[name].shape != (count,):
+                raise MandorlaError(f"present must say for each of the {count} samples whether it has {name!r}")
+            if not torch.isfinite(value[masks[name]]).all():
+                raise MandorlaError(f"{name!r} has NaN or infinite values")
+        if not torch.stack(list(masks.values())).any(0).all():
+            raise MandorlaError("a sample without any modality cannot be encoded")
+        return tensors, masks
 
 
 def _chunks(count: int) -> Iterator[slice]:

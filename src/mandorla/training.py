@@ -74,9 +74,11 @@ def fit(
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
-    - `fetch(indices)` gives the batch of these training samples; `loss(module, batch, progress)` its loss and named terms
-    - `validate(module)` gives named figures of which `loss` decides what is best; `picture(module, path)` draws a PNG
-    - `export(module)` names the tensors that belong to the model: those of the best validation become `weights.safetensors`
+    - `fetch(indices)` gives the batch of these training samples
+    - `loss(module, batch, progress)` gives its loss and named terms
+    - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module, path)` draws a PNG
+    - `export(module)` names the tensors that belong to the model; those of the best validation become
+      `weights.safetensors`
 
     Raises MandorlaError if the loss stops being finite.
     """
@@ -108,19 +110,20 @@ def fit(
                 value, terms = loss(module.train(), batch, step / config.steps)
             optimizer.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
             optimizer.step()
             _lerp(average, module, min(config.ema, (1 + step) / (10 + step)))
             step += 1
-            log.add(terms)
+            log.add(terms | {"gradient": norm})
             progress.update(task, completed=step)
             last = step == config.steps
-            if step % 20 == 0 or last:
+            if any(step % every == 0 for every in (20, config.validate_every, config.checkpoint_every)) or last:
                 figures = log.write("train", step)
-                if not math.isfinite(figures["loss"]):
+                if not all(map(math.isfinite, figures.values())):
                     raise MandorlaError(
                         f"the loss of {title} is not finite at step {step}: lower training.learning_rate"
-                        f" (now {config.learning_rate:g}) or set training.precision to fp32; {folder} keeps the last good state"
+                        f" (now {config.learning_rate:g}) or set training.precision to fp32; {folder} keeps the last"
+                        " good state"
                     )
                 progress.update(task, figures="  ".join(f"{name} {v:.3g}" for name, v in figures.items()))
             if step % config.validate_every == 0 or last:
@@ -156,7 +159,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_samples: int) -> np
 
 
 def lr_schedule(progress: float, warmup: float) -> float:
-    """Return the factor on the learning rate at `progress` in [0, 1]: linear up to 1 at `warmup`, then a cosine to 0."""
+    """Return the factor on the learning rate at `progress` in [0, 1]: linearly to 1 at `warmup`, by a cosine to 0."""
     if progress < warmup:
         return (progress + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
@@ -216,8 +219,9 @@ def _restore(path: Path, module: nn.Module, average: nn.Module, optimizer) -> tu
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             name, _, entry = key.removeprefix("optimizer.").rpartition(".")
-            value = value if entry == "step" else value.to(parameters[name].device)
-            optimizer.state[parameters[name]][entry] = value
+            like = parameters[name]  # the fused optimiser pairs numbers by their place in memory: keep its layout
+            value = value if entry == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
+            optimizer.state[like][entry] = value
     return int(metadata["step"]), float(metadata["best"])
 
 
@@ -229,8 +233,11 @@ class _Log:
 
         self.path = folder / LOG
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        whole = [line for line in lines if line.endswith("}")]  # a killed training may leave half a line
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text("".join(line + "\n" for line in kept))
+        os.replace(part, self.path)
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self.waiting: list[dict[str, Tensor | float]] = []
 

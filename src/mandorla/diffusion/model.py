@@ -1,5 +1,8 @@
 """Stage 2: the flow over whitened latent components, trained by `loss`, used by `generate`."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,9 +71,8 @@ class Diffusion(nn.Module):
             raise MandorlaError("this stage 2 was trained in mode 'conditional': it needs the shared part as condition")
 
 
-def sample_noise(layout: Layout, seed: int, indices: range) -> Components:
-    """Return standard normal components for samples `indices`; each depends on (seed, its index) alone."""
+def sample_noise(layout: Layout, seed: int, keys: Sequence[tuple[int, ...]]) -> Components:
+    """Return standard normal components, one row for each of `keys`; a row depends on (seed, its key) alone."""
     size = sum(torch.Size(shape).numel() for shape in layout.shapes.values())
-    generator = torch.Generator()
-    rows = [torch.randn(size, generator=generator.manual_seed((seed << 32) + index)) for index in indices]
-    return layout.split(torch.stack(rows))
+    rows = [np.random.default_rng((seed, *key)).standard_normal(size, np.float32) for key in keys]
+    return layout.split(torch.from_numpy(np.stack(rows)))

@@ -29,19 +29,19 @@ def draw_times(
 
     A share `joint_share` of the samples lets all components travel together; in the others each component is known,
     wanted or unknown at random, at least one wanted. In mode "conditional" the shared component is always known.
-    Components that a sample does not have (`given[name]`, bool `(B,)`) are unknown and never travel.
+    Components that a sample does not have (`given[name]`, bool `(B,)`) are unknown and never travel; a sample without
+    any that may travel has none that does.
     """
     exists = torch.stack([given[name] for name in names], 1)
     size, device = exists.shape, exists.device
     role = torch.randint(0, 3, size, device=device)  # 0 unknown, 1 wanted, 2 known
     role[torch.rand(size[0], device=device) < joint_share] = 1
-    forced = torch.randint(0, size[1], (size[0], 1), device=device)
+    may_travel = exists.clone()
     if mode == "conditional":
-        shared = names.index(SHARED)
-        role[:, shared] = 2
-        others = torch.tensor([k for k in range(size[1]) if k != shared], device=device)
-        forced = others[torch.randint(0, len(others), (size[0], 1), device=device)]
-    role.scatter_(1, forced, 1)
+        may_travel[:, names.index(SHARED)] = False
+    role.scatter_(1, (torch.rand(size, device=device) * may_travel).argmax(1, keepdim=True), 1)
+    if mode == "conditional":
+        role[:, names.index(SHARED)] = 2
     role = torch.where(exists, role, 0)
     travels = role == 1
     t = torch.sigmoid(time_std * torch.randn(size[0], 1, device=device)).expand(size)
@@ -51,13 +51,12 @@ def draw_times(
 def flow_loss(velocity: Components, noise: Components, data: Components, travels: Tensor) -> tuple[Tensor, Components]:
     """Return the mean squared error of the velocity over travelling components, and its mean per component.
 
-    Each component counts alike, whatever its size. `travels` is bool `(B, K)` in the order of `data`.
+    Each component counts alike, whatever its size. `travels` is bool `(B, K)` in the order of `data`; where nothing
+    travels the loss is zero.
     """
-    errors = {name: (velocity[name] - (z - noise[name])).square().flatten(1).mean(1) for name, z in data.items()}
-    total = torch.stack(list(errors.values()), 1)[travels].mean()
-    parts = {
-        name: error[rows].mean().detach()
-        for (name, error), rows in zip(errors.items(), travels.unbind(1), strict=True)
-        if rows.any()
+    errors = {
+        name: (velocity[name][rows] - (z - noise[name])[rows]).square().flatten(1).mean(1)
+        for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True)
     }
-    return total, parts
+    total = torch.cat(list(errors.values())).sum() / travels.sum().clamp_min(1)
+    return total, {name: error.mean().detach() for name, error in errors.items() if len(error)}

@@ -44,7 +44,8 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
     tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
     if belongs_to(run) != vae_weights:
         raise MandorlaError(
-            f"{run / FOLDER} was trained on latents of other weights than {run / 'vae'} holds: delete it and train stage 2 again"
+            f"{run / FOLDER} was trained on latents of other weights than {run / 'vae'} holds: delete it and train"
+            " stage 2 again"
         )
     diffusion = Diffusion(load_settings(Recipe, path=run_config(run)).diffusion, layout)
     weights = {name: z for name, z in tensors.items() if not name.startswith(_WHITENING)}

@@ -34,9 +34,10 @@ def train_diffusion(recipe: Recipe) -> None:
     vae, vae_weights = load_vae(run)
     if belongs_to(run) not in (None, vae_weights):
         raise MandorlaError(
-            f"{run / FOLDER} was trained on the latents of another stage 1: delete it to train stage 2 on the present one"
+            f"{run / FOLDER} was trained on the latents of another stage 1: delete it to train stage 2 on the"
+            " present one"
         )
-    run = claim_run(recipe, ("diffusion",))
+    run = claim_run(recipe, ("diffusion", "seed"))
     seed = recipe.seed
     torch.manual_seed(seed)
     device = choose_device(recipe.device)
@@ -55,14 +56,15 @@ def train_diffusion(recipe: Recipe) -> None:
         return total, per_component | {"loss": total.detach()}
 
     def picture(trained: nn.Module, path: Path) -> None:
-        noise = sample_noise(vae.layout, seed, range(8))
+        noise = sample_noise(vae.layout, seed, [(index,) for index in range(min(8, len(chosen)))])
         known = whitening.whiten({SHARED: check.latents.shared[:8]}) if recipe.diffusion.mode != "joint" else {}
         wanted = [name for name in trained.layout.shapes if name not in known]
         move = {name: z.to(device) for name, z in noise.items()}
         drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, 8, "heun")
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
-        rows = [vae.decode(name, latents[SHARED], latents[name]) for name in vae.layout.modalities]
-        path.write_bytes(grid(rows))
+        shown = [m.name for m in vae.modalities if len(m.size) in (2, 3)]
+        if shown:
+            path.write_bytes(grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown]))
 
     fit(
         diffusion,

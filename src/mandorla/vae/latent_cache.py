@@ -36,7 +36,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Encoded:
-    """Hold encoded samples: posterior means in `latents`, standard deviations `(B, *shape)` and presence `(B,)` by modality.
+    """Hold B encoded samples: posterior means in `latents`, by modality standard deviations and presence `(B,)`.
 
     Where a modality is missing its mean and standard deviation are zero.
     """
@@ -58,7 +58,7 @@ class Encoded:
 
 @torch.no_grad()
 def encode_batch(vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor]) -> Encoded:
-    """Encode `x[name]` `(B, C, *size)` in [0, 1]; `present[name]` is bool `(B,)`, and each sample needs one modality."""
+    """Encode `x[name]` `(B, C, *size)` in [0, 1]; `present[name]` is bool `(B,)`, each sample needs one modality."""
     features, codes = vae.encode(x, present)
     shared = pool(codes, present)
     mean, std = {}, {}

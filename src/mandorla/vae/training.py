@@ -69,12 +69,18 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch, path: Path) -> None:
-    """Draw per modality: data, reconstruction, and the shared part of each sample with the next one's private part."""
+    """Draw per modality: data, reconstruction, and the shared part of each sample with another one's private part.
+
+    Signals and plain vectors are no pictures: they are left out.
+    """
     features, codes = vae.encode(batch.x, batch.present)
     whole = pool(codes, batch.present)
     rows = []
     for name, x in batch.x.items():
         here = batch.present[name]
+        if x.ndim not in (4, 5) or not here.any():
+            continue
         u, _ = vae.posterior(name, features[name], whole[here])
         rows += [x[here], vae.decode(name, whole[here], u), vae.decode(name, whole[here], u.roll(1, 0))]
-    path.write_bytes(grid(rows))
+    if rows:
+        path.write_bytes(grid(rows))
