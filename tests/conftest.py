@@ -1,4 +1,11 @@
-"""Rules for all tests: what is marked `gpu` is skipped where torch sees no CUDA device."""
+"""Rules for all tests, and runs that many of them look at.
+
+What is marked `gpu` is skipped where torch sees no CUDA device. A run is trained once and not to be changed: tests that
+write into one take `copy_of`.
+"""
+
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,3 +19,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _train(recipe) -> Path:
+    from mandorla.diffusion.training import train_diffusion
+    from mandorla.vae.training import train_vae
+
+    train_vae(recipe)
+    train_diffusion(recipe)
+    return Path(recipe.run)
+
+
+@pytest.fixture(scope="session")
+def polydigits_run(tmp_path_factory) -> Path:
+    """Return a run of three modalities with vector latents."""
+    from tiny import tiny_recipe
+
+    return _train(tiny_recipe(tmp_path_factory.mktemp("runs") / "polydigits"))
+
+
+@pytest.fixture(scope="session")
+def phantom_run(tmp_path_factory) -> Path:
+    """Return a run of two modalities with map latents, of a size that no stride divides."""
+    from tiny import tiny_recipe
+
+    return _train(tiny_recipe(tmp_path_factory.mktemp("runs") / "phantom", "phantom"))
+
+
+@pytest.fixture(scope="session")
+def signals_run(tmp_path_factory) -> Path:
+    """Return a run of two one-dimensional modalities of different length, one missing for a third of the samples."""
+    from tiny import signals_recipe
+
+    return _train(signals_recipe(tmp_path_factory.mktemp("runs") / "signals", tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """Return a function that copies a run, to be changed."""
+
+    def copy(run: Path) -> Path:
+        return shutil.copytree(run, tmp_path / run.name)
+
+    return copy

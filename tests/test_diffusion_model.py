@@ -1,0 +1,126 @@
+"""Stage 2 with a network that is exact: on Gaussian components every question has a known answer."""
+
+import pytest
+import torch
+from oracles import GaussianFlow, GaussianNetwork, affine_map
+
+from mandorla.diffusion.config import DiffusionConfig
+from mandorla.diffusion.model import Diffusion, sample_noise
+from mandorla.errors import MandorlaError
+from mandorla.latents import Layout
+from mandorla.nets.transformer import TransformerConfig
+
+LAYOUT = Layout({"shared": (2,), "t1": (2, 1, 2), "t2": (3,)})
+PLACES = {"shared": [0, 1], "t1": [2, 3, 4, 5], "t2": [6, 7, 8]}
+SMALL = TransformerConfig(width=16, depth=1, heads=2)
+
+
+def exact(mode: str = "joint") -> Diffusion:
+    """Return a stage 2 that answers exactly for a Gaussian over all its components."""
+    diffusion = Diffusion(DiffusionConfig(mode=mode, network=SMALL), LAYOUT)
+    size = sum(len(PLACES[name]) for name in diffusion.layout.shapes)
+    diffusion.network = GaussianNetwork(diffusion.layout, GaussianFlow.draw(size))
+    return diffusion
+
+
+def drawn(diffusion: Diffusion, known: dict[str, torch.Tensor], wanted: list[str]):
+    """Return mean and covariance of the `wanted` components given one `known` sample."""
+    layout = diffusion.layout
+    size = sum(torch.Size(shape).numel() for shape in layout.shapes.values())
+
+    def transport(noise: torch.Tensor) -> torch.Tensor:
+        given = {name: z.expand(len(noise), *z.shape[1:]) for name, z in known.items()}
+        out = diffusion.generate(layout.split(noise), given, wanted, 100, "heun")
+        return Layout({name: layout.shapes[name] for name in wanted}).join(out)
+
+    mean, matrix = affine_map(transport, size)
+    return mean, matrix @ matrix.T
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], ["shared", "t1", "t2"]),
+        (["shared"], ["t1", "t2"]),
+        (["shared"], ["t2"]),
+        (["t1"], ["shared", "t2"]),
+        (["shared", "t2"], ["t1"]),
+        ([], ["t2"]),
+    ],
+)
+def test_conditionals_of_a_gaussian(given, wanted):
+    """What is neither given nor wanted must not matter: the answer is the conditional without it."""
+    diffusion = exact()
+    known = {name: torch.randn(1, *LAYOUT.shapes[name], dtype=torch.float64) for name in given}
+    mean, covariance = drawn(diffusion, known, wanted)
+    at = [place for name in wanted for place in PLACES[name]]
+    seen = [place for name in given for place in PLACES[name]]
+    value = torch.cat([z.flatten() for z in known.values()]) if known else torch.empty(0)
+    truth = diffusion.network.flow.conditional(at, seen, value)
+    torch.testing.assert_close(mean, truth[0], atol=2e-3, rtol=0)
+    torch.testing.assert_close(covariance, truth[1], atol=2e-3, rtol=0)
+
+
+def test_mode_private_leaves_the_shared_part_out():
+    diffusion = exact("private")
+    assert list(diffusion.layout.shapes) == ["t1", "t2"]
+    mean, covariance = drawn(diffusion, {"shared": torch.randn(1, 2)}, ["t1", "t2"])
+    torch.testing.assert_close(mean, diffusion.network.flow.mean, atol=2e-3, rtol=0)
+    torch.testing.assert_close(covariance, diffusion.network.flow.covariance, atol=2e-3, rtol=0)
+
+
+def test_modes_refuse_what_they_did_not_learn():
+    noise = sample_noise(LAYOUT, 0, [(0,)])
+    for mode in ("conditional", "private"):
+        with pytest.raises(MandorlaError, match="use mode joint"):
+            exact(mode).generate(noise, {}, ["shared"], 2, "heun")
+    with pytest.raises(MandorlaError, match="needs the shared part"):
+        exact("conditional").generate(noise, {}, ["t1"], 2, "heun")
+
+
+@pytest.mark.parametrize("mode", ["joint", "conditional", "private"])
+def test_loss_is_smallest_at_the_exact_velocity(mode):
+    diffusion = exact(mode)
+    size = len(diffusion.network.flow.mean)
+    data = {"shared": torch.zeros(4000, 2, dtype=torch.float64)}
+    data |= diffusion.layout.split(diffusion.network.flow.transport(torch.randn(4000, size, dtype=torch.float64)))
+    given = {name: torch.ones(4000, dtype=torch.bool) for name in LAYOUT.shapes}
+    losses = {}
+    for factor in (0.9, 1.0, 1.1):
+        diffusion.network.register_forward_hook(lambda _, __, out, f=factor: {n: f * z for n, z in out.items()})
+        torch.manual_seed(1)
+        losses[factor] = diffusion.loss(data, given)[0].item()
+        diffusion.network._forward_hooks.clear()
+    assert losses[1.0] < min(losses[0.9], losses[1.1])
+
+
+def test_missing_components_give_no_information():
+    diffusion = Diffusion(DiffusionConfig(network=SMALL), LAYOUT)
+    for parameter in diffusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    data = {name: torch.randn(8, *shape) for name, shape in LAYOUT.shapes.items()}
+    given = {name: torch.ones(8, dtype=torch.bool) for name in LAYOUT.shapes}
+    given["t2"][:] = False
+    values = []
+    for content in (0.0, 5.0):
+        torch.manual_seed(0)
+        total, parts = diffusion.loss(data | {"t2": torch.full((8, 3), content)}, given)
+        assert "t2" not in parts
+        values.append(total.item())
+    assert values[0] == values[1]
+
+
+def test_noise_depends_on_seed_and_key_alone():
+    noise = sample_noise(LAYOUT, 3, [(0,), (1,), (2,)])
+    again = sample_noise(LAYOUT, 3, [(2,), (0,)])
+    other = sample_noise(LAYOUT, 4, [(0,), (1,), (2,)])
+    for name, shape in LAYOUT.shapes.items():
+        assert noise[name].shape == (3, *shape)
+        assert torch.equal(noise[name][[2, 0]], again[name])
+        assert not torch.isclose(noise[name], other[name]).any(), "another seed is another noise"
+    assert not torch.isclose(noise["t2"][0], noise["t2"][1]).any()
+    assert not torch.isclose(sample_noise(LAYOUT, 3, [(0, 1)])["t2"], noise["t2"]).any()
+    many = LAYOUT.join(sample_noise(LAYOUT, 0, [(i,) for i in range(3000)]))
+    assert many.mean().item() == pytest.approx(0, abs=4 / many.numel() ** 0.5)
+    assert many.var().item() == pytest.approx(1, abs=4 * (2 / many.numel()) ** 0.5)
+    assert sample_noise(LAYOUT, 2**40, [(0,)])["t2"].isfinite().all(), "large seeds are seeds as well"

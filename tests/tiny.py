@@ -1,0 +1,76 @@
+"""Runs small enough for tests: a few steps of tiny networks, on one core in about a second per stage."""
+
+import json
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mandorla.training
+from mandorla.recipe import Recipe, read_recipe
+
+_SIZES = [
+    "device=cpu",
+    "vae.model.encoder_decoder.channels=[8, 8]",
+    "vae.model.encoder_decoder.hidden=16",
+    "vae.loss.agreement_first=0.3",
+    "diffusion.network={width: 16, depth: 1, heads: 2, patch: 2}",
+    "diffusion.sampling.steps=3",
+    *(
+        f"{stage}.training.{key}"
+        for stage in ("vae", "diffusion")
+        for key in ("steps=6", "batch_size=16", "checkpoint_every=2", "validate_every=3", "picture_every=6")
+    ),
+]
+POLYDIGITS = ["data.num_train=200", "data.num_val=40", "data.num_test=20", "vae.model.shared.channels=4"]
+PHANTOM = [
+    "data={kind: phantom, size: [18, 22], num_train: 40, num_val: 10, num_test: 10}",
+    "vae.model.shared={channels: 3, stride: 4}",
+    "vae.model.private={channels: 2, stride: 8}",
+    "vae.model.encoder_decoder.patch=2",
+]
+
+
+def tiny_recipe(run: Path, name: str = "polydigits", *more: str) -> Recipe:
+    """Return the shipped recipe `name`, made tiny, changed by `more`."""
+    own = {"polydigits": POLYDIGITS, "phantom": PHANTOM}[name]
+    return read_recipe(name, [f"run={json.dumps(str(run))}", *own, *_SIZES, *more])
+
+
+def signals_recipe(run: Path, root: Path, *more: str) -> Recipe:
+    """Return a recipe for one-dimensional data that it writes into `root`: two unlike signals, one missing at times."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        root / "signals.npz",
+        a=rng.random((60, 19), np.float32),
+        b=rng.random((60, 11, 2), np.float32),
+        present=np.arange(60) % 3 > 0,
+    )
+    images = "{pressure: 'signals.npz:a', flow: 'signals.npz:b'}"
+    data = f"data={{kind: arrays, root: {json.dumps(str(root))}, dimensions: 1, images: {images},"
+    return tiny_recipe(run, "phantom", data + " present: {flow: 'signals.npz:present'}}", *_VECTORS, *more)
+
+
+_VECTORS = ["vae.model.shared={channels: 3}", "vae.model.private={channels: 2}"]
+
+
+@contextmanager
+def interrupted(step: int):
+    """Stop a training that begins inside when it asks for the batch of `step`, as Control-C does."""
+
+    def stop(seed: int, at: int, batch_size: int, num_samples: int) -> np.ndarray:
+        if at == step:
+            raise KeyboardInterrupt
+        return indices(seed, at, batch_size, num_samples)
+
+    indices = mandorla.training.batch_indices
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mandorla.training, "batch_indices", stop)
+        yield
+
+
+def contents(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Return the bytes of the files `names` in `folder`."""
+    return {name: (folder / name).read_bytes() for name in names}
