@@ -1,7 +1,7 @@
 """Exact answers for Gaussian data: what the flow, its samplers and its conditionals must give.
 
-Data x_1 ~ N(mean, covariance), noise x_0 ~ N(0, I) independent of it, x_t = (1 - t) x_0 + t x_1 with a time of its own for
-each coordinate (T the diagonal matrix of times). Both are jointly Gaussian, so with S = T covariance T + (I - T)^2
+Data x_1 ~ N(mean, covariance), noise x_0 ~ N(0, I) independent of it, x_t = (1 - t) x_0 + t x_1 with a time of its
+own for each coordinate; T is the diagonal matrix of the times. With S = T covariance T + (I - T)^2
 
     E[x_1 - x_0 | x_t] = mean + (covariance T - (I - T)) S^-1 (x_t - T mean).
 

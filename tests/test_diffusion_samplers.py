@@ -28,10 +28,8 @@ def test_error_falls_at_the_order_of_the_sampler(name, order):
     noise = torch.randn(64, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     steps = np.array([4, 8, 16, 32, 64])
     exact = FLOW.transport(noise)
-    errors = [
-        (SAMPLERS[name].integrate(FLOW.velocity, noise, n) - exact).square().mean().sqrt().item()
-        for n in steps.tolist()
-    ]
+    samples = [SAMPLERS[name].integrate(FLOW.velocity, noise, num) for num in steps.tolist()]
+    errors = [(x - exact).square().mean().sqrt().item() for x in samples]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-order, abs=0.3)
 

@@ -1,0 +1,120 @@
+"""The transformer of stage 2: tokens cut and joined, components at times of their own."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from mandorla.latents import Layout
+from mandorla.nets.transformer import ComponentTransformer, Tokenizer, TransformerConfig, time_features
+
+LAYOUT = Layout({"shared": (3,), "t1": (2, 5), "t2": (2, 4, 3), "ct": (1, 2, 3, 3)})
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(7,), (3, 6), (2, 5), (3, 4, 6), (2, 5, 7), (1, 1, 1), (2, 4, 2, 6), (2, 3, 5, 2)])
+def test_cut_and_join_are_inverse(shape, patch):
+    """With reading and writing set to the identity, what is cut comes back, also where the patch does not divide."""
+    values = shape[0] * min(patch, shape[1] if shape[1:] else 1) * 64  # wide enough for any token
+    tokenizer = Tokenizer(shape, values, patch).double()
+    size = tokenizer.read.in_features
+    with torch.no_grad():
+        tokenizer.position.zero_()
+        tokenizer.read.bias.zero_()
+        tokenizer.read.weight.copy_(torch.eye(values, size))
+        tokenizer.write.weight.copy_(torch.eye(size, values))
+    z = torch.randn(3, *shape, dtype=torch.float64)
+    tokens = tokenizer.cut(z)
+    assert tokens.shape == (3, tokenizer.num_tokens, values)
+    assert torch.equal(tokenizer.join(tokens), z)
+
+
+def test_tokens_are_patches():
+    tokenizer = Tokenizer((1, 4, 4), 4, 2)
+    with torch.no_grad():
+        tokenizer.position.zero_()
+        tokenizer.read.bias.zero_()
+        tokenizer.read.weight.copy_(torch.eye(4))
+    z = torch.arange(16.0).view(1, 1, 4, 4)
+    expected = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert tokenizer.cut(z)[0].tolist() == expected
+
+
+def trained(seed: int = 0) -> ComponentTransformer:
+    """Return a network none of whose weights is zero, as at the start they are."""
+    torch.manual_seed(seed)
+    network = ComponentTransformer(TransformerConfig(width=16, depth=2, heads=2), LAYOUT)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def components(num: int) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(num, *shape) for name, shape in LAYOUT.shapes.items()}
+
+
+def test_output_has_the_shape_of_the_components():
+    for num in (1, 4):
+        out = trained()(components(num), torch.rand(num, 4))
+        assert {name: tuple(z.shape) for name, z in out.items()} == {
+            name: (num, *shape) for name, shape in LAYOUT.shapes.items()
+        }
+
+
+def test_first_output_is_zero():
+    """The network begins as the best constant guess: its last layer is zero."""
+    out = ComponentTransformer(TransformerConfig(width=16, depth=1), LAYOUT)(components(2), torch.rand(2, 4))
+    assert all((z == 0).all() for z in out.values())
+
+
+@torch.no_grad()
+def test_every_output_sees_every_component_and_every_time():
+    network, z, times = trained(), components(3), torch.rand(3, 4)
+    out = network(z, times)
+    for k, name in enumerate(LAYOUT.shapes):
+        moved = network(z | {name: z[name] + 1}, times)
+        other = times.clone()
+        other[:, k] = 1 - other[:, k]
+        later = network(z, other)
+        for target in LAYOUT.shapes:
+            assert not torch.allclose(out[target], moved[target], atol=1e-4), (name, target)
+            assert not torch.allclose(out[target], later[target], atol=1e-4), (name, target)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", ["last", "block"])
+def test_the_time_of_a_component_modulates_its_own_tokens(layer):
+    """Without attention, and modulated in one place only, an output follows the time of its own component alone."""
+    network, z, times = trained(), components(3), torch.rand(3, 4)
+    for block in network.blocks:
+        block.merge.weight.zero_()
+    for module in network.blocks if layer == "last" else [network]:
+        module.modulate.weight.zero_()
+    out = network(z, times)
+    for k, name in enumerate(LAYOUT.shapes):
+        other = times.clone()
+        other[:, k] = 1 - other[:, k]
+        later = network(z, other)
+        for target in LAYOUT.shapes:
+            assert torch.equal(later[target], out[target]) == (target != name), (name, target)
+
+
+@torch.no_grad()
+def test_samples_do_not_see_each_other():
+    network, z, times = trained(), components(4), torch.rand(4, 4)
+    whole = network(z, times)
+    alone = network({name: x[2:3] for name, x in z.items()}, times[2:3])
+    for name in z:
+        torch.testing.assert_close(alone[name], whole[name][2:3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_time_features_tell_times_apart(width):
+    times = torch.linspace(0, 1, 101)
+    features = time_features(times, width)
+    assert features.shape == (101, width)
+    assert torch.cdist(features, features).fill_diagonal_(9).min() > 1e-3
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(ValidationError, match="heads 3 must divide width 16"):
+        TransformerConfig(width=16, heads=3)

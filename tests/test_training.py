@@ -1,0 +1,237 @@
+"""The loop of both stages: keyed batches, moving average, and a resumed training that equals an uninterrupted one."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import interrupted, same_training
+from torch import nn
+
+import mandorla
+from mandorla import training
+from mandorla.errors import MandorlaError
+from mandorla.training import TrainingConfig, batch_indices, choose_device, fit, load_tensors, lr_schedule, save_tensors
+
+X = torch.randn(50, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    """Return a network with what can go wrong in a resume: statistics, and weights that lie channels-last in memory."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.SiLU(), nn.Conv2d(3, 2, 3)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def train(folder: Path, module: nn.Module | None = None, *, bad_step: int = -1, **settings) -> nn.Module:
+    """Train to denoise; the noise comes from the generator that `fit` keys."""
+    module = module or network()
+
+    def loss(trained, x, progress):
+        value = (trained(x + torch.randn_like(x)) - x[..., 2:-2, 2:-2]).square().mean()
+        if round(progress * config.steps) == bad_step:
+            value = value * torch.nan
+        return value, {"loss": value.detach(), "progress": torch.tensor(progress)}
+
+    config = TrainingConfig(**({"steps": 12, "batch_size": 8, "checkpoint_every": 4, "validate_every": 5} | settings))
+    fit(
+        module,
+        config,
+        folder,
+        seed=3,
+        num_samples=len(X),
+        fetch=lambda indices: X[indices],
+        loss=loss,
+        validate=lambda trained: {"loss": trained(X).square().mean().item()},
+        picture=lambda trained, path: path.write_bytes(b"picture"),
+        export=lambda trained: trained.state_dict(),
+        title="test",
+    )
+    return module
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_equals_uninterrupted(tmp_path, precision):
+    """Bitwise: weights, moving average, optimiser, best weights and every figure."""
+    train(tmp_path / "whole", precision=precision)
+    for step in (6, 9, 11):
+        with interrupted(step):
+            train(tmp_path / "parts", precision=precision)
+        assert load_tensors(tmp_path / "parts" / "last.safetensors")[1]["step"] == str(step // 4 * 4)
+    train(tmp_path / "parts", precision=precision)
+    assert same_training(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_finished_training_is_left_alone(tmp_path):
+    train(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    train(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from test_training import train
+train(Path(sys.argv[1]), steps=60, checkpoint_every=3, validate_every=7)
+"""
+
+
+def test_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
+    """SIGKILL at a random moment: whatever was being written, the next call ends where an uninterrupted one does."""
+    train(tmp_path / "whole", steps=60, checkpoint_every=3, validate_every=7)
+    paths = [str(Path(mandorla.__file__).parents[1]), str(Path(__file__).parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "killed")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "last.safetensors").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    train(tmp_path / "killed", steps=60, checkpoint_every=3, validate_every=7)
+    assert same_training(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_half_a_line_of_figures_is_dropped(tmp_path):
+    train(tmp_path / "whole")
+    with interrupted(9):
+        train(tmp_path / "parts")
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "part": "tr')
+    train(tmp_path / "parts")
+    assert same_training(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_figures_are_means_since_the_last_line_and_parts_do_not_mix(tmp_path):
+    train(tmp_path, steps=30, checkpoint_every=100, validate_every=25)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["part"]) for line in lines] == [
+        (20, "train"),
+        (25, "train"),
+        (25, "val"),
+        (30, "train"),
+        (30, "val"),
+    ]
+    assert lines[0]["progress"] == pytest.approx(np.mean(range(20)) / 30)
+    assert lines[1]["progress"] == pytest.approx(np.mean(range(20, 25)) / 30)
+    assert set(lines[2]) == {"step", "part", "loss"}
+
+
+def test_moving_average(tmp_path):
+    """Exported are weights averaged with decay min(ema, (1 + k) / (10 + k)), and the statistics as they are."""
+    seen, module = [], network()
+    module.register_forward_pre_hook(lambda m, _: seen.append(m[0].weight.detach().clone()) if m.training else None)
+    train(tmp_path, module, steps=6, ema=0.3, validate_every=6)
+    average = seen[0]
+    for k, weight in enumerate([*seen[1:], module[0].weight.detach()]):
+        decay = min(0.3, (1 + k) / (10 + k))
+        average = decay * average + (1 - decay) * weight
+    exported, _ = load_tensors(tmp_path / "weights.safetensors")
+    torch.testing.assert_close(exported["0.weight"], average, atol=1e-6, rtol=0)
+    assert torch.equal(exported["1.running_mean"], module[1].running_mean)
+
+
+def test_the_best_weights_are_kept(tmp_path, monkeypatch):
+    """Validation gets worse after the second: the weights of that one stay."""
+    saved = []
+    monkeypatch.setattr(training, "save_tensors", lambda path, *rest: saved.append(path.name))
+    losses = iter([3.0, 1.0, 2.0, 5.0])
+    module = network()
+    fit(
+        module,
+        TrainingConfig(steps=8, batch_size=4, validate_every=2, checkpoint_every=100),
+        tmp_path,
+        seed=0,
+        num_samples=50,
+        fetch=lambda indices: X[indices],
+        loss=lambda m, x, p: (m(x).square().mean(), {"loss": torch.zeros(())}),
+        validate=lambda m: {"loss": next(losses)},
+        picture=lambda m, path: None,
+        export=lambda m: m.state_dict(),
+        title="test",
+    )
+    assert saved == ["weights.safetensors"] * 2 + ["last.safetensors"]
+
+
+@pytest.mark.parametrize("bad_step", [0, 5, 11])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, bad_step):
+    with pytest.raises(MandorlaError, match="lower training.learning_rate"):
+        train(tmp_path, bad_step=bad_step)
+    state = tmp_path / "last.safetensors"
+    assert state.is_file() == (bad_step >= 4)
+    if state.is_file():
+        tensors, metadata = load_tensors(state)
+        assert int(metadata["step"]) <= bad_step
+        assert all(z.isfinite().all() for z in tensors.values())
+
+
+def test_an_infinite_gradient_stops_as_well(tmp_path):
+    module = network()
+    module[0].weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(MandorlaError, match="not finite at step 4"):
+        train(tmp_path, module)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_batches_pass_over_all_samples():
+    seen = np.concatenate([batch_indices(5, step, 16, 50) for step in range(25)])
+    turns = seen.reshape(8, 50)
+    for turn in turns:
+        assert sorted(turn) == list(range(50))
+    assert not (turns[0] == turns[1]).all()
+    assert not (batch_indices(5, 0, 16, 50) == batch_indices(6, 0, 16, 50)).all()
+    assert sorted(batch_indices(0, 3, 256, 20)) == list(range(20)), "a batch is never larger than the data"
+
+
+def test_lr_schedule():
+    steps = np.linspace(0, 1, 1001)[:-1]
+    rates = np.array([lr_schedule(p, 0.1) for p in steps])
+    assert 0 < rates[0] < 0.02
+    assert rates.argmax() == 100
+    assert rates.max() == pytest.approx(1, abs=0.01)
+    assert (np.diff(rates[:100]) > 0).all()
+    assert (np.diff(rates[100:]) < 0).all()
+    assert lr_schedule(1.0, 0.1) == pytest.approx(0)
+    assert lr_schedule(0.0, 0.0) == 1
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.arange(3)}, {"step": "1"})
+
+    def broken(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(training, "save_file", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_tensors(path, {"x": torch.arange(9)})
+    tensors, metadata = load_tensors(path)
+    assert tensors["x"].tolist() == [0, 1, 2]
+    assert metadata == {"step": "1"}
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(MandorlaError, match="is missing: train this stage first"):
+        load_tensors(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(MandorlaError, match="cannot be read .* delete it and train this stage again"):
+        load_tensors(tmp_path / "bad.safetensors")
+
+
+def test_choose_device(monkeypatch):
+    assert choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(MandorlaError, match="no CUDA device"):
+        choose_device("cuda")

@@ -1,0 +1,165 @@
+"""The loss of stage 1: every term reaches what it should, and nothing else."""
+
+import pytest
+import torch
+
+from mandorla.data.dataset import Batch, Modality, all_present
+from mandorla.nets.encoder_decoder import ConvolutionalConfig
+from mandorla.vae.model import VAE, LatentConfig, ModelConfig
+from mandorla.vae.objective import LossConfig, Objective, frozen, leak
+
+SMALL = ConvolutionalConfig(channels=(6, 8), hidden=12)
+MODALITIES = tuple(Modality(name, 1, (10, 13)) for name in ("t1", "t2", "pd"))
+VECTOR, MAP = LatentConfig(channels=3), LatentConfig(channels=2, stride=4)
+OFF = {"kl_weight": 0.0, "agreement_weight": 0.0, "swap_weight": 0.0, "leak_weight": 0.0, "agreement_first": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build(shared=VECTOR, private=VECTOR, **loss) -> Objective:
+    config = ModelConfig(shared=shared, private=private, encoder_decoder=SMALL)
+    return Objective(VAE(config, MODALITIES), LossConfig(**loss))
+
+
+def batch(num: int = 12) -> Batch:
+    x = {m.name: torch.rand(num, *m.shape) for m in MODALITIES}
+    return Batch(x, all_present(x))
+
+
+def reached(objective: Objective, part: str) -> bool:
+    """Return whether a gradient came to the weights whose name contains `part`."""
+    named = [p for name, p in objective.named_parameters() if part in name]
+    assert named, part
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in named)
+
+
+@pytest.mark.parametrize("shared", [VECTOR, MAP])
+@pytest.mark.parametrize("private", [VECTOR, MAP])
+def test_all_terms_are_finite_and_reach_every_weight(shared, private):
+    objective = build(shared, private)
+    loss, terms = objective(batch())
+    expected = {"reconstruction", "kl", "agreement", "swap_shared", "swap_private", "leak", "loss"}
+    assert set(terms) == expected
+    assert all(term.isfinite() for term in terms.values())
+    assert not any(term.requires_grad for term in terms.values())
+    loss.backward()
+    idle = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not idle
+
+
+def test_weights_weigh():
+    weights = {"kl_weight": 2.0, "agreement_weight": 3.0, "swap_weight": 5.0, "leak_weight": 7.0}
+    objective = build(agreement_first=0.0, **weights)
+    _, terms = objective(batch())
+    values = 10 * 13
+    expected = (
+        terms["reconstruction"]
+        + 2 * terms["kl"] / values
+        + 3 * terms["agreement"]
+        + 5 * (terms["swap_shared"] + terms["swap_private"])
+        + 7 * terms["leak"]
+    )
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_a_weight_of_zero_switches_a_term_off():
+    _, terms = build(**OFF)(batch())
+    assert set(terms) == {"reconstruction", "kl", "loss"}, "kl costs nothing and is told in any case"
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"])
+
+
+def test_agreement_comes_first_and_alone():
+    objective = build(agreement_first=0.5)
+    assert set(objective(batch(), 0.49)[1]) == {"agreement", "loss"}
+    assert "reconstruction" in objective(batch(), 0.5)[1]
+
+
+def test_a_modality_does_not_write_its_own_content_into_the_shared_code():
+    """With nothing but t1 present, reconstruction must not reach the head that reads c from t1."""
+    objective = build(**OFF)
+    only = batch()
+    for name in ("t2", "pd"):
+        only.present[name][:] = False
+    objective(only)[0].backward()
+    assert not reached(objective, "t1.read_shared")
+    assert reached(objective, "t1.read_private")
+    others = build(**OFF)
+    others(batch())[0].backward()
+    assert reached(others, "t1.read_shared"), "other modalities' reconstructions do teach it"
+
+
+def test_the_private_code_reads_the_shared_one_and_does_not_shape_it(monkeypatch):
+    objective = build(agreement_first=0.0)
+    posterior, seen = objective.vae.posterior, []
+
+    def spy(name, features, c):
+        seen.append(c.requires_grad)
+        return posterior(name, features, c)
+
+    monkeypatch.setattr(objective.vae, "posterior", spy)
+    objective(batch())
+    assert len(seen) == 6
+    assert not any(seen)
+
+
+def test_swap_teaches_decoders_and_no_encoder():
+    objective = build(**{**OFF, "swap_weight": 1.0})
+    c, u = torch.randn(12, 3), torch.randn(12, 3)
+    statistics = {name: z.clone() for name, z in objective.named_buffers()}
+    sum(objective.swap("t1", c, u)).backward()
+    assert reached(objective, "t1.up")
+    for part in ("down", "read_shared", "read_private", "mix_features"):
+        assert not reached(objective, f"t1.{part}")
+    assert all(torch.equal(z, statistics[name]) for name, z in objective.named_buffers())
+
+
+def test_leak_teaches_the_private_code_alone():
+    objective = build(**{**OFF, "leak_weight": 1.0})
+    vae, given = objective.vae, batch()
+    features, codes = vae.encode(given.x, given.present)
+    mean, _ = vae.posterior("t1", features["t1"].detach(), codes["t1"].detach())
+    leak(mean, codes["t1"].detach(), 64).backward()
+    assert reached(objective, "t1.read_private")
+    assert not reached(objective, "t1.read_shared")
+
+
+@pytest.mark.parametrize("u_grid", [(), (4, 6)])
+@pytest.mark.parametrize("c_grid", [(), (2, 3), (8, 12)])
+def test_leak_of_vectors_and_maps(u_grid, c_grid):
+    c = torch.randn(24, 2, *c_grid)
+    u = torch.randn(24, 3, *u_grid)
+    assert abs(leak(u, c, 500).item()) < 0.25
+    if u_grid and c_grid == u_grid[:0]:
+        told = c[:, :, None, None].expand(-1, -1, *u_grid)
+    elif not u_grid:
+        told = c.flatten(1)
+    else:
+        told = torch.nn.functional.interpolate(c, u_grid, mode="area")
+    assert leak(told, c, 500) > 0.9
+
+
+def test_missing_modalities_count_for_nothing():
+    objective, given = build(), batch()
+    given.present["pd"][3:] = False  # three are too few for a term of their own
+    given.x["pd"][3:] = torch.nan
+    loss, terms = objective(given)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())
+    assert not reached(objective, "pd.up")
+
+
+def test_frozen_is_over_afterwards():
+    objective = build()
+    objective.train()
+    x = torch.rand(4, 3, requires_grad=True)
+    with frozen(objective.vae):
+        assert not objective.vae.training
+        out = objective.vae.decode("t1", x, x)
+    assert objective.vae.training
+    out.sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert not reached(objective, "t1.up")

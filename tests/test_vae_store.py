@@ -1,0 +1,54 @@
+"""Stage 1 on disk: weights that come back, and clear words where they do not fit."""
+
+import pytest
+import torch
+
+from mandorla.errors import MandorlaError
+from mandorla.training import load_tensors
+from mandorla.vae.store import hash_tensors, load_vae
+
+
+@pytest.mark.parametrize("fixture", ["polydigits_run", "phantom_run", "signals_run"])
+def test_loaded_model_is_the_exported_one(fixture, request):
+    run = request.getfixturevalue(fixture)
+    vae, digest = load_vae(run)
+    weights, _ = load_tensors(run / "vae" / "weights.safetensors")
+    assert vae.state_dict().keys() == weights.keys()
+    assert all(torch.equal(z, weights[name]) for name, z in vae.state_dict().items())
+    assert digest == hash_tensors(weights)
+    assert not vae.training
+    assert not any(p.requires_grad for p in vae.parameters())
+
+
+def test_modalities_come_back(signals_run):
+    vae, _ = load_vae(signals_run)
+    assert [(m.name, m.channels, m.size) for m in vae.modalities] == [("pressure", 1, (19,)), ("flow", 2, (11,))]
+
+
+def test_hash_sees_names_shapes_types_and_values():
+    x = {"a": torch.arange(6.0), "b": torch.ones(2)}
+    others = [
+        {"a": x["a"], "c": x["b"]},
+        {"a": x["a"].view(2, 3), "b": x["b"]},
+        {"a": x["a"].double(), "b": x["b"]},
+        {"a": x["a"] + torch.tensor([0, 0, 0, 0, 0, 1e-6]), "b": x["b"]},
+    ]
+    assert len({hash_tensors(tensors) for tensors in (x, *others)}) == 5
+    assert hash_tensors(dict(reversed(x.items()))) == hash_tensors(x)
+    lying = x["a"].view(2, 3).T.contiguous().T
+    assert hash_tensors({"a": lying}) == hash_tensors({"a": x["a"].view(2, 3)})
+
+
+def test_mistakes(polydigits_run, copy_of, tmp_path):
+    with pytest.raises(MandorlaError, match="is not a run folder"):
+        load_vae(tmp_path)
+    run = copy_of(polydigits_run)
+    config = run / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("hidden: 16", "hidden: 24"))
+    with pytest.raises(MandorlaError, match="does not fit vae.model in .*config.yaml: train stage 1 again"):
+        load_vae(run)
+    config.write_text(text)
+    (run / "vae" / "weights.safetensors").unlink()
+    with pytest.raises(MandorlaError, match="weights.safetensors is missing: train this stage first"):
+        load_vae(run)

@@ -1,0 +1,112 @@
+"""Stage 1 from settings to a run folder: what is written, what is refused, and exact resume."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny import interrupted, same_training, signals_recipe, tiny_recipe
+
+from mandorla.config import load_settings
+from mandorla.errors import MandorlaError
+from mandorla.recipe import Recipe
+from mandorla.vae.latent_cache import open_latents
+from mandorla.vae.training import train_vae
+
+
+def test_a_run_folder_holds_everything(polydigits_run):
+    expected = {"config.yaml", "environment.json", "splits.json", "vae", "latents", "diffusion"}
+    assert expected <= {path.name for path in polydigits_run.iterdir()}
+    for stage in ("vae", "diffusion"):
+        names = {path.name for path in (polydigits_run / stage).iterdir()}
+        assert {"weights.safetensors", "model.json", "metrics.jsonl", "tensorboard", "pictures"} <= names
+        lines = [json.loads(line) for line in (polydigits_run / stage / "metrics.jsonl").read_text().splitlines()]
+        assert {line["part"] for line in lines} == {"train", "val"}
+        assert lines[-1]["step"] == 6
+        (picture,) = (polydigits_run / stage / "pictures").iterdir()
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert not list(polydigits_run.rglob("*.part"))
+    recipe = load_settings(Recipe, path=polydigits_run / "config.yaml")
+    assert recipe == tiny_recipe(polydigits_run)
+    environment = json.loads((polydigits_run / "environment.json").read_text())
+    assert {"command", "commit", "seed", "packages", "machine"} <= environment.keys()
+    splits = json.loads((polydigits_run / "splits.json").read_text())
+    assert {part: len(ids) for part, ids in splits.items()} == {"train": 200, "val": 40, "test": 20}
+
+
+@pytest.mark.parametrize("name", ["polydigits", "phantom"])
+def test_resumed_equals_uninterrupted(name, tmp_path, request):
+    """Bitwise, with the settings that users run: bfloat16, batch statistics, weights that lie channels-last."""
+    whole = request.getfixturevalue(f"{name}_run")
+    with interrupted(5):
+        train_vae(tiny_recipe(tmp_path, name))
+    assert not (tmp_path / "latents").exists()
+    train_vae(tiny_recipe(tmp_path, name))
+    assert same_training(tmp_path / "vae", whole / "vae")
+    parts = (open_latents(run)[0]["val"].arrays for run in (tmp_path, whole))
+    for one, other in zip(*(arrays.values() for arrays in parts), strict=True):
+        assert (one == other).all()
+
+
+def test_another_seed_is_another_training(polydigits_run, tmp_path):
+    train_vae(tiny_recipe(tmp_path, "polydigits", "seed=1", "vae.training.steps=1"))
+    first = [(run / "vae" / "metrics.jsonl").read_text().splitlines()[0] for run in (tmp_path, polydigits_run)]
+    assert first[0] != first[1]
+
+
+def test_signals_train_without_pictures(signals_run):
+    for stage in ("vae", "diffusion"):
+        assert (signals_run / stage / "weights.safetensors").is_file()
+        assert not list((signals_run / stage / "pictures").iterdir())
+
+
+def test_volumes(tmp_path):
+    recipe = tiny_recipe(
+        tmp_path,
+        "phantom",
+        "data={kind: phantom, size: [16, 17, 18], num_train: 8, num_val: 4, num_test: 4}",
+        "vae.training.steps=1",
+    )
+    train_vae(recipe)
+    assert (tmp_path / "vae" / "pictures" / "step_000001.png").is_file()
+    assert open_latents(tmp_path)[0]["val"].arrays["shared"].shape == (4, 3, 4, 5, 5)
+
+
+def test_a_run_is_not_shared_by_two_settings(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for change, message in {
+        "vae.training.steps=7": "vae.training.steps=6, not 7",
+        "data.num_train=300": "data.num_train=200, not 300",
+        "vae.model.encoder_decoder={kind: perceptron}": "vae.model.encoder_decoder",
+        "seed=1": "seed=0, not 1",
+    }.items():
+        with pytest.raises(MandorlaError, match=f"was begun with {message}.*: choose another run folder, or delete"):
+            train_vae(tiny_recipe(run, "polydigits", change))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_changed_data_are_refused(tmp_path):
+    recipe = signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1")
+    train_vae(recipe)
+    splits = tmp_path / "run" / "splits.json"
+    parts = json.loads(splits.read_text())
+    parts["test"].append(parts["train"].pop())
+    splits.write_text(json.dumps(parts))
+    with pytest.raises(MandorlaError, match="the data changed since this run began"):
+        train_vae(recipe)
+
+
+def test_nothing_is_written_where_settings_do_not_fit_the_data(tmp_path):
+    recipe = tiny_recipe(tmp_path / "run", "polydigits", "vae.model.private_of={t1: {channels: 3}}")
+    with pytest.raises(MandorlaError, match="'t1' that the data does not have: view0, view1, view2"):
+        train_vae(recipe)
+    assert not Path(recipe.run).exists()
+
+
+def test_stage_1_anew_after_its_folder_is_deleted(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "vae")
+    train_vae(tiny_recipe(run, "polydigits", "vae.training.steps=2"))
+    assert load_settings(Recipe, path=run / "config.yaml").vae.training.steps == 2
+    open_latents(run)
