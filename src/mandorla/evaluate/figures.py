@@ -7,7 +7,7 @@ that shows it. What the data cannot answer (no class label, no lesion) is left o
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -68,10 +68,20 @@ class Subject:
         """Return the modalities whose class is judged: all of them or, where the data has no class, none."""
         return [name for name, judge in self.judges.items() if self.settings.label in judge.heads]
 
-    def record(self, name: str, scores: np.ndarray, definition: str, **reference: Any) -> Record:
+    def record(
+        self,
+        name: str,
+        scores: np.ndarray,
+        definition: str,
+        better: Literal["higher", "lower"] = "higher",
+        chance: float | None = None,
+        ceiling: float | None = None,
+        control: float | None = None,
+        unit: str = "",
+    ) -> Record:
         """Return the mean of `scores` `(N,)` and its standard error as a record."""
-        value, error = float(np.mean(scores)), standard_error(scores)
-        return Record(name, value, error, len(scores), definition, seed=self.seed, **reference)
+        value, error, seed = float(np.mean(scores)), standard_error(scores), self.seed
+        return Record(name, value, error, len(scores), definition, better, chance, ceiling, control, unit, seed)
 
     def probed(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
         """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.

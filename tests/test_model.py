@@ -1,0 +1,250 @@
+"""Both stages joined: what is drawn depends on its seed and index alone; given parts are kept; mistakes are named."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import mandorla
+from mandorla import model as module
+from mandorla.errors import MandorlaError
+from mandorla.latents import Latents
+
+RUNS = ["polydigits_run", "phantom_run", "signals_run"]
+CLOSE = {"atol": 5e-5, "rtol": 0}  # single precision, enlarged where a code of nearly no length is scaled to the sphere
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def model(request):
+    return mandorla.load(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def digits(polydigits_run):
+    return mandorla.load(polydigits_run)
+
+
+def some(model, num: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {m.name: torch.rand(num, *m.shape, generator=generator) for m in model.modalities}
+
+
+def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert list(a) == list(b)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **CLOSE)
+
+
+def test_facts(model, request):
+    assert model.recipe.run == str(model.run)
+    assert model.data().modalities == model.modalities
+    assert len(model.data().train) > 0
+
+
+# --------------------------------------------------------------------------------------------------- encode, decode
+
+
+def test_encode_and_decode(model):
+    x = some(model)
+    latents = model.encode(x)
+    assert {name: tuple(z.shape[1:]) for name, z in latents.components.items()} == model.vae.layout.shapes
+    again = model.decode(latents)
+    for m in model.modalities:
+        assert again[m.name].shape == (4, *m.shape)
+        assert 0 <= again[m.name].min() <= again[m.name].max() <= 1
+    assert list(model.decode(Latents(latents.shared, {}))) == []
+
+
+def test_arrays_are_as_good_as_tensors(digits):
+    x = some(digits)
+    close(digits.encode({n: z.double().numpy() for n, z in x.items()}).components, digits.encode(x).components)
+
+
+def test_samples_do_not_depend_on_their_neighbours(model, monkeypatch):
+    x = some(model, 5)
+    latents, decoded = model.encode(x), model.decode(model.encode(x))
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    close(model.encode(x).components, latents.components)
+    close(model.decode(latents), decoded)
+    close(model.encode({name: z[3:4] for name, z in x.items()}).components, latents[3:4].components)
+
+
+def test_what_is_missing_is_not_looked_at(model):
+    x = some(model)
+    names = list(x)
+    present = {name: torch.ones(4, dtype=torch.bool) for name in names}
+    present[names[0]][1] = False
+    poisoned = {name: z.clone() for name, z in x.items()}
+    poisoned[names[0]][1] = torch.nan
+    latents = model.encode(poisoned, present)
+    rest = {name: x[name][1:2] for name in names[1:]}
+    torch.testing.assert_close(latents.shared[1:2], model.encode(rest).shared, **CLOSE)
+    torch.testing.assert_close(latents.shared[2:], model.encode(x).shared[2:], **CLOSE)
+    numbers = {name: mask.int().tolist() for name, mask in present.items()}
+    close(model.encode(poisoned, numbers).components, latents.components)
+
+
+# ------------------------------------------------------------------------------------------------------------ draws
+
+
+def test_sample_i_is_the_same_whatever_the_number(model, monkeypatch):
+    many = model.sample(7, seed=3)
+    few = model.sample(3, seed=3)
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    chunks = model.sample(7, seed=3)
+    for name, z in many.latents.components.items():
+        torch.testing.assert_close(few.latents.components[name], z[:3], **CLOSE)
+        torch.testing.assert_close(chunks.latents.components[name], z, **CLOSE)
+    close(chunks.x, many.x)
+    close(few.x, {name: z[:3] for name, z in many.x.items()})
+    close(model.decode(many.latents), many.x)
+
+
+def test_samples_differ_by_seed_and_index(model):
+    one, other = model.sample(2, seed=0).latents.components, model.sample(2, seed=1).latents.components
+    for name in one:
+        assert not torch.allclose(one[name], other[name], atol=1e-3)
+        assert not torch.allclose(one[name][0], one[name][1], atol=1e-3)
+
+
+def test_steps_are_those_asked_for(digits):
+    default, same, more = (digits.sample(2, steps=steps).x["view0"] for steps in (None, 3, 30))
+    assert torch.equal(default, same)
+    assert not torch.equal(default, more)
+
+
+def test_sampled_shared_parts_lie_on_the_sphere(model):
+    shared = model.sample(3).latents.shared
+    torch.testing.assert_close(shared.square().mean(1), torch.ones(3, *shared.shape[2:]), **CLOSE)
+
+
+def test_private_parts_given_the_shared_one(model):
+    shared = model.encode(some(model)).shared
+    latents = model.sample_private(shared, seed=2)
+    assert torch.equal(latents.shared, shared)
+    assert list(latents.private) == list(model.vae.layout.modalities)
+    name = model.modalities[1].name
+    assert list(model.sample_private(shared, wanted=[name]).private) == [name]
+    assert not torch.allclose(model.sample_private(shared, seed=3).private[name], latents.private[name], atol=1e-3)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_translate_shape(model, num, batch):
+    first, *rest = model.modalities
+    wanted = [m.name for m in rest]
+    drawn = model.translate({first.name: some(model, batch)[first.name]}, wanted, num_samples=num)
+    assert list(drawn) == wanted
+    for m in rest:
+        assert drawn[m.name].shape == (num, batch, *m.shape)
+        assert 0 <= drawn[m.name].min() <= drawn[m.name].max() <= 1
+
+
+def test_translations_do_not_depend_on_number_or_batch(model):
+    first, second = (m.name for m in model.modalities[:2])
+    x = some(model)[first]
+    many = model.translate({first: x}, [second], num_samples=5, seed=1)[second]
+    few = model.translate({first: x[:2]}, [second], num_samples=2, seed=1)[second]
+    torch.testing.assert_close(few, many[:2, :2], **CLOSE)
+    assert not torch.allclose(many[0], many[1], atol=1e-3)
+    assert not torch.allclose(many, model.translate({first: x}, [second], num_samples=5, seed=2)[second], atol=1e-3)
+
+
+def test_what_is_wanted_does_not_change_the_shared_part(digits):
+    """Asked for together or alone, a translation keeps the shared code of what is given."""
+    x = {"view0": some(digits)["view0"]}
+    latents = digits.encode(x)
+    keys = [(index, 0) for index in range(4)]
+    drawn = digits._generate(latents.components, ["view1"], keys, seed=0)
+    assert torch.equal(drawn.shared, latents.shared)
+    assert torch.equal(drawn.private["view0"], latents.private["view0"])
+    torch.testing.assert_close(digits.decode(drawn)["view1"], digits.translate(x, ["view1"])["view1"][0], **CLOSE)
+
+
+# --------------------------------------------------------------------------------------------- swap and interpolate
+
+
+def test_swap_with_itself_is_the_reconstruction(model):
+    x = some(model)
+    close(model.swap(x, x), model.decode(model.encode(x)))
+    latents = model.encode(x)
+    close(model.swap(latents, x), model.swap(x, latents))
+
+
+def test_swap_takes_each_part_from_its_side(model):
+    a, b = model.encode(some(model)), model.encode(some(model, seed=1))
+    close(model.swap(a, b), model.decode(Latents(a.shared, b.private)))
+    name = model.modalities[0].name
+    alone = model.swap({name: some(model)[name]}, some(model, seed=1))
+    assert list(alone) == [m.name for m in model.modalities], "all modalities of private_from"
+
+
+def test_interpolation_ends_in_the_reconstructions(model):
+    a, b = some(model), some(model, seed=1)
+    path = model.interpolate(a, b, num=5)
+    assert all(x.shape == (5, 4, *m.shape) for x, m in zip(path.values(), model.modalities, strict=True))
+    close({name: x[0] for name, x in path.items()}, model.decode(model.encode(a)))
+    close({name: x[-1] for name, x in path.items()}, model.decode(model.encode(b)))
+    shared, private = (model.interpolate(a, b, 3, part) for part in ("shared", "private"))
+    close({name: x[-1] for name, x in shared.items()}, model.swap(b, a))
+    close({name: x[-1] for name, x in private.items()}, model.swap(a, b))
+    for part in (shared, private):
+        close({name: x[0] for name, x in part.items()}, model.decode(model.encode(a)))
+
+
+def test_interpolation_returns_what_both_have(digits):
+    x = some(digits)
+    path = digits.interpolate({n: x[n] for n in ("view0", "view1")}, {n: x[n] for n in ("view2", "view1")}, 2)
+    assert list(path) == ["view1"]
+
+
+# --------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: m.encode({}), "no modality is given"),
+        (lambda m, x: m.encode({"view9": x["view0"]}), "unknown modality 'view9', did you mean 'view.'"),
+        (lambda m, x: m.encode({"view0": x["view0"][:, :1]}), r"shape \(4, 1, 24, 24\), not \(B, 3, 24, 24\)"),
+        (lambda m, x: m.encode({"view0": x["view0"][0]}), r"'view0' has shape \(3, 24, 24\), not"),
+        (lambda m, x: m.encode({"view0": x["view0"][:0]}), "no sample is given"),
+        (lambda m, x: m.encode({"view0": x["view0"] * torch.nan}), "'view0' has NaN"),
+        (lambda m, x: m.encode({"view0": x["view0"], "view1": x["view1"][:2]}), "modalities of different length"),
+        (lambda m, x: m.encode(x, {"view0": np.ones(4)}), "whether it has 'view1'"),
+        (lambda m, x: m.encode({"view0": x["view0"]}, {"view0": np.ones(3)}), "each of the 4 samples .* 'view0'"),
+        (lambda m, x: m.encode({"view0": x["view0"]}, {"view0": np.arange(4) > 0}), "without any modality"),
+        (lambda m, x: m.decode(Latents(None, {})), "without a shared part cannot be decoded"),
+        (lambda m, x: m.sample(0), "nothing to draw"),
+        (lambda m, x: m.sample_private(torch.zeros(2, 4), wanted=["view"]), "unknown modality 'view'"),
+        (lambda m, x: m.translate({"view0": x["view0"]}, []), "nothing to draw"),
+        (lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], num_samples=0), "nothing to draw"),
+        (lambda m, x: m.translate({"view0": x["view0"]}, ["view0"]), "'view0' is both given and wanted"),
+        (lambda m, x: m.translate({"view0": x["view0"]}, ["t2"]), "unknown modality 't2'; this model has view0, view1"),
+        (lambda m, x: m.swap(x, {"view0": x["view0"][:3]}), "as many samples on both sides, not 4 and 3"),
+        (lambda m, x: m.interpolate(x, {"view0": x["view0"][:1]}), "as many samples at both ends, not 4 and 1"),
+        (lambda m, x: m.interpolate(x, x, part="c"), "part is both, shared or private, not 'c'"),
+    ],
+)
+def test_mistakes(digits, call, message):
+    with pytest.raises(MandorlaError, match=message):
+        call(digits, some(digits))
+
+
+def test_load_refuses_what_is_no_run(tmp_path, polydigits_run, copy_of):
+    with pytest.raises(MandorlaError, match="no such run folder"):
+        mandorla.load(tmp_path / "none")
+    with pytest.raises(MandorlaError, match="is not a run folder"):
+        mandorla.load(str(tmp_path))
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    model = mandorla.load(run)
+    x = some(model, 2)
+    model.swap(x, x)
+    with pytest.raises(MandorlaError, match="diffusion.* is missing: train this stage first"):
+        model.sample(1)
+
+
+def test_a_run_folder_may_move(polydigits_run, copy_of):
+    close(mandorla.load(copy_of(polydigits_run)).sample(2).x, mandorla.load(polydigits_run).sample(2).x)
