@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -34,6 +34,7 @@ Settings = Annotated[
 RunTo = Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write to; short for `run=RUN`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Part = Literal["polydigits", "phantom", "both"]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
 
 
@@ -86,11 +87,14 @@ def demo(
     overrides: Annotated[list[str] | None, typer.Argument(metavar=OVERRIDES, help="Changes to the recipe.")] = None,
     run: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write to.")] = Path("runs/demo"),
     seed: Seed = 0,
+    part: Annotated[Part, typer.Option(help="polydigits, phantom, or both side by side.")] = "both",
 ) -> None:
     """Train both stages on bundled data, generate, evaluate and write a report: five minutes on two cores."""
-    from mandorla.demo import run_demo
+    from mandorla.demo import run_demo, run_part
 
-    run_demo(run, seed, overrides or [])
+    if part == "both":
+        return run_demo(run, seed, overrides or [])
+    run_part(part, run, seed, overrides or [])
 
 
 @train.command("vae")
