@@ -3,12 +3,8 @@
 import pytest
 import torch
 
-from mandorla.diffusion.config import DiffusionConfig
-from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.store import belongs_to, load_diffusion, to_tensors
 from mandorla.errors import MandorlaError
-from mandorla.latents import Layout, Whitening
-from mandorla.nets.transformer import TransformerConfig
 from mandorla.training import load_tensors
 from mandorla.vae.latent_cache import open_latents
 from mandorla.vae.store import load_vae
@@ -25,16 +21,6 @@ def test_loaded_is_what_was_exported(phantom_run):
     assert all(torch.equal(z, fitted.std[name]) for name, z in whitening.std.items())
     assert not any(p.requires_grad for p in diffusion.parameters())
     assert belongs_to(phantom_run) == weights
-
-
-def test_names_of_modalities_may_hold_dots():
-    layout = Layout({"shared": (2,), "t1.gd": (3,)})
-    config = DiffusionConfig(network=TransformerConfig(width=8, depth=1, heads=1))
-    statistics = {name: torch.ones(shape) for name, shape in layout.shapes.items()}
-    tensors = to_tensors(Diffusion(config, layout), Whitening(statistics, statistics))
-    assert "whitening.mean.t1.gd" in tensors
-    own = {name.removeprefix("whitening."): z for name, z in tensors.items() if name.startswith("whitening.")}
-    assert list(Whitening.of_tensors(own).mean) == ["shared", "t1.gd"]
 
 
 def test_mistakes(polydigits_run, copy_of, tmp_path):

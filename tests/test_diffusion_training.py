@@ -8,6 +8,7 @@ import torch
 from tiny import interrupted, same_training, signals_recipe, tiny_recipe
 
 import mandorla
+from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
 from mandorla.training import load_tensors, save_tensors
@@ -34,8 +35,30 @@ def test_every_mode_trains_and_samples(name, mode, request, copy_of):
         assert samples.x[m.name].shape == (3, *m.shape)
         assert samples.x[m.name].isfinite().all()
         assert 0 <= samples.x[m.name].min() <= samples.x[m.name].max() <= 1
+    more, other = model.sample(5), model.sample(3, seed=1)
+    for part, z in samples.latents.components.items():
+        torch.testing.assert_close(more.latents.components[part][:3], z, atol=5e-5, rtol=0)
+        assert not torch.allclose(other.latents.components[part], z, atol=1e-3)
     seen, wanted = (m.name for m in model.modalities[:2])
     assert model.translate({seen: samples.x[seen]}, [wanted])[wanted].isfinite().all()
+
+
+def test_stage_2_learns_from_whitened_draws(polydigits_run, copy_of, monkeypatch):
+    """Every channel has mean 0 and standard deviation 1 over the training set, within what one draw of 200 allows."""
+    run, seen = without_stage_2(polydigits_run, copy_of), []
+
+    def spy(self, data, given):
+        seen.append({name: z.clone() for name, z in data.items()})
+        return loss(self, data, given)
+
+    loss = Diffusion.loss
+    monkeypatch.setattr(Diffusion, "loss", spy)
+    train_diffusion(tiny_recipe(run, "polydigits", "diffusion.training={steps: 2, batch_size: 200}"))
+    for name, z in seen[0].items():
+        torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=4 * (2 / 200) ** 0.5, rtol=0)
+        torch.testing.assert_close(z.std(0), torch.ones(z.shape[1]), atol=0.3, rtol=0)
+        fresh = not torch.equal(z.sort(0).values, seen[1][name].sort(0).values)
+        assert fresh == (name != "shared"), "private parts are drawn anew in every step"
 
 
 @pytest.mark.parametrize("name", ["polydigits", "phantom"])

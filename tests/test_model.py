@@ -162,6 +162,26 @@ def test_what_is_wanted_does_not_change_the_shared_part(digits):
     torch.testing.assert_close(digits.decode(drawn)["view1"], digits.translate(x, ["view1"])["view1"][0], **CLOSE)
 
 
+def test_stage_2_works_on_whitened_latents(model, monkeypatch):
+    """Known parts go in whitened; what comes out is coloured: a drawn zero is the mean of the training set."""
+    (diffusion, whitening), known = model._stage_2, {}
+    first, second = (m.name for m in model.modalities[:2])
+    shape = model.vae.layout.shapes[second]
+
+    def generate(noise, given, wanted, steps, sampler):
+        known.update(given)
+        return {name: torch.zeros(4, *shape) for name in wanted}
+
+    monkeypatch.setattr(diffusion, "generate", generate)
+    latents = model.encode({first: some(model)[first]})
+    drawn = model._generate(latents.components, [second], [(k,) for k in range(4)], seed=0)
+    torch.testing.assert_close(drawn.private[second], whitening.mean[second].expand(4, *shape))
+    assert list(known) == ["shared", first]
+    for name, z in latents.components.items():
+        torch.testing.assert_close(known[name] * whitening.std[name] + whitening.mean[name], z, **CLOSE)
+        assert torch.equal(drawn.components[name], z), "what is known comes back as it was"
+
+
 # --------------------------------------------------------------------------------------------- swap and interpolate
 
 
