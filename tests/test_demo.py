@@ -1,0 +1,28 @@
+"""The demo: each part is a run of its own, trained, then evaluated; settings reach it."""
+
+from pathlib import Path
+
+import pytest
+
+import mandorla.diffusion.training
+import mandorla.evaluate
+import mandorla.vae.training
+from mandorla.demo import PARTS, run_part
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_trained_and_evaluated_in_its_folder(part, tmp_path, monkeypatch):
+    calls = []
+    for module, name in (
+        (mandorla.vae.training, "train_vae"),
+        (mandorla.diffusion.training, "train_diffusion"),
+        (mandorla.evaluate, "evaluate"),
+    ):
+        monkeypatch.setattr(module, name, lambda given, name=name: calls.append((name, given)))
+    run_part(part, tmp_path / "a demo", 5, ["device=cpu"])
+    folder = tmp_path / "a demo" / PARTS[part]
+    assert [name for name, _ in calls] == ["train_vae", "train_diffusion", "evaluate"]
+    for _, recipe in calls[:2]:
+        assert (recipe.data.kind, recipe.seed, recipe.device) == (part, 5, "cpu")
+        assert Path(recipe.run) == folder
+    assert Path(calls[2][1]) == folder
