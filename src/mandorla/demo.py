@@ -1,8 +1,8 @@
 """The whole path on bundled data: train both stages, generate, evaluate, report.
 
 Two parts, each a run of its own: `polydigits` (what is shared is a class, latents are vectors) in the run folder
-itself, `phantom` (what is shared is an anatomy, latents are maps) in the folder `phantom` inside it. Networks this small
-gain nothing from a second thread, so the parts run side by side, each with half of the cores.
+itself, `phantom` (what is shared is an anatomy, latents are maps) in the folder `phantom` inside it. Networks this
+small gain nothing from a second thread, so the parts run side by side, each with half of the cores.
 """
 
 import json
