@@ -124,3 +124,11 @@ def test_dependence_grows_with_the_leak_and_can_be_lowered():
     before.backward()
     assert u.grad.isfinite().all()
     assert dependence(u.detach() - 5 * u.grad, c) < before
+
+
+def test_dependence_of_a_collapsed_code_is_finite():
+    u = torch.zeros(32, 3, requires_grad=True)
+    value = dependence(u, torch.randn(32, 2))
+    value.backward()
+    assert value.isfinite()
+    assert u.grad.isfinite().all()

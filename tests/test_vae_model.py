@@ -96,6 +96,15 @@ def test_random_subsets_are_present_and_never_empty():
     assert torch.stack(list(drawn.values())).any(0).all()
 
 
+@pytest.mark.parametrize("there", ["abc", "ac", "b"])
+def test_random_subsets_are_all_alike(there):
+    present = {name: torch.full((70_000,), name in there) for name in "abc"}
+    drawn = torch.stack(list(random_subsets(present).values()), 1)
+    subsets, counts = drawn.unique(dim=0, return_counts=True)
+    assert len(subsets) == 2 ** len(there) - 1
+    torch.testing.assert_close(counts / 70_000, torch.ones(len(subsets)) / len(subsets), atol=0.006, rtol=0)
+
+
 def test_three_unlike_modalities_side_by_side():
     modalities = (Modality("image", 3, (12, 9)), Modality("sound", 1, (33,)), Modality("facts", 5, ()))
     vae = VAE(
@@ -127,6 +136,10 @@ def test_log_std_stays_in_bounds():
     ("config", "modalities", "message"),
     [
         (ModelConfig(), MODALITIES[:1], "at least two modalities are needed, the data has 1: t1"),
+        *(
+            (ModelConfig(), (MODALITIES[0], Modality(name, 1, (8, 8))), f"a modality cannot be called '{name}'")
+            for name in ("shared", "present", "t1.gd", "../t1", "half", "")
+        ),
         (ModelConfig(private_of={"flair": VECTOR}), MODALITIES, "'flair' that the data does not have: t1, t2, rgb"),
         (ModelConfig(encoder_decoder_of={"ct": SMALL}), MODALITIES, "'ct' that the data does not have"),
         (

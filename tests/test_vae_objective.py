@@ -152,6 +152,31 @@ def test_missing_modalities_count_for_nothing():
     assert not reached(objective, "pd.up")
 
 
+@pytest.mark.parametrize("loss", [{}, OFF, {**OFF, "agreement_first": 0.5}])
+def test_batches_without_any_pair_or_term_train_on(loss):
+    """Early samples of one modality each, agreement alone or switched off: no crash, and no NaN."""
+    objective, given = build(**loss), batch(6)
+    for k, name in enumerate(given.present):
+        given.present[name] = torch.arange(6) // 2 == k
+    for progress in (0.0, 1.0):
+        value, _ = objective(given, progress)
+        value.backward()
+        assert value.isfinite()
+
+
+def test_frozen_leaves_frozen_parts_frozen():
+    """A user's own network may hold weights that are not trained."""
+    vae = build().train().vae
+    own = next(vae.parameters()).requires_grad_(False)
+    still = vae.networks["t1"].down.eval()
+    with frozen(vae):
+        assert not any(p.requires_grad for p in vae.parameters())
+    assert not own.requires_grad
+    assert not still.training
+    assert vae.networks["t2"].down.training
+    assert sum(not p.requires_grad for p in vae.parameters()) == 1
+
+
 def test_frozen_is_over_afterwards():
     objective = build()
     objective.train()

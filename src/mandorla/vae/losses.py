@@ -66,7 +66,7 @@ def kl(mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def private_recovery(u: Tensor, again: Tensor) -> Tensor:
-    """Return -log N(u; again, I) without its constant, per value, `(B,)`: u must be readable from what it was decoded to.
+    """Return -log N(u; again, I) without its constant, per value, `(B,)`: u must be readable from what it decodes to.
 
     References: InfoGAN, Chen et al., 2016, https://arxiv.org/abs/1606.03657 (Eq. 5, variational information bound).
     """
@@ -95,7 +95,7 @@ _KERNEL_WIDTH = 0.3  # of the mean squared distance: wide kernels see means only
 def _kernel(z: Tensor) -> Tensor:
     z = (z - z.mean(0)) / (z.std(0) + 1e-3)
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    width = _KERNEL_WIDTH * distance.detach().mean()
+    width = (_KERNEL_WIDTH * distance.detach().mean()).clamp_min(1e-6)  # a collapsed code has no distances
     k = torch.exp(-distance / width)
     return k - torch.diag(k.diagonal())
 

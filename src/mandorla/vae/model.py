@@ -6,6 +6,7 @@ q(u_m | x_m, c_S) = N(mean, std^2);  x_m = d_m(c_S, u_m).
 """
 
 import math
+import re
 
 import torch
 from pydantic import Field
@@ -79,7 +80,7 @@ class VAE(nn.Module):
     def encode(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return each modality's features, of the present samples only, and shared codes, zero where it is missing.
 
-        `x[name]` is `(B, C, *size)` in [0, 1], `present[name]` bool `(B,)`; codes are `(B, *shape)` of unit mean square.
+        `x[name]` is `(B, C, *size)` in [0, 1], `present[name]` bool `(B,)`; codes `(B, *shape)` have unit mean square.
         """
         features, codes = {}, {}
         for name, rows in present.items():
@@ -116,10 +117,10 @@ def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
 def random_subsets(present: dict[str, Tensor]) -> dict[str, Tensor]:
     """Draw a non-empty subset of the present modalities for each sample, all subsets alike; bool `(B,)` each."""
     mask = torch.stack(list(present.values()), 1)
-    drawn = mask & (torch.rand(mask.shape, device=mask.device) < 0.5)
-    empty = ~drawn.any(1)
-    one = (torch.rand(mask.shape, device=mask.device) * mask).argmax(1)
-    drawn[empty, one[empty]] = True
+    count = 2 ** mask.sum(1) - 1  # of non-empty subsets; the bits of a number from 1 to that say who is in
+    number = 1 + (torch.rand(len(mask), device=mask.device) * count).long()
+    bit = (mask.cumsum(1) - 1).clamp_min(0)
+    drawn = mask & (number[:, None] >> bit & 1).bool()
     return dict(zip(present, drawn.unbind(1), strict=True))
 
 
@@ -127,6 +128,9 @@ def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
     names = [m.name for m in modalities]
     if len(names) < 2:
         raise MandorlaError(f"at least two modalities are needed, the data has {len(names)}: {', '.join(names)}")
+    for name in names:
+        if name in (SHARED, "present") or not re.fullmatch(r"[\w -]+", name) or hasattr(nn.ModuleDict(), name):
+            raise MandorlaError(f"a modality cannot be called {name!r}: give it another name in data")
     for key in (*config.private_of, *config.encoder_decoder_of):
         if key not in names:
             raise MandorlaError(f"vae.model names a modality {key!r} that the data does not have: {', '.join(names)}")

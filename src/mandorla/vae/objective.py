@@ -62,7 +62,7 @@ class Objective(nn.Module):
         features, codes = vae.encode(batch.x, batch.present)
         whole = pool(codes, batch.present).detach()
         terms: dict[str, list[Tensor]] = {}
-        loss = whole.new_zeros(())
+        loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
 
         def add(name: str, value: Tensor, weight: float) -> None:
             nonlocal loss
@@ -76,7 +76,7 @@ class Objective(nn.Module):
                 agreement(codes, batch.present, config.temperature, config.max_cells),
                 config.agreement_weight,
             )
-        alone = progress < config.agreement_first
+        alone = config.agreement_weight > 0 and progress < config.agreement_first
         for name, x in () if alone else batch.x.items():
             rows = batch.present[name]
             if rows.sum() < 4:
@@ -128,9 +128,13 @@ def leak(u: Tensor, c: Tensor, max_cells: int) -> Tensor:
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Keep the module's weights out of the graph built inside and its statistics still; gradients pass through."""
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     module.eval().requires_grad_(False)
     try:
         yield
     finally:
-        module.train(training).requires_grad_(True)
+        for part, mode in modes:
+            part.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
