@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -29,6 +31,7 @@ from mandorla.config import Settings
 from mandorla.errors import MandorlaError
 
 WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
+_FIGURES_EVERY = 20  # steps
 
 
 class TrainingConfig(Settings):
@@ -82,65 +85,101 @@ def fit(
 
     Raises MandorlaError if the loss stops being finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    average = copy.deepcopy(module).requires_grad_(False).eval()
-    device = next(module.parameters()).device
-    optimizer = torch.optim.AdamW(
-        module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
-    step, best = _restore(folder / STATE, module, average, optimizer)
-    if step == config.steps:
+    training = _Training(module, config, folder, seed, title)
+    if training.step == config.steps:
         return
-    log = _Log(folder, step)
 
     def batch_at(step: int) -> Any:
         return fetch(batch_indices(seed, step, config.batch_size, num_samples))
 
-    with ThreadPoolExecutor(1) as ahead, _progress() as progress:
-        task = progress.add_task(title, total=config.steps, completed=step, figures="")
-        upcoming = ahead.submit(batch_at, step)
-        while step < config.steps:
+    with ThreadPoolExecutor(1) as ahead, _progress() as progress, _Log(folder, training.step) as training.log:
+        task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
+        upcoming = ahead.submit(batch_at, training.step)
+        while training.step < config.steps:
             batch = upcoming.result()
-            if step + 1 < config.steps:
-                upcoming = ahead.submit(batch_at, step + 1)
-            torch.manual_seed(_key(seed, step))
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * lr_schedule(step / config.steps, config.warmup)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                value, terms = loss(module.train(), batch, step / config.steps)
-            optimizer.zero_grad()
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
-            optimizer.step()
-            _lerp(average, module, min(config.ema, (1 + step) / (10 + step)))
-            step += 1
-            log.add(terms | {"gradient": norm})
-            progress.update(task, completed=step)
-            last = step == config.steps
-            if any(step % every == 0 for every in (20, config.validate_every, config.checkpoint_every)) or last:
-                figures = log.write("train", step)
-                if not all(map(math.isfinite, figures.values())):
-                    raise MandorlaError(
-                        f"the loss of {title} is not finite at step {step}: lower training.learning_rate"
-                        f" (now {config.learning_rate:g}) or set training.precision to fp32; {folder} keeps the last"
-                        " good state"
-                    )
+            if training.step + 1 < config.steps:
+                upcoming = ahead.submit(batch_at, training.step + 1)
+            training.advance(loss, batch)
+            progress.update(task, completed=training.step)
+            if (
+                training.due(_FIGURES_EVERY)
+                or training.due(config.validate_every)
+                or training.due(config.checkpoint_every)
+            ):
+                figures = training.write_figures()
                 progress.update(task, figures="  ".join(f"{name} {v:.3g}" for name, v in figures.items()))
-            if step % config.validate_every == 0 or last:
-                with torch.random.fork_rng(), torch.no_grad():
-                    torch.manual_seed(seed)
-                    log.add(figures := validate(average))
-                log.write("val", step)
-                if figures["loss"] <= best:
-                    best = figures["loss"]
-                    save_tensors(folder / WEIGHTS, export(average))
-            if step % config.picture_every == 0 or last:
-                (folder / "pictures").mkdir(exist_ok=True)
-                with torch.random.fork_rng(), torch.no_grad():
-                    picture(average, folder / "pictures" / f"step_{step:06d}.png")
-            if step % config.checkpoint_every == 0 or last:
-                _save_state(folder / STATE, module, average, optimizer, step, best)
-    log.close()
+            if training.due(config.validate_every):
+                training.validate(validate, export)
+            if training.due(config.picture_every):
+                training.draw(picture)
+            if training.due(config.checkpoint_every):
+                training.save()
+
+
+class _Training:
+    """Hold what changes during a training: weights, their moving average, the optimiser, step, best validation loss."""
+
+    def __init__(self, module: nn.Module, config: TrainingConfig, folder: Path, seed: int, title: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.module, self.config, self.folder, self.seed, self.title = module, config, folder, seed, title
+        self.average = copy.deepcopy(module).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self.step, self.best = _restore(folder / STATE, module, self.average, self.optimizer)
+        self.log: _Log | None = None  # opened by whoever trains: a finished training is left as it is
+
+    def due(self, every: int) -> bool:
+        """Return whether what happens every so many steps happens now; everything happens after the last step."""
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def advance(self, loss: Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]], batch: Any) -> None:
+        """Take one optimiser step, then move the average after the weights."""
+        config, done = self.config, self.step / self.config.steps
+        torch.manual_seed(_key(self.seed, self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
+        device = next(self.module.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+            value, terms = loss(self.module.train(), batch, done)
+        self.optimizer.zero_grad()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
+        self.optimizer.step()
+        _lerp(self.average, self.module, min(config.ema, (1 + self.step) / (10 + self.step)))
+        self.step += 1
+        self.log.add(terms | {"gradient": norm})
+
+    def write_figures(self) -> dict[str, float]:
+        """Log the terms since the last time and return their means. Raises MandorlaError if one is not finite."""
+        figures = self.log.write("train", self.step)
+        if not all(map(math.isfinite, figures.values())):
+            raise MandorlaError(
+                f"the loss of {self.title} is not finite at step {self.step}: lower training.learning_rate (now"
+                f" {self.config.learning_rate:g}) or set training.precision to fp32; {self.folder} keeps the last good"
+                " state"
+            )
+        return figures
+
+    def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> None:
+        """Log the figures of the average and keep its weights if they are the best so far."""
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(self.seed)
+            self.log.add(figures := measure(self.average))
+        self.log.write("val", self.step)
+        if figures["loss"] <= self.best:
+            self.best = figures["loss"]
+            save_tensors(self.folder / WEIGHTS, export(self.average))
+
+    def draw(self, picture: Callable[[nn.Module, Path], None]) -> None:
+        """Write a picture of what the average does now."""
+        (self.folder / "pictures").mkdir(exist_ok=True)
+        with torch.random.fork_rng(), torch.no_grad():
+            picture(self.average, self.folder / "pictures" / f"step_{self.step:06d}.png")
+
+    def save(self) -> None:
+        """Write the state from which training resumes."""
+        _save_state(self.folder / STATE, self.module, self.average, self.optimizer, self.step, self.best)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, num_samples: int) -> np.ndarray:
@@ -153,9 +192,13 @@ def batch_indices(seed: int, step: int, batch_size: int, num_samples: int) -> np
     indices = np.empty(batch_size, dtype=np.int64)
     for turn in np.unique(positions // num_samples):
         here = positions // num_samples == turn
-        order = np.random.default_rng((seed, turn)).permutation(num_samples)
-        indices[here] = order[positions[here] % num_samples]
+        indices[here] = _order(seed, int(turn), num_samples)[positions[here] % num_samples]
     return indices
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, num_samples: int) -> np.ndarray:
+    return np.random.default_rng((seed, turn)).permutation(num_samples)
 
 
 def lr_schedule(progress: float, warmup: float) -> float:
@@ -255,7 +298,10 @@ class _Log:
             file.write(json.dumps({"step": step, "part": part} | means) + "\n")
         return means
 
-    def close(self) -> None:
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.writer.close()
 
 
@@ -268,10 +314,10 @@ class _Rate(ProgressColumn):
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=19)),
         BarColumn(20),
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
     )
