@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
 from rich.text import Text
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -32,6 +31,7 @@ from mandorla.errors import MandorlaError
 
 WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
 _FIGURES_EVERY = 20  # steps
+_BAR_WIDTH = 66  # characters before the figures
 
 
 class TrainingConfig(Settings):
@@ -107,7 +107,7 @@ def fit(
                 or training.due(config.checkpoint_every)
             ):
                 figures = training.write_figures()
-                progress.update(task, figures="  ".join(f"{name} {v:.3g}" for name, v in figures.items()))
+                progress.update(task, figures=_in_short(figures, progress.console.width - _BAR_WIDTH))
             if training.due(config.validate_every):
                 training.validate(validate, export)
             if training.due(config.picture_every):
@@ -305,6 +305,16 @@ class _Log:
         self.writer.close()
 
 
+def _in_short(figures: dict[str, float], width: int) -> str:
+    """Return the loss and as many other figures as `width` characters hold."""
+    text = f"loss {figures['loss']:.3g}"
+    for name, value in figures.items():
+        longer = f"{text}  {name} {value:.3g}"
+        if name != "loss" and len(longer) <= width:
+            text = longer
+    return text
+
+
 class _Rate(ProgressColumn):
     """Show steps per second."""
 
@@ -314,10 +324,10 @@ class _Rate(ProgressColumn):
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=19)),
+        TextColumn("{task.description}"),
         BarColumn(20),
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
+        TextColumn("{task.fields[figures]}"),
     )
