@@ -124,8 +124,11 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        (["demo"], ("run_demo", (Path("runs/demo"), 0, []), {})),
-        (["demo", "--seed", "2", "--run", "r", "vae.steps=1"], ("run_demo", (Path("r"), 2, ["vae.steps=1"]), {})),
+        (["demo"], ("run_demo", (Path("runs/demo"), 0, [], "both"), {})),
+        (
+            ["demo", "--seed", "2", "--run", "r", "--part", "phantom", "vae.steps=1"],
+            ("run_demo", (Path("r"), 2, ["vae.steps=1"], "phantom"), {}),
+        ),
         (["encode", "r"], ("write_latents", (Path("r"),), {})),
         (["evaluate", "r"], ("evaluate", (Path("r"),), {})),
         (

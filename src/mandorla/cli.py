@@ -90,11 +90,9 @@ def demo(
     part: Annotated[Part, typer.Option(help="polydigits, phantom, or both side by side.")] = "both",
 ) -> None:
     """Train both stages on bundled data, generate, evaluate and write a report: five minutes on two cores."""
-    from mandorla.demo import run_demo, run_part
+    from mandorla.demo import run_demo
 
-    if part == "both":
-        return run_demo(run, seed, overrides or [])
-    run_part(part, run, seed, overrides or [])
+    run_demo(run, seed, overrides or [], part)
 
 
 @train.command("vae")

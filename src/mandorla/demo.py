@@ -22,8 +22,13 @@ PARTS = {"polydigits": ".", "phantom": "phantom"}
 LOG = "demo.log"
 
 
-def run_demo(run: Path, seed: int, overrides: Sequence[str] = ()) -> None:
-    """Train and evaluate both parts; the same call again goes on where it stopped. `overrides` apply to both."""
+def run_demo(run: Path, seed: int, overrides: Sequence[str] = (), part: str = "both") -> None:
+    """Train and evaluate "polydigits", "phantom" or "both"; the same call again goes on where it stopped.
+
+    `overrides` apply to both parts.
+    """
+    if part != "both":
+        return run_part(part, run, seed, overrides)
     console, began = Console(), time.perf_counter()
     threads = max(1, (os.cpu_count() or 2) // 2)
     folder = run / PARTS["phantom"]
