@@ -38,9 +38,9 @@ def read_records(run: Path) -> dict[str, dict]:
 def spread(rows: list[dict], key: str) -> str:
     """Return mean ± standard deviation of `key` as text."""
     values = [row[key] for row in rows]
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
     digits = 1 if rows[0]["unit"] == "dB" else 3
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f} {rows[0]['unit']}".strip()
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation} {rows[0]['unit']}".strip()
 
 
 def average(rows: list[dict], key: str) -> str:

@@ -23,6 +23,7 @@ from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.diffusion.config import DiffusionConfig
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.settings import EvaluateConfig
+from mandorla.storage import write_text
 from mandorla.vae.config import VAEConfig
 
 CONFIG = "config.yaml"
@@ -92,8 +93,8 @@ def claim_run(recipe: Recipe, blocks: Sequence[str]) -> Path:
         kept = {block: getattr(recipe, block) for block in blocks}
         recipe = begun.model_copy(update=kept | {"run": recipe.run, "device": recipe.device})
     run.mkdir(parents=True, exist_ok=True)
-    _write(run / CONFIG, dump(recipe))
-    _write(run / "environment.json", json.dumps(_environment(recipe), indent=1))
+    write_text(run / CONFIG, dump(recipe))
+    write_text(run / "environment.json", json.dumps(_environment(recipe), indent=1))
     return run
 
 
@@ -133,9 +134,3 @@ def _environment(recipe: Recipe) -> dict:
         },
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

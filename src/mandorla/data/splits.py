@@ -13,6 +13,7 @@ import numpy as np
 
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
+from mandorla.storage import read_json, write_text
 
 
 def split_by_group(
@@ -44,7 +45,7 @@ def write_splits(path: Path, splits: Splits) -> None:
         if common := sorted(set(parts[one]) & set(parts[other])):
             raise MandorlaError(f"sample {common[0]!r} lies in both {one} and {other} ({len(common)} in all)")
     if path.exists():
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = read_json(path)
         for part, ids in parts.items():
             if changed := sorted(set(written[part]) ^ set(ids)):
                 raise MandorlaError(
@@ -52,4 +53,4 @@ def write_splits(path: Path, splits: Splits) -> None:
                     f"such as {changed[0]!r}); restore them, or begin a new run"
                 )
         return
-    path.write_text(json.dumps(parts), encoding="utf-8")
+    write_text(path, json.dumps(parts))

@@ -1,7 +1,6 @@
 """Stage 2 in a run folder: weights with the whitening statistics, and which stage 1 they were trained on."""
 
 import json
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
 from mandorla.recipe import Recipe, run_config
+from mandorla.storage import read_json, write_text
 from mandorla.training import WEIGHTS, load_tensors
 
 FOLDER, DESCRIPTION = "diffusion", "model.json"
@@ -19,16 +19,13 @@ _WHITENING = "whitening."
 
 def write_description(run: Path, vae_weights: str) -> None:
     """Write the hash of the stage-1 weights that this stage 2 belongs to."""
-    path = run / FOLDER / DESCRIPTION
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"vae_weights": vae_weights}, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    write_text(run / FOLDER / DESCRIPTION, json.dumps({"vae_weights": vae_weights}, indent=1))
 
 
 def belongs_to(run: Path) -> str | None:
     """Return the hash of the stage-1 weights that the run's stage 2 was trained on, None if there is no stage 2."""
     path = run / FOLDER / DESCRIPTION
-    return json.loads(path.read_text(encoding="utf-8"))["vae_weights"] if path.is_file() else None
+    return read_json(path)["vae_weights"] if path.is_file() else None
 
 
 def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from mandorla.data.dataset import Dataset
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.recipe import Recipe, run_config
+from mandorla.storage import read_json
 from mandorla.training import choose_device, load_tensors, save_tensors
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.store import load_vae
@@ -144,7 +145,7 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
 
 
 def _manifest(run: Path) -> dict:
-    return json.loads((run / FOLDER / MANIFEST).read_text(encoding="utf-8"))
+    return read_json(run / FOLDER / MANIFEST)
 
 
 def _write_part(vae: VAE, dataset: Dataset, folder: Path, title: str) -> None:

@@ -6,7 +6,6 @@ weights. Whether latents belong to weights is told by a hash over the weights' n
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from mandorla.config import load_settings
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
 from mandorla.recipe import Recipe, run_config
+from mandorla.storage import read_json, write_text
 from mandorla.training import WEIGHTS, load_tensors
 from mandorla.vae.model import VAE
 
@@ -24,10 +24,7 @@ FOLDER, DESCRIPTION = "vae", "model.json"
 def write_description(run: Path, vae: VAE) -> None:
     """Write what the model's shape depends on, beside its weights."""
     facts = {"modalities": [{"name": m.name, "channels": m.channels, "size": m.size} for m in vae.modalities]}
-    path = run / FOLDER / DESCRIPTION
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    write_text(run / FOLDER / DESCRIPTION, json.dumps(facts, indent=1))
 
 
 def load_vae(run: Path) -> tuple[VAE, str]:
@@ -37,7 +34,7 @@ def load_vae(run: Path) -> tuple[VAE, str]:
     """
     recipe = load_settings(Recipe, path=run_config(run))
     weights, _ = load_tensors(run / FOLDER / WEIGHTS)
-    described = json.loads((run / FOLDER / DESCRIPTION).read_text(encoding="utf-8"))
+    described = read_json(run / FOLDER / DESCRIPTION)
     modalities = tuple(Modality(m["name"], m["channels"], tuple(m["size"])) for m in described["modalities"])
     vae = VAE(recipe.vae.model, modalities)
     try:
