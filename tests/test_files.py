@@ -1,6 +1,6 @@
 """Files in, files out: what is written, what is refused, and that nothing half-written stays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +10,7 @@ import torch
 
 from mandorla import files
 from mandorla.data.dataset import Batch, Modality
+from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import read_image, write_image
 from mandorla.errors import MandorlaError
 
@@ -33,6 +34,7 @@ class FakeModel:
 
     run: Path
     modalities: tuple[Modality, ...] = (Modality("t1", 1, (6, 8)), Modality("t2", 3, (6, 8)), Modality("v", 2, ()))
+    recipe: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(data=None))
 
     def data(self):
         return SimpleNamespace(test=FakeTest())
@@ -117,6 +119,16 @@ def test_translate_a_folder_of_images(model, t1, tmp_path):
     assert read_image(out / "t2" / "b.png").mean() == pytest.approx(0.4, abs=0.5 / 255)
     assert read_image(out / "t2_std" / "b.png").mean() == pytest.approx(np.std([0.3, 0.5], ddof=1), abs=0.5 / 255)
     assert not (out / "v").exists()
+
+
+def test_images_are_averaged_down_as_in_training(model, t1, tmp_path):
+    checkers = np.indices((12, 16)).sum(0)[None] % 2 * 0.8
+    write_image(t1 / "d.png", checkers.astype(np.float32))
+    with pytest.raises(MandorlaError, match="size 12 x 16"):
+        translate(model, t1, tmp_path / "out")
+    model.recipe = SimpleNamespace(data=FoldersConfig(folders={"t1": "a", "t2": "b"}, size=(6, 8)))
+    out = translate(model, t1, tmp_path / "out")
+    assert read_image(out / "t2" / "d.png").mean() == pytest.approx(0.4, abs=1 / 255)
 
 
 def test_one_sample_has_no_spread(model, t1, tmp_path):

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from mandorla.data.dataset import Modality
-from mandorla.data.images import SUFFIXES, read_image, write_image
+from mandorla.data.images import SUFFIXES, decode_image, to_unit, write_image
+from mandorla.data.stored import StoredConfig, shrink
 from mandorla.errors import MandorlaError
 from mandorla.model import Mandorla
 from mandorla.pictures import grid
@@ -66,7 +67,9 @@ def translate(
             raise MandorlaError(
                 f"unknown modality {name!r}{_nearest(name, modalities)}; this model has {_list(modalities)}"
             )
-    x, names = _read_inputs(source, [modalities[name] for name in given])
+    data = model.recipe.data
+    size = data.size if isinstance(data, StoredConfig) else None  # training images were averaged down to it
+    x, names = _read_inputs(source, [modalities[name] for name in given], size)
     with _new_folder(out) as folder:
         samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
         np.savez(folder / "samples.npz", **samples)
@@ -109,10 +112,10 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
 # -------------------------------------------------------------------------------------------------------------- input
 
 
-def _read_inputs(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
+def _read_inputs(source: Path, given: Sequence[Modality], size: tuple[int, ...] | None) -> tuple[Arrays, list[str]]:
     """Return the arrays of the modalities `given`, and a name for each sample."""
     if source.is_dir():
-        return _read_folders(source, given)
+        return _read_folders(source, given, size)
     x = _read_npz(source, given)
     if missing := [modality.name for modality in given if modality.name not in x]:
         raise MandorlaError(f"{source}: no array for {_list(missing)}")
@@ -142,8 +145,11 @@ def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
     return x
 
 
-def _read_folders(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
-    """Return the images under `source`, paired by stem in sorted order, and the stems."""
+def _read_folders(source: Path, given: Sequence[Modality], size: tuple[int, ...] | None) -> tuple[Arrays, list[str]]:
+    """Return the images under `source`, paired by stem in sorted order, and the stems.
+
+    Images are brought to `size` as those of the training were.
+    """
     files: dict[str, dict[str, Path]] = {}
     for modality in given:
         folder = source / modality.name
@@ -162,7 +168,12 @@ def _read_folders(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list
     x = {}
     for modality in given:
         paths = [files[modality.name][stem] for stem in stems]
-        x[modality.name] = np.concatenate([_checked(read_image(path)[None], modality, str(path)) for path in paths])
+        x[modality.name] = np.concatenate(
+            [
+                _checked(to_unit(shrink(decode_image(path)[None], size, str(path))), modality, str(path))
+                for path in paths
+            ]
+        )
     return x, stems
 
 
