@@ -61,6 +61,28 @@ def test_conditionals_of_a_gaussian(given, wanted):
     torch.testing.assert_close(covariance, truth[1], atol=2e-3, rtol=0)
 
 
+def test_the_residual_of_a_gaussian_is_what_the_shared_part_does_not_explain():
+    """Backwards from u given c: noise that is standard normal, independent of c, and leads back to u."""
+    diffusion = exact()
+    names, places = ["shared", "t2"], PLACES["shared"] + PLACES["t2"]
+    joint = Layout({name: LAYOUT.shapes[name] for name in names})
+    flow = GaussianFlow(diffusion.network.flow.mean[places], diffusion.network.flow.covariance[places][:, places])
+
+    def residual(noise: torch.Tensor) -> torch.Tensor:
+        data = joint.split(flow.transport(noise))
+        known, others = {"shared": data["shared"]}, LAYOUT.split(torch.zeros(len(noise), 9, dtype=torch.float64))
+        eps = diffusion.abduct({"t2": data["t2"]}, others, known, 100, "heun")
+        again = diffusion.generate(others | eps, known, ["t2"], 100, "heun")
+        torch.testing.assert_close(again["t2"], data["t2"], atol=1e-4, rtol=0)
+        return joint.join(known | eps)
+
+    mean, matrix = affine_map(residual, 5)
+    covariance = matrix @ matrix.T
+    torch.testing.assert_close(mean[2:], torch.zeros(3, dtype=torch.float64), atol=2e-3, rtol=0)
+    torch.testing.assert_close(covariance[2:, 2:], torch.eye(3, dtype=torch.float64), atol=2e-3, rtol=0)
+    torch.testing.assert_close(covariance[2:, :2], torch.zeros(3, 2, dtype=torch.float64), atol=2e-3, rtol=0)
+
+
 def test_mode_private_leaves_the_shared_part_out():
     diffusion = exact("private")
     assert list(diffusion.layout.shapes) == ["t1", "t2"]

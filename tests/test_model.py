@@ -192,6 +192,33 @@ def test_swap_with_itself_is_the_reconstruction(model):
     close(model.swap(latents, x), model.swap(x, latents))
 
 
+def test_the_residual_leads_back(polydigits_run):
+    model = mandorla.load(polydigits_run)
+    torch.manual_seed(0)
+    for parameter in model.diffusion.parameters():  # six steps of training taught it next to nothing
+        torch.nn.init.normal_(parameter, std=0.08)
+    x = some(model)
+    plain, residual = model.encode(x), model.encode(x, residual=True)
+    assert residual.residual and residual[:2].residual and not plain.residual
+    assert all((residual.private[name] - plain.private[name]).abs().max() > 0.05 for name in plain.private)
+    back = model._from_residual(residual)
+    for name, u in plain.private.items():
+        assert (back.private[name] - u).square().mean().sqrt() < 1e-3 * u.std()
+    again, truth = model.decode(residual), model.decode(plain)
+    for name in truth:
+        torch.testing.assert_close(again[name], truth[name], atol=1e-3, rtol=0)
+    other = some(model, seed=1)
+    close(model.swap(other, x, residual=True), model.swap(other, residual))
+    assert any((model.swap(other, residual)[n] - model.swap(other, x)[n]).abs().max() > 1e-3 for n in truth)
+
+
+def test_the_residual_needs_the_shared_part(polydigits_run):
+    model = mandorla.load(polydigits_run)
+    object.__setattr__(model.diffusion, "config", model.diffusion.config.model_copy(update={"mode": "private"}))
+    with pytest.raises(MandorlaError, match="mode joint or conditional"):
+        model.encode(some(model), residual=True)
+
+
 def test_swap_takes_each_part_from_its_side(model):
     a, b = model.encode(some(model)), model.encode(some(model, seed=1))
     close(model.swap(a, b), model.decode(Latents(a.shared, b.private)))

@@ -7,8 +7,8 @@ is a vector `(C,)` or a map `(C, *grid)`; a `Layout` holds the components' shape
 z = (component - mean) / std, so that stage 2 starts its flow from N(0, I) on an equal footing everywhere.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ Components = dict[str, Tensor]
 class Latents:
     """Hold the `shared` part `(B, *shape)` and the `private` part of each modality `(B, *shape_m)` of B samples.
 
-    `shared` is None where only private parts are modelled.
+    `shared` is None where only private parts are modelled. Private parts that are `residual` are the noise from which
+    stage 2 makes them, given the shared part: what of them the shared part does not explain.
     """
 
     shared: Tensor | None
     private: dict[str, Tensor]
+    residual: bool = False
 
     @property
     def components(self) -> Components:
@@ -43,11 +45,15 @@ class Latents:
 
     def __getitem__(self, index) -> "Latents":
         """Select samples by slice, mask or list of indices."""
-        return Latents.of({name: z[index] for name, z in self.components.items()})
+        return self.map(lambda z: z[index])
 
     def to(self, device: torch.device | str) -> "Latents":
         """Move every component to `device`."""
-        return Latents.of({name: z.to(device) for name, z in self.components.items()})
+        return self.map(lambda z: z.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Latents":
+        """Apply `change` to every component."""
+        return replace(Latents.of({name: change(z) for name, z in self.components.items()}), residual=self.residual)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ stage 1; whitening happens inside. What is drawn for sample i depends on (seed, 
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -66,18 +66,21 @@ class Mandorla:
     # ----------------------------------------------------------------------------------------------------- stage 1
 
     @torch.no_grad()
-    def encode(self, x: Data, present: Mapping[str, Tensor] | None = None) -> Latents:
+    def encode(self, x: Data, present: Mapping[str, Tensor] | None = None, residual: bool = False) -> Latents:
         """Return the shared part, read from all modalities given, and the posterior mean of each one's private part.
 
         `present[name]` (bool, `(B,)`) says which samples have a modality; left out, all have all that are given. What
         stands in `x` for a modality that a sample does not have is not looked at.
+
+        With `residual` each private part is replaced by the noise from which stage 2 makes it given the shared part:
+        what a digit's manner of writing is beyond the digit. It needs a stage 2 of mode joint or conditional.
         """
         tensors, masks = self._checked(x, present)
         parts = [
             encode_batch(self.vae, *({name: z[rows] for name, z in part.items()} for part in (tensors, masks))).latents
             for rows in _chunks(len(next(iter(tensors.values()))))
         ]
-        return _cat(parts)
+        return self._to_residual(_cat(parts)) if residual else _cat(parts)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> dict[str, Tensor]:
@@ -85,6 +88,8 @@ class Mandorla:
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded")
         latents = latents.to(self.device)
+        if latents.residual:
+            latents = self._from_residual(latents)
         decoded = {
             name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in _chunks(len(u))]
             for name, u in latents.private.items()
@@ -125,12 +130,19 @@ class Mandorla:
         decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
 
-    def swap(self, shared_from: Data | Latents, private_from: Data | Latents) -> dict[str, Tensor]:
-        """Return the modalities of `private_from`, with the shared part of `shared_from`; as many samples in both."""
+    def swap(
+        self, shared_from: Data | Latents, private_from: Data | Latents, residual: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the modalities of `private_from`, with the shared part of `shared_from`; as many samples in both.
+
+        With `residual` it is the residual of the private part that is kept: the same manner, another subject.
+        """
         shared, private = self._latents(shared_from), self._latents(private_from)
+        if residual and not private.residual:
+            private = self._to_residual(private)
         if len(shared) != len(private):
             raise MandorlaError(f"swap needs as many samples on both sides, not {len(shared)} and {len(private)}")
-        return self.decode(Latents(shared.shared, private.private))
+        return self.decode(replace(private, shared=shared.shared))
 
     def interpolate(
         self,
@@ -148,12 +160,16 @@ class Mandorla:
         first, last = self._latents(a), self._latents(b)
         if len(first) != len(last):
             raise MandorlaError(f"interpolate needs as many samples at both ends, not {len(first)} and {len(last)}")
+        if first.residual != last.residual:
+            raise MandorlaError("interpolate needs residual private parts at both ends, or at neither")
         names = [name for name in first.private if name in last.private]
         frames = []
         for weight in torch.linspace(0, 1, num).tolist():
             c = first.shared if part == "private" else to_sphere(torch.lerp(first.shared, last.shared, weight))
             move = 0.0 if part == "shared" else weight
-            frames.append(Latents(c, {n: torch.lerp(first.private[n], last.private[n], move) for n in names}))
+            frames.append(
+                Latents(c, {n: torch.lerp(first.private[n], last.private[n], move) for n in names}, first.residual)
+            )
         decoded = self.decode(_cat(frames))
         return {name: x.unflatten(0, (num, -1)) for name, x in decoded.items()}
 
@@ -195,6 +211,36 @@ class Mandorla:
             if SHARED in drawn:
                 drawn[SHARED] = to_sphere(drawn[SHARED])
             parts.append(Latents.of(here | drawn))
+        return _cat(parts)
+
+    def _to_residual(self, latents: Latents) -> Latents:
+        """Return each private part as the noise from which stage 2 makes it, given the shared part."""
+        return self._through_flow(latents, lambda flow, z, *rest: flow.abduct(z, *rest), residual=True)
+
+    def _from_residual(self, latents: Latents) -> Latents:
+        """Undo `_to_residual`."""
+        return self._through_flow(
+            latents,
+            lambda flow, z, noise, known, *rest: flow.generate(noise | z, known, list(z), *rest),
+            residual=False,
+        )
+
+    def _through_flow(self, latents: Latents, move: Callable[..., Components], residual: bool) -> Latents:
+        """Move each private part by the flow given the shared part alone; the residual side is whitened."""
+        diffusion, whitening = self._stage_2
+        sampling = diffusion.config.sampling
+        if diffusion.config.mode == "private":
+            raise MandorlaError("residual parts need a stage 2 that knows the shared part: mode joint or conditional")
+        context = sample_noise(diffusion.layout, 0, [(0,)])  # what stands for unknown components: the same both ways
+        parts = []
+        for rows in _chunks(len(latents)):
+            here = latents[rows].to(self.device)
+            noise = {name: z.to(self.device).expand(len(here), *z.shape[1:]) for name, z in context.items()}
+            known = whitening.whiten({SHARED: here.shared})
+            moved = {}
+            for name, z in (whitening.whiten(here.private) if residual else here.private).items():
+                moved |= move(diffusion, {name: z}, noise, known, sampling.residual_steps, sampling.sampler)
+            parts.append(Latents(here.shared, moved if residual else whitening.colour(moved), residual))
         return _cat(parts)
 
     def _shared_of_training(self, num: int, seed: int) -> Tensor:
@@ -252,4 +298,5 @@ def _chunks(count: int) -> Iterator[slice]:
 
 
 def _cat(parts: Sequence[Latents]) -> Latents:
-    return Latents.of({name: torch.cat([part.components[name] for part in parts]) for name in parts[0].components})
+    joined = {name: torch.cat([part.components[name] for part in parts]) for name in parts[0].components}
+    return replace(Latents.of(joined), residual=parts[0].residual)

@@ -48,6 +48,27 @@ class Diffusion(nn.Module):
         `noise` holds every component of the layout at t = 0, `(B, *shape)`: it decides what is drawn.
         Raises MandorlaError if the mode of this model does not answer the question.
         """
+        return self._travel(noise, known, wanted, steps, sampler, 0.0, 1.0)
+
+    @torch.no_grad()
+    def abduct(self, data: Components, noise: Components, known: Components, steps: int, sampler: str) -> Components:
+        """Return the noise from which `generate` makes `data` (whitened), given the `known` components.
+
+        The flow is followed backwards: as far as it is right, what is found is independent of what is known. `noise`
+        stands for the components that are neither.
+        """
+        return self._travel(noise | data, known, list(data), steps, sampler, 1.0, 0.0)
+
+    def _travel(
+        self,
+        noise: Components,
+        known: Components,
+        wanted: list[str],
+        steps: int,
+        sampler: str,
+        start: float,
+        stop: float,
+    ) -> Components:
         self._check(known, wanted)
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
         travelling = Layout({name: self.layout.shapes[name] for name in wanted})
@@ -59,7 +80,7 @@ class Diffusion(nn.Module):
             times = torch.tensor(row, device=first.device).expand(len(first), -1)
             return travelling.join(self.network(state, times))
 
-        return travelling.split(SAMPLERS[sampler].integrate(velocity, travelling.join(noise), steps))
+        return travelling.split(SAMPLERS[sampler].integrate(velocity, travelling.join(noise), steps, start, stop))
 
     def _check(self, known: Components, wanted: list[str]) -> None:
         mode = self.config.mode
