@@ -20,7 +20,7 @@ class SamplingConfig(Settings):
     steps: int = Field(8, ge=1)
     """steps from noise to data"""
     residual_steps: int = Field(20, ge=1)
-    """steps from a private part to its residual and back: more than for samples, so that the way back ends where it began"""
+    """steps from a private part to its residual, and back: enough that the way back ends where it began"""
 
 
 class Sampler:

@@ -21,9 +21,8 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     References: Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
     https://arxiv.org/abs/1807.03748 (Eq. 4).
     """
-    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
-    target = torch.arange(len(a), device=a.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    logits = (F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).float() / temperature
+    return (logits.logsumexp(0) + logits.logsumexp(1)).mean() / 2 - logits.diagonal().mean()
 
 
 def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature: float, max_cells: int) -> Tensor:

@@ -37,8 +37,8 @@ class LossConfig(Settings):
     """share of the training in which agreement is the only term, so that u never has to carry what c soon will"""
     temperature: float = Field(0.3, gt=0)
     """temperature of every InfoNCE term"""
-    max_cells: int = Field(1024, ge=2)
-    """most locations in one dense InfoNCE"""
+    max_cells: int = Field(512, ge=2)
+    """most locations in one dense InfoNCE or one kernel of the leak; the cost grows with the square"""
     swap_weight: float = Field(0.1, ge=0)
     """weight of swap-and-re-encode"""
     swap_fraction: float = Field(0.5, gt=0, le=1)
