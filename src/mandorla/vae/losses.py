@@ -21,7 +21,8 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     References: Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
     https://arxiv.org/abs/1807.03748 (Eq. 4).
     """
-    logits = (F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).float() / temperature
+    with torch.autocast(a.device.type, enabled=False):  # the products are cheap, and their differences matter
+        logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     return (logits.logsumexp(0) + logits.logsumexp(1)).mean() / 2 - logits.diagonal().mean()
 
 
