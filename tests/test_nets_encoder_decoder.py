@@ -50,12 +50,25 @@ def check(network: EncoderDecoder, num: int) -> None:
 
 @pytest.mark.parametrize("dims", SIZES)
 @pytest.mark.parametrize(("shared", "private"), list(itertools.product(["vector", "map"], repeat=2)))
-def test_convolutional(dims, shared, private):
+@pytest.mark.parametrize("stride", [4, 2])
+def test_convolutional(dims, shared, private, stride):
     modality = Modality("x", 2, SIZES[dims])
-    shapes = shape_of(shared, 3, modality.size), shape_of(private, 4, modality.size, 8)
+    shapes = shape_of(shared, 3, modality.size, stride), shape_of(private, 4, modality.size, 8)
     network = build_encoder_decoder(SMALL, modality, *shapes)
     check(network, 3)
     check(network, 1)
+
+
+def test_a_cell_of_a_fine_map_sees_its_surroundings():
+    """The features of a fine map come from the coarse levels too: they see further than their own level does."""
+    far = {}
+    for channels in ((6,), (6, 8, 8, 8)):
+        config = ConvolutionalConfig(channels=channels, patch=2)
+        network = build_encoder_decoder(config, Modality("x", 1, (32, 32)), (2, 16, 16), (2,)).eval()
+        x = torch.rand(1, 1, 32, 32, requires_grad=True)
+        network.encode_shared(network.features(x))[0, 0, 8, 8].backward()
+        far[len(channels)] = (x.grad[0, 0] != 0).nonzero().float().std().item()
+    assert far[4] > 3 * far[1]
 
 
 @pytest.mark.parametrize("size", [(), (5,), (4, 3)])
@@ -86,8 +99,8 @@ def test_first_outputs_are_small():
     ("config", "size", "shared", "private", "message"),
     [
         (SMALL, (), (2,), (2,), "'x' has no spatial size: set its encoder_decoder to `kind: perceptron`"),
-        (SMALL, (16, 16), (2, 8, 8), (2,), r"shared map \(8, 8\) of modality 'x' is finer .* raise shared.stride to 4"),
-        (SMALL, (16, 16), (2,), (2, 8, 8), r"private map .* raise private.stride to 4"),
+        (SMALL, (8, 8), (2, 8, 8), (2,), r"shared map \(8, 8\) of modality 'x' is finer .* raise shared.stride to 2"),
+        (SMALL, (8, 8), (2,), (2, 8, 8), r"private map .* raise private.stride to 2"),
         (PerceptronConfig(), (4,), (2, 4), (2,), "a perceptron has vector latents only"),
         (CustomConfig(kind="unheard"), (4,), (2,), (2,), "'unheard' is not known: use one of convolutional"),
         (CustomConfig(kind="no.such:Net"), (4,), (2,), (2,), "'no.such:Net' cannot be imported"),

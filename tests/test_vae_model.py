@@ -147,7 +147,7 @@ def test_log_std_stays_in_bounds():
             (Modality("a", 1, (8, 8)), Modality("b", 1, (8, 9))),
             r"a shared map needs modalities of one size, here a \(8, 8\), b \(8, 9\)",
         ),
-        (ModelConfig(private=LatentConfig(channels=2, stride=1)), MODALITIES, "finer than its features"),
+        (ModelConfig(private=LatentConfig(channels=2, stride=1)), MODALITIES, "finer than its first features"),
     ],
 )
 def test_mistakes(config, modalities, message):

@@ -147,61 +147,76 @@ def _find(kind: str) -> type[EncoderDecoder]:
 class Convolutional(EncoderDecoder):
     """Strided convolutions for any number of spatial dimensions; see `ConvolutionalConfig`.
 
+    The encoder goes down through all levels and, for map latents, up again with skip connections to the coarsest level
+    that is fine enough for them: a cell of a map has seen its surroundings. Latents enter the decoder at that level.
+
     The encoder is batch-normalised: what all images of a modality have in common would otherwise hide, for hundreds of
     steps, the directions in which codes of different modalities agree.
 
-    Sizes that the strides do not divide are padded at their far ends and cropped again. A map latent may be coarser
-    than the features, never finer.
+    Sizes that the strides do not divide are padded at their far ends and cropped again.
+
+    References: U-Net, Ronneberger et al., 2015, https://arxiv.org/abs/1505.04597 (Fig. 1); Feature Pyramid Networks for
+    Object Detection, Lin et al., 2017, https://arxiv.org/abs/1612.03144 (Fig. 3).
     """
 
     def __init__(self, modality: Modality, shared: Shape, private: Shape, config: ConvolutionalConfig):
         super().__init__(modality, shared, private)
-        self.dims = len(modality.size)
-        if self.dims not in (1, 2, 3):
+        self.dims = dims = len(modality.size)
+        if dims not in (1, 2, 3):
             raise MandorlaError(
                 f"modality {modality.name!r} has no spatial size: set its encoder_decoder to `kind: perceptron`"
             )
-        width, hidden = config.channels, config.hidden
-        self.top = top = width[-1]
-        self.stride = config.patch * 2 ** (len(width) - 1)
-        self.grid = tuple(math.ceil(size / self.stride) for size in modality.size)
+        width, hidden, last = config.channels, config.hidden, len(config.channels) - 1
+        self.stride = config.patch * 2**last
+        bottom = [math.ceil(size / self.stride) for size in modality.size]
+        grids = [tuple(cells * 2 ** (last - level) for cells in bottom) for level in range(len(width))]
         for name, shape in (("shared", shared), ("private", private)):
-            if any(a > b for a, b in zip(shape[1:], self.grid, strict=False)):
+            if not _holds(grids[0], shape):
                 raise MandorlaError(
-                    f"{name} map {shape[1:]} of modality {modality.name!r} is finer than its features {self.grid}: "
-                    f"raise {name}.stride to {self.stride} or use fewer encoder_decoder.channels"
+                    f"{name} map {shape[1:]} of modality {modality.name!r} is finer than its first features {grids[0]}:"
+                    f" raise {name}.stride to {config.patch} or lower encoder_decoder.patch"
                 )
-        cells = math.prod(self.grid)
-        down, up = [], []
-        for level, channels in enumerate(width):
-            if level == 0:
-                down.append(conv(self.dims, modality.channels, channels, config.patch, stride=config.patch))
-                up.append(transposed_conv(self.dims, channels, modality.channels, config.patch, stride=config.patch))
-            else:
-                down.append(conv(self.dims, width[level - 1], channels, 4, stride=2, padding=1))
-                up.append(nn.SiLU())
-                up.append(transposed_conv(self.dims, channels, width[level - 1], 4, stride=2, padding=1))
-            down += [Residual(self.dims, channels) for _ in range(config.num_blocks)]
-            down += [batch_norm(self.dims, channels), nn.SiLU()]
-            up += [Residual(self.dims, channels) for _ in range(config.num_blocks)]
-        self.down, self.up = nn.Sequential(*down), nn.Sequential(*reversed(up))
+        level = max(k for k, grid in enumerate(grids) if _holds(grid, shared) and _holds(grid, private))
+        self.grid, self.top = grids[level], width[level]
+
+        def blocks(channels: int) -> list[nn.Module]:
+            return [Residual(dims, channels) for _ in range(config.num_blocks)]
+
+        def normalised(channels: int) -> list[nn.Module]:
+            return [*blocks(channels), batch_norm(dims, channels), nn.SiLU()]
+
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                conv(dims, width[k - 1], channels, 4, stride=2, padding=1)
+                if k
+                else conv(dims, modality.channels, channels, config.patch, stride=config.patch),
+                *normalised(channels),
+            )
+            for k, channels in enumerate(width)
+        )
+        self.lift = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in range(last - 1, level - 1, -1))
+        self.mend = nn.ModuleList(nn.Sequential(*normalised(width[k])) for k in range(last - 1, level - 1, -1))
+        up = blocks(self.top)
+        for k in range(level - 1, -1, -1):
+            up += [_up(dims, width[k + 1], width[k]), nn.SiLU(), *blocks(width[k])]
+        self.up = nn.Sequential(*up, transposed_conv(dims, width[0], modality.channels, config.patch, config.patch))
 
         self.read_shared = self._head(shared, shared[0], hidden)
-        self.mix_features = conv(self.dims, top, top, 1)
-        self.mix_shared = nn.Linear(shared[0], top) if len(shared) == 1 else conv(self.dims, shared[0], top, 1)
+        self.mix_features = conv(dims, self.top, self.top, 1)
+        self.mix_shared = nn.Linear(shared[0], self.top) if len(shared) == 1 else conv(dims, shared[0], self.top, 1)
         self.read_private = self._head(private, 2 * private[0], hidden)
         vectors = sum(shape[0] for shape in (shared, private) if len(shape) == 1)
-        maps = sum(shape[0] for shape in (shared, private) if len(shape) > 1)
+        channels = sum(shape[0] for shape in (shared, private) if len(shape) > 1)
         if vectors:
             self.write_vectors = nn.Sequential(
                 nn.Linear(vectors, hidden),
                 nn.SiLU(),
-                nn.Linear(hidden, top * cells),
-                nn.Unflatten(1, (top, *self.grid)),
+                nn.Linear(hidden, self.top * math.prod(self.grid)),
+                nn.Unflatten(1, (self.top, *self.grid)),
             )
-        if maps:
-            self.write_maps = nn.Sequential(conv(self.dims, maps, top, 3, padding=1), nn.SiLU())
-        self.join = nn.Sequential(conv(self.dims, top * (bool(vectors) + bool(maps)), top, 1), nn.SiLU())
+        if channels:
+            self.write_maps = nn.Sequential(conv(dims, channels, self.top, 3, padding=1), nn.SiLU())
+        self.join = nn.Sequential(conv(dims, self.top * (bool(vectors) + bool(channels)), self.top, 1), nn.SiLU())
         private_output = self.read_private[-1] if len(private) == 1 else self.read_private
         initialise(self, outputs=(private_output, self.up[-1]))
 
@@ -212,13 +227,16 @@ class Convolutional(EncoderDecoder):
         return nn.Sequential(nn.Flatten(), *_layers(self.top * cells, hidden), nn.Linear(hidden, channels))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the feature grid `(B, channels[-1], *grid)`."""
-        pad = [
-            n
-            for size, cells in zip(x.shape[:1:-1], self.grid[::-1], strict=True)
-            for n in (0, cells * self.stride - size)
-        ]
-        return self.down(F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1)
+        """Return the features `(B, top, *grid)` that both codes are read from."""
+        bottom = [cells * self.stride for cells in (math.ceil(size / self.stride) for size in x.shape[2:])]
+        pad = [n for size, full in zip(x.shape[:1:-1], bottom[::-1], strict=True) for n in (0, full - size)]
+        h = F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1
+        levels = []
+        for stage in self.down:
+            levels.append(h := stage(h))
+        for lift, mend, level in zip(self.lift, self.mend, levels[-2::-1], strict=False):
+            h = mend(lift(h) + level)
+        return h
 
     def encode_shared(self, h: Tensor) -> Tensor:
         return self.read_shared(resize(h, self.shared[1:]))
@@ -269,6 +287,16 @@ class Perceptron(EncoderDecoder):
 
     def decode(self, c: Tensor, u: Tensor) -> Tensor:
         return self.write(torch.cat([c, u], 1)).unflatten(1, self.modality.shape)
+
+
+def _holds(grid: tuple[int, ...], latent: Shape) -> bool:
+    """Return whether a grid is at least as fine as that of a latent map; vectors have none."""
+    return all(a <= b for a, b in zip(latent[1:], grid, strict=False))
+
+
+def _up(dims: int, channels_in: int, channels_out: int) -> nn.Module:
+    """Build a layer that doubles the grid."""
+    return transposed_conv(dims, channels_in, channels_out, 4, stride=2, padding=1)
 
 
 def _layers(*widths: int) -> nn.Sequential:
