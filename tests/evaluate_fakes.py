@@ -93,7 +93,10 @@ class BarModel:
         draws = [self.decode(self.sample_private(shared, seed + k, wanted)) for k in range(num_samples)]
         return {name: torch.stack([drawn[name] for drawn in draws]) for name in wanted}
 
-    def swap(self, shared_from, private_from):
+    def to_residual(self, latents):
+        return latents  # its private parts depend on nothing
+
+    def swap(self, shared_from, private_from, residual=False):
         return self.decode(Latents(shared_from.shared, private_from.private))
 
     def interpolate(self, a, b, num=8, part="both"):

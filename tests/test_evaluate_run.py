@@ -64,13 +64,13 @@ def records(run):
 def test_a_perfect_model_scores_like_the_ceiling(records):
     for name in ("shared/class", "shared/class/all", "private/half", "coherence/self", "coherence/cross"):
         assert records[name].value >= records[name].ceiling - 0.02 > 0.95
-    for name in ("swap/class", "swap/half", "joint/agreement"):
+    for name in ("swap/class", "swap/class residual", "swap/half", "joint/agreement"):
         assert records[name].value > 0.95
     assert records["reconstruction/left"].value == 100
 
 
 def test_its_leaks_and_its_control_are_at_chance(records):
-    for name in ("private/class linear", "private/class mlp", "shared/half"):
+    for name in ("private/class linear", "private/class mlp", "private/residual/class mlp", "shared/half"):
         assert abs(records[name].value - records[name].chance) < 0.1
     joint = records["joint/agreement"]
     assert joint.chance == pytest.approx(1 / 16, abs=0.02) and joint.control < 0.2

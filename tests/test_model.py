@@ -201,7 +201,7 @@ def test_the_residual_leads_back(polydigits_run):
     plain, residual = model.encode(x), model.encode(x, residual=True)
     assert residual.residual and residual[:2].residual and not plain.residual
     assert all((residual.private[name] - plain.private[name]).abs().max() > 0.05 for name in plain.private)
-    back = model._from_residual(residual)
+    back = model.from_residual(residual)
     for name, u in plain.private.items():
         assert (back.private[name] - u).square().mean().sqrt() < 1e-3 * u.std()
     again, truth = model.decode(residual), model.decode(plain)

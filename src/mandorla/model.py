@@ -80,7 +80,7 @@ class Mandorla:
             encode_batch(self.vae, *({name: z[rows] for name, z in part.items()} for part in (tensors, masks))).latents
             for rows in _chunks(len(next(iter(tensors.values()))))
         ]
-        return self._to_residual(_cat(parts)) if residual else _cat(parts)
+        return self.to_residual(_cat(parts)) if residual else _cat(parts)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ class Mandorla:
             raise MandorlaError("latents without a shared part cannot be decoded")
         latents = latents.to(self.device)
         if latents.residual:
-            latents = self._from_residual(latents)
+            latents = self.from_residual(latents)
         decoded = {
             name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in _chunks(len(u))]
             for name, u in latents.private.items()
@@ -139,7 +139,7 @@ class Mandorla:
         """
         shared, private = self._latents(shared_from), self._latents(private_from)
         if residual and not private.residual:
-            private = self._to_residual(private)
+            private = self.to_residual(private)
         if len(shared) != len(private):
             raise MandorlaError(f"swap needs as many samples on both sides, not {len(shared)} and {len(private)}")
         return self.decode(replace(private, shared=shared.shared))
@@ -172,6 +172,22 @@ class Mandorla:
             )
         decoded = self.decode(_cat(frames))
         return {name: x.unflatten(0, (num, -1)) for name, x in decoded.items()}
+
+    def to_residual(self, latents: Latents) -> Latents:
+        """Return each private part as the noise from which stage 2 makes it, given the shared part (abduction).
+
+        The flow p(u | c) is followed backwards: the residual depends on the shared part as far as the flow is wrong and
+        no further, and both together still determine the private part. Whitened: about standard normal.
+        """
+        return self._through_flow(latents, lambda flow, z, *rest: flow.abduct(z, *rest), residual=True)
+
+    def from_residual(self, latents: Latents) -> Latents:
+        """Undo `to_residual`."""
+        return self._through_flow(
+            latents,
+            lambda flow, z, noise, known, *rest: flow.generate(noise | z, known, list(z), *rest),
+            residual=False,
+        )
 
     # ------------------------------------------------------------------------------------------------------ inside
 
@@ -212,18 +228,6 @@ class Mandorla:
                 drawn[SHARED] = to_sphere(drawn[SHARED])
             parts.append(Latents.of(here | drawn))
         return _cat(parts)
-
-    def _to_residual(self, latents: Latents) -> Latents:
-        """Return each private part as the noise from which stage 2 makes it, given the shared part."""
-        return self._through_flow(latents, lambda flow, z, *rest: flow.abduct(z, *rest), residual=True)
-
-    def _from_residual(self, latents: Latents) -> Latents:
-        """Undo `_to_residual`."""
-        return self._through_flow(
-            latents,
-            lambda flow, z, noise, known, *rest: flow.generate(noise | z, known, list(z), *rest),
-            residual=False,
-        )
 
     def _through_flow(self, latents: Latents, move: Callable[..., Components], residual: bool) -> Latents:
         """Move each private part by the flow given the shared part alone; the residual side is whitened."""

@@ -47,15 +47,17 @@ def conditional_coherence(
     return np.mean(own, axis=0), np.mean(others, axis=0)
 
 
-def swapped(model: "Mandorla", latents: Latents, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Give every sample the private parts of another; return the images and the index of that other, `(B,)`.
+def swapped(
+    model: "Mandorla", latents: Latents, seed: int, residual: bool = False
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Give every sample the private parts of another, or their residuals; return the images and who gave, `(B,)`.
 
     A cyclic shift of a random order: nobody keeps their own.
     """
     order = np.random.default_rng(seed).permutation(len(latents))
     donor = np.empty_like(order)
     donor[order] = np.roll(order, 1)
-    return model.swap(shared_from=latents, private_from=latents[torch.as_tensor(donor)]), donor
+    return model.swap(shared_from=latents, private_from=latents[torch.as_tensor(donor)], residual=residual), donor
 
 
 def judge_all(judges: Mapping[str, Judge], x: Mapping[str, Tensor], label: str) -> np.ndarray:

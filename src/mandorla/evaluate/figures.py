@@ -5,7 +5,7 @@ that shows it. What the data cannot answer (no class label, no lesion) is left o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,7 +157,33 @@ def class_figures(subject: Subject) -> list[Record]:
         right = s.read_off("linear", train.latents.shared, label, views[0], test.latents.shared)
         text = f"Logistic regression of '{label}' on the shared part read from all views; ceiling: all judges together."
         records.append(s.record("shared/class/all", right, text, chance=chance, ceiling=float(votes.mean())))
-    return records + _private_factor_figures(subject)
+    reference = {"chance": chance, "ceiling": ceiling}
+    return records + _residual_figures(subject, reference) + _private_factor_figures(subject)
+
+
+def _residual_figures(subject: Subject, reference: dict[str, float]) -> list[Record]:
+    """Measure what the residual private parts know of the class, beside the private parts of the same few samples."""
+    s, num = subject, subject.settings.num_residual
+    if not num or s.model.recipe.diffusion.mode == "private":
+        return []
+    few = replace(s, train=s.train.thinned(num), test=s.test.thinned(num))
+    plain = few.train.latents, few.test.latents
+    codes = {"plain": plain, "residual": [s.model.to_residual(latents) for latents in plain]}
+    records = []
+    for kind, text in (("linear", "logistic regression"), ("mlp", "a probe with 256 hidden units")):
+        scores = {
+            name: _over_views({v: few.read_off(kind, a.private[v], s.settings.label, v, b.private[v]) for v in s.views})
+            for name, (a, b) in codes.items()
+        }
+        text = (
+            f"Leak: {text} of '{s.settings.label}' on the residual private part, fitted on {len(plain[0])} samples,"
+            " mean over views; control: the private part itself, on the same samples."
+        )
+        control = float(scores["plain"].mean())
+        records.append(
+            s.record(f"private/residual/class {kind}", scores["residual"], text, "lower", control=control, **reference)
+        )
+    return records
 
 
 def _private_factor_figures(subject: Subject) -> list[Record]:
@@ -219,6 +245,17 @@ def coherence_figures(subject: Subject) -> list[Record]:
             **reference,
         ),
     ]
+    few = min(s.settings.num_residual, len(rows))
+    if few and s.model.recipe.diffusion.mode != "private":
+        swaps_of_residual, _ = swapped(s.model, latents[:few], s.seed, residual=True)
+        records.append(
+            s.record(
+                "swap/class residual",
+                (judge_all(judges, swaps_of_residual, label) == truth[:few]).mean(0),
+                "As swap/class, with the residual private part of the other sample: its manner under this shared part.",
+                **reference,
+            )
+        )
     kind = s.settings.private_label
     if all(f"{kind}_{view}" in s.judges[view].heads for view in views):
         factors = {view: f"{kind}_{view}" for view in views}

@@ -40,6 +40,20 @@ class Gathered:
     vectors: Tensor
     means: dict[str, Tensor]
 
+    def thinned(self, num: int) -> "Gathered":
+        """Return `num` of the samples, evenly spaced, or all if there are no more."""
+        rows = np.linspace(0, len(self.indices) - 1, min(num, len(self.indices))).astype(int)
+        return Gathered(
+            indices=self.indices[rows],
+            latents=self.latents[rows],
+            alone={name: z[rows] for name, z in self.alone.items()},
+            present={name: here[rows] for name, here in self.present.items()},
+            factors={key: values[rows] for key, values in self.factors.items()},
+            verdicts={name: {f: p[rows] for f, p in of.items()} for name, of in self.verdicts.items()},
+            vectors=self.vectors[rows],
+            means=self.means,
+        )
+
 
 def choose(dataset: Dataset, num: int, seed: int) -> np.ndarray:
     """Return `num` distinct indices, all if there are no more, in increasing order."""

@@ -12,6 +12,8 @@ class EvaluateConfig(Settings):
     """training samples that probes are fitted on and copies are looked for among"""
     num_test: int = Field(2000, ge=10)
     """test samples at most"""
+    num_residual: int = Field(1000, ge=0)
+    """training samples and test samples whose residual private parts are probed; 0 for none"""
     num_generated: int = Field(1000, ge=10)
     """generated samples for coherence, swaps, lesions and the copy audit"""
     num_translated: int = Field(64, ge=1)
