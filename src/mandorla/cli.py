@@ -51,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
-        if debug or not error.filename:
+        if debug:
             raise
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or "memory" in str(error)):
+            raise
+        _fail(f"not enough memory: smaller images, batches and networks need less ({error})")
     except SystemExit as stop:
         if stop.code == 130:
             print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"mandorla: {message}", file=sys.stderr)
+    print("mandorla:", " ".join(message.split()), file=sys.stderr)  # one line, whatever a file is called
     sys.exit(2)
 
 
