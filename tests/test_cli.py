@@ -208,6 +208,13 @@ def test_other_failures_are_one_line_too(calls, monkeypatch, capsys, error, line
     assert message.startswith(f"mandorla: {line}") and message.count("\n") == 1
 
 
+def test_a_current_folder_that_is_gone_does_no_harm(tmp_path, monkeypatch, calls):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("train", "vae", "--dry-run") == 0
+
+
 def test_an_interrupted_command_says_how_to_go_on(calls, monkeypatch, capsys):
     def interrupt(recipe):
         raise KeyboardInterrupt

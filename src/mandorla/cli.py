@@ -41,7 +41,7 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to wri
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: those of the process) and exit."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported: idle threads must not spin
-    sys.path.append(os.getcwd())  # where a user's own encoder/decoder may lie
+    sys.path.append("")  # the current folder, where a user's own encoder/decoder may lie
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
