@@ -249,6 +249,12 @@ def test_a_finished_training_without_weights_says_so(tmp_path):
         train(tmp_path)
 
 
+def test_the_state_of_another_network_is_named(tmp_path):
+    train(tmp_path)
+    with pytest.raises(MandorlaError, match="last.safetensors is of another training: restore it, or delete"):
+        train(tmp_path, nn.Sequential(nn.Conv2d(2, 2, 5)))
+
+
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     with locked(tmp_path), pytest.raises(MandorlaError, match="another command is writing here"):
         train(tmp_path)

@@ -267,7 +267,10 @@ def _restore(path: Path, module: nn.Module, average: nn.Module, optimizer) -> tu
         return 0, math.inf
     tensors, metadata = load_tensors(path)
     for prefix, target in (("module.", module), ("average.", average)):
-        target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        try:
+            target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        except RuntimeError as error:
+            raise MandorlaError(f"{path} is of another training: restore it, or delete {path.parent}") from error
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         if key.startswith("optimizer."):
