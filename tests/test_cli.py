@@ -189,6 +189,32 @@ def test_a_folder_that_may_not_be_written_is_one_line_too(calls, monkeypatch, ca
         main(["train", "vae", "--debug"])
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "a file cannot be read or written: No space left on device"),
+        (OSError("512 requested and 0 written"), "a file cannot be read or written: 512 requested and 0 written"),
+        (RuntimeError("can't allocate memory"), "not enough memory: smaller images, batches and networks need less"),
+        (MandorlaError("a\nb.png: broken"), "a b.png: broken"),
+    ],
+)
+def test_other_failures_are_one_line_too(calls, monkeypatch, capsys, error, line):
+    def fail(recipe):
+        raise error
+
+    monkeypatch.setattr(sys.modules["mandorla.vae.training"], "train_vae", fail)
+    assert run("train", "vae") == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"mandorla: {line}") and message.count("\n") == 1
+
+
+def test_a_current_folder_that_is_gone_does_no_harm(tmp_path, monkeypatch, calls):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("train", "vae", "--dry-run") == 0
+
+
 def test_an_interrupted_command_says_how_to_go_on(calls, monkeypatch, capsys):
     def interrupt(recipe):
         raise KeyboardInterrupt

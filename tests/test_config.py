@@ -212,6 +212,7 @@ def test_a_mistake_in_a_file_names_line_key_and_remedy(write, text, line, messag
         ("run", "on the command line: expected key.sub=value, got 'run'"),
         ("a..b=1", "on the command line: expected key.sub=value"),
         ("run=[", "on the command line: `run`:1: not valid YAML"),
+        ("vae.learning_rate=.inf", "on the command line: `vae.learning_rate`: should be a finite number, got .inf"),
     ],
 )
 def test_a_mistake_on_the_command_line_says_so(write, override, message):
@@ -228,6 +229,21 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MandorlaError, match="cannot be read"):
         read_yaml(tmp_path / "binary")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: a\0b\n", "not valid YAML: unacceptable character"),
+        ("? [a, b]\n: 1\n", ":1: a key is one word"),
+        ("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+            f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in ("ab", "bc", "cd", "de", "ef", "fg")
+        ), "more than 10000 values"),
+    ],
+)  # fmt: skip
+def test_hostile_yaml_is_one_line(write, text, message):
+    with pytest.raises(MandorlaError, match=f"^[^\n]*{message}[^\n]*$"):
+        read_yaml(write(text))
 
 
 def test_scalars_follow_yaml_1_2(write):
@@ -257,8 +273,8 @@ words = st.text(max_size=12) | st.sampled_from(
 
 @given(
     run=words,
-    rate=st.floats(min_value=1e-300, allow_nan=False),
-    weights=st.dictionaries(words, st.floats(allow_nan=False)),
+    rate=st.floats(min_value=1e-300, allow_infinity=False),
+    weights=st.dictionaries(words, st.floats(allow_nan=False, allow_infinity=False)),
     channels=st.lists(st.integers(min_value=1), max_size=3),
     folders=st.dictionaries(words, words.map(Path)),
 )

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,12 @@ def root(tmp_path):
     np.save(tmp_path / "short.npy", STACK[:7, ..., 0])
     np.save(tmp_path / "nan.npy", np.where(STACK[..., 0] == 0, np.nan, STACK[..., 0] / 255))
     np.save(tmp_path / "signed.npy", STACK[..., 0].astype(np.int16))
+    np.save(tmp_path / "number.npy", np.float32(1))
+    np.save(tmp_path / "pixelless.npy", np.zeros((40, 0, 8), np.uint8))
+    np.save(tmp_path / "bool.npy", STACK[..., 0] > 9)
+    np.save(tmp_path / "flat.npy", np.full((40, 12, 8), 5, np.int16))
+    shutil.copy(tmp_path / "scans.npz", tmp_path / "archive.npy")
+    shutil.copy(tmp_path / "t1.npy", tmp_path / "single.npz")
     np.save(tmp_path / "object.npy", np.array([{}, {}]), allow_pickle=True)
     (tmp_path / "broken.npz").write_bytes(b"PK, but no zip")
     return tmp_path
@@ -124,6 +131,14 @@ def test_size_averages_areas(root):
         ({"present": {"t3": "scans.npz:has_t2"}}, "data.present: no modality 't3'"),
         ({"present": {"t2": "scans.npz:patient"}}, "data.present.t2: expected one true or false"),
         ({"size": (24, 8)}, r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[24, 8\]"),
+        ({"t2": "number.npy"}, "number.npy: it is no array with a row per sample"),
+        ({"t2": "archive.npy"}, "archive.npy: cannot be read as a NumPy file .* the other kind"),
+        ({"t2": "single.npz:x"}, "single.npz: cannot be read as a NumPy file .* the other kind"),
+        ({"t2": "pixelless.npy"}, r"data.images.t2: an array of shape \(40, 0, 8\) holds no images"),
+        ({"t1": "bool.npy", "value_range": (0.0, 1.0)}, "data.images.t1: bool values are no pixels"),
+        ({"t1": "flat.npy", "value_range": (5.0, 5.0)}, r"data.images.t1: values from 5 to 5 lie outside .*\[5, 5\]"),
+        ({"groups": "scans.npz:x"}, "data.groups: expected one name or number per sample"),
+        ({"present": dict.fromkeys(("t1", "t2"), "scans.npz:has_t2")}, "sample .* have no modality: remove them"),
         ({"size": (6,)}, r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[6\]"),
     ],
 )

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +85,11 @@ def test_unpaired_is_an_error_or_a_missing_modality(root):
     assert missing == {("t2", "p2/s1"), ("t1", "p5/s0")}
 
 
+def test_a_folder_that_is_called_like_an_image_is_none(root):
+    (root / "second" / "p9_s9.png").mkdir()
+    assert len(load_data(config(root), seed=0).train)
+
+
 def break_duplicate(root):
     paint(root / "first" / "p1_s1_again.png", 0)
 
@@ -112,6 +119,10 @@ def break_emptiness(root):
         path.unlink()
 
 
+def break_encoding(root):
+    (root / "first" / "p3_s1_t1.png").rename(os.fsdecode(os.fsencode(root) + b"/first/p3_s1_\xff.png"))
+
+
 def break_folder(root):
     (root / "first").rename(root / "third")
 
@@ -126,6 +137,7 @@ def break_folder(root):
         (break_file, "p3_s1_t1.png: cannot be read as an image"),
         (break_name, "other.png: data.key .* does not match"),
         (break_emptiness, "first: holds no image"),
+        (break_encoding, "unprintable characters in the name"),
         (break_folder, "first: no such folder"),
     ],
 )

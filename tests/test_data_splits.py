@@ -46,3 +46,6 @@ def test_splits_are_written_once_and_guarded(tmp_path):
     with pytest.raises(MandorlaError, match="'c' lies in both val and test"):
         write_splits(tmp_path / "other.json", splits(["a"], ["c"], ["c"]))
     assert not (tmp_path / "other.json").exists()
+    path.write_text("{}")
+    with pytest.raises(MandorlaError, match="splits.json does not hold train, val, test"):
+        write_splits(path, splits(["a", "b"], ["c"], ["d"]))

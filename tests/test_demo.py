@@ -7,7 +7,8 @@ import pytest
 import mandorla.diffusion.training
 import mandorla.evaluate
 import mandorla.vae.training
-from mandorla.demo import PARTS, run_part
+from mandorla.demo import PARTS, run_demo, run_part
+from mandorla.errors import MandorlaError
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -26,3 +27,9 @@ def test_a_part_is_trained_and_evaluated_in_its_folder(part, tmp_path, monkeypat
         assert (recipe.data.kind, recipe.seed, recipe.device) == (part, 5, "cpu")
         assert Path(recipe.run) == folder
     assert Path(calls[2][1]) == folder
+
+
+def test_a_misspelt_setting_leaves_nothing(tmp_path):
+    with pytest.raises(MandorlaError, match="unknown key `sed`"):
+        run_demo(tmp_path / "demo", 0, ["sed=1"])
+    assert not (tmp_path / "demo").exists()

@@ -53,6 +53,8 @@ def test_saved_judges_come_back_only_for_what_they_were_made_from(judges, tmp_pa
     for name, judge in load_judges(path, MODALITIES, HEADS, {"steps": 60}).items():
         np.testing.assert_array_equal(judge.probabilities(x[name], "bar"), judges[name].probabilities(x[name], "bar"))
     assert load_judges(path, MODALITIES, HEADS, {"steps": 61}) is None
+    path.write_bytes(b"damaged")
+    assert load_judges(path, MODALITIES, HEADS, {"steps": 60}) is None
 
 
 @pytest.mark.parametrize("size", [(), (40,), (20, 30), (16, 16, 16), (128, 128)])

@@ -1,5 +1,6 @@
 """Files in, files out: what is written, what is refused, and that nothing half-written stays."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,15 +191,21 @@ def empty(folder: Path) -> Path:
 grey = np.full((2, 1, 6, 8), 0.5)
 
 
+def npy(folder: Path) -> Path:
+    with (folder / "in.npz").open("wb") as file:
+        np.save(file, grey)
+    return folder / "in.npz"
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (lambda folder: folder / "absent", "absent: no such file or folder"),
         (empty, "empty: no images in this folder"),
-        (text("in.npz", "no archive"), "in.npz: neither a folder nor an .npz file"),
+        (text("in.npz", "no archive"), "in.npz: not a whole .npz file"),
         (npz(t3=grey), "in.npz: expected arrays named t1, got t3"),
         (npz(), "in.npz: expected arrays named t1, got none"),
-        (npz(t1=np.array([{}])), "in.npz: neither a folder nor an .npz file of plain arrays"),
+        (npz(t1=np.array([{}])), "in.npz: not a whole .npz file of plain arrays"),
         (npz(t1=grey[0]), r"array 't1': shape \(1, 6, 8\), expected \(N, 1, 6, 8\)"),
         (npz(t1=np.float32(0.5)), r"array 't1': shape \(\), expected"),
         (npz(t1=grey.repeat(3, 1)), "array 't1': channels: 3, but modality 't1' of this model has 1"),
@@ -215,6 +222,9 @@ grey = np.full((2, 1, 6, 8), 0.5)
         (image("d.png", np.zeros((1, 6, 9))), r"in/d.png: size 6 x 9, but modality 't1' of this model has 6 x 8"),
         (image("a.tif", np.zeros((1, 6, 8))), "in/a.tif: a.png has the same stem"),
         (broken, "in/d.png: cannot be read as an image"),
+        (text("in.npz", ""), "in.npz: not a whole .npz file"),
+        (npy, "in.npz: not a whole .npz file"),
+        (image("a\nb.png", np.zeros((1, 6, 8))), "unprintable characters in the name"),
     ],
 )
 def test_input_that_does_not_fit_is_refused_and_nothing_is_written(model, t1, tmp_path, source, message):
@@ -246,6 +256,22 @@ def test_a_failure_while_writing_leaves_nothing(model, t1, tmp_path, monkeypatch
     with pytest.raises(ZeroDivisionError):
         translate(model, t1, tmp_path / "out")
     assert entries(tmp_path) == before
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch):
+    def full(*args, **arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(MandorlaError, match="out cannot be written .*No space left on device"):
+        files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_killed_command_left_is_no_hindrance(model, tmp_path):
+    (tmp_path / f".out.{os.getpid()}.partial").mkdir()
+    files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
 def test_swap_of_two_test_samples(model):

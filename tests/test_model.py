@@ -263,14 +263,35 @@ def test_interpolation_returns_what_both_have(digits):
         (lambda m, x: m.encode({"view0": x["view0"]}, {"view0": np.ones(3)}), "each of the 4 samples .* 'view0'"),
         (lambda m, x: m.encode({"view0": x["view0"]}, {"view0": np.arange(4) > 0}), "without any modality"),
         (lambda m, x: m.decode(Latents(None, {})), "without a shared part cannot be decoded"),
-        (lambda m, x: m.sample(0), "nothing to draw"),
+        (lambda m, x: m.sample(0), "num must be a whole number of at least 1, not 0"),
         (lambda m, x: m.sample_private(torch.zeros(2, 4), wanted=["view"]), "unknown modality 'view'"),
         (lambda m, x: m.translate({"view0": x["view0"]}, []), "nothing to draw"),
-        (lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], num_samples=0), "nothing to draw"),
+        (
+            lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], num_samples=0),
+            "num_samples must be .* at least 1, not 0",
+        ),
         (lambda m, x: m.translate({"view0": x["view0"]}, ["view0"]), "'view0' is both given and wanted"),
         (lambda m, x: m.translate({"view0": x["view0"]}, ["t2"]), "unknown modality 't2'; this model has view0, view1"),
         (lambda m, x: m.swap(x, {"view0": x["view0"][:3]}), "as many samples on both sides, not 4 and 3"),
         (lambda m, x: m.interpolate(x, {"view0": x["view0"][:1]}), "as many samples at both ends, not 4 and 1"),
+        (lambda m, x: m.encode(x["view0"]), "no modality is given: data are a mapping"),
+        (lambda m, x: m.encode({"view0": "text"}), "'view0' is no array of numbers"),
+        (lambda m, x: m.encode({"view0": 255 * x["view0"]}), r"'view0' has values from .* not in \[0, 1\]"),
+        (lambda m, x: m.encode(x, dict.fromkeys(["view0", "t2"], np.ones(4, bool))), "unknown modality 't2'"),
+        (lambda m, x: m.decode(m.encode(x)[:0]), "no sample is given"),
+        (lambda m, x: m.decode(Latents(torch.zeros(2, 4), {"t2": torch.zeros(2, 16)})), "unknown modality 't2'"),
+        (lambda m, x: m.decode(Latents(torch.zeros(2, 4), {"view0": torch.zeros(1, 16)})), "latent 'view0' has shape"),
+        (lambda m, x: m.decode(Latents(torch.full((2, 4), torch.nan), {})), "latent 'shared' has NaN"),
+        (lambda m, x: m.sample(2.5), "num must be a whole number"),
+        (lambda m, x: m.sample(1, seed=-1), "seed must be a whole number of at least 0, not -1"),
+        (lambda m, x: m.sample(1, steps=0), "steps must be a whole number of at least 1, not 0"),
+        (lambda m, x: m.sample_private(torch.zeros(2, 3)), "latent 'shared' has shape"),
+        (lambda m, x: m.translate(x["view0"], ["view1"]), "no modality is given"),
+        (lambda m, x: m.interpolate(x, x, num=0), "num must be a whole number of at least 1, not 0"),
+        (
+            lambda m, x: m.interpolate({"view0": x["view0"]}, {"view1": x["view1"]}),
+            "needs a modality that both ends have",
+        ),
         (lambda m, x: m.interpolate(x, x, part="c"), "part is both, shared or private, not 'c'"),
     ],
 )
@@ -295,3 +316,14 @@ def test_load_refuses_what_is_no_run(tmp_path, polydigits_run, copy_of):
 
 def test_a_run_folder_may_move(polydigits_run, copy_of):
     close(mandorla.load(copy_of(polydigits_run)).sample(2).x, mandorla.load(polydigits_run).sample(2).x)
+
+
+def test_arrays_of_any_layout_are_read_alike(digits):
+    x = some(digits)["view0"]
+    expected = digits.encode({"view0": x}).shared
+    for same in (x.numpy()[::-1].copy()[::-1], x.numpy().astype(">f8"), x.tolist(), x.double()):
+        assert torch.equal(digits.encode({"view0": same}).shared, expected)
+
+
+def test_one_modality_may_be_wanted_by_its_name(digits):
+    assert list(digits.translate({"view0": some(digits)["view0"]}, "view1")) == ["view1"]

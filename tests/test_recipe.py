@@ -90,6 +90,12 @@ def test_the_difference_is_named(tmp_path, begun, now, message):
         claimed(tmp_path, now)
 
 
+@pytest.mark.parametrize("change", ["run=''", 'run="a\\0b"', "seed=9223372036854775808"])
+def test_impossible_values_are_refused(change):
+    with pytest.raises(MandorlaError, match="^[^\n]*on the command line: `(run|seed)`"):
+        read_recipe("phantom", [change])
+
+
 def test_a_stage_changes_its_own_block_only(tmp_path):
     claimed(tmp_path, "vae.training.steps=5")
     claimed(tmp_path, "vae.training.steps=6", "diffusion.mode=private", blocks=("diffusion",))

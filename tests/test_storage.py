@@ -3,7 +3,7 @@
 import pytest
 
 from mandorla.errors import MandorlaError
-from mandorla.storage import read_json, write_text
+from mandorla.storage import locked, read_json, whole, write_text
 
 
 def test_round_trip_leaves_nothing_beside(tmp_path):
@@ -20,3 +20,28 @@ def test_missing_or_damaged_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(MandorlaError, match="model.json cannot be read"):
         read_json(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3"])
+def test_json_without_what_is_expected_is_named(tmp_path, content):
+    write_text(tmp_path / "model.json", content)
+    with pytest.raises(MandorlaError, match="model.json does not hold weights: restore it"):
+        read_json(tmp_path / "model.json", "weights")
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "a.json", "old")
+    with (
+        pytest.raises(MandorlaError, match="a.json cannot be written .*No space left"),
+        whole(tmp_path / "a.json") as part,
+    ):
+        part.write_text("ha")
+        raise OSError(28, "No space left on device")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+def test_one_command_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(MandorlaError, match="another command is writing here"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass

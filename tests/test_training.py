@@ -19,6 +19,7 @@ from torch import nn
 import mandorla
 from mandorla import training
 from mandorla.errors import MandorlaError
+from mandorla.storage import locked
 from mandorla.training import TrainingConfig, batch_indices, choose_device, fit, load_tensors, lr_schedule, save_tensors
 
 X = torch.randn(50, 2, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -214,8 +215,9 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(training, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(MandorlaError, match="a.safetensors cannot be written .disk full."):
         save_tensors(path, {"x": torch.arange(9)})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     tensors, metadata = load_tensors(path)
     assert tensors["x"].tolist() == [0, 1, 2]
     assert metadata == {"step": "1"}
@@ -225,8 +227,37 @@ def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(MandorlaError, match="is missing: train this stage first"):
         load_tensors(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(MandorlaError, match="cannot be read .* delete it and train this stage again"):
+    with pytest.raises(MandorlaError, match="cannot be read .* delete .* and make it again"):
         load_tensors(tmp_path / "bad.safetensors")
+
+
+def test_a_damaged_line_of_figures_does_not_stop_a_resumed_training(tmp_path):
+    train(tmp_path / "whole")
+    with pytest.raises(MandorlaError, match="not finite at step 9"):
+        train(tmp_path / "half", bad_step=8, validate_every=3)
+    log = tmp_path / "half" / "metrics.jsonl"
+    log.write_text("junk}\n{}\n" + log.read_text())
+    train(tmp_path / "half")
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps[-1] == 12
+
+
+def test_a_finished_training_without_weights_says_so(tmp_path):
+    train(tmp_path)
+    (tmp_path / "weights.safetensors").unlink()
+    with pytest.raises(MandorlaError, match="weights.safetensors is missing: restore it, or delete"):
+        train(tmp_path)
+
+
+def test_the_state_of_another_network_is_named(tmp_path):
+    train(tmp_path)
+    with pytest.raises(MandorlaError, match="last.safetensors is of another training: restore it, or delete"):
+        train(tmp_path, nn.Sequential(nn.Conv2d(2, 2, 5)))
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(MandorlaError, match="another command is writing here"):
+        train(tmp_path)
 
 
 def test_choose_device(monkeypatch):

@@ -112,3 +112,26 @@ def test_an_interrupted_encoding_leaves_nothing_under_the_name(polydigits_run, c
     write_latents(run)
     assert len(open_latents(run)[0]["train"]) == 200
     assert not list(run.glob(".latents*"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"half", b"other length"])
+def test_damaged_latents_are_named(polydigits_run, copy_of, content):
+    run = copy_of(polydigits_run)
+    file = run / "latents" / "train" / "view0.npy"
+    if content is None:
+        file.unlink()
+    elif content == b"other length":
+        shutil.copy(run / "latents" / "val" / "view0.npy", file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(MandorlaError, match="latents/train is damaged .* delete .*latents and run `mandorla encode"):
+        open_latents(run)
+
+
+def test_a_failure_while_encoding_leaves_nothing(polydigits_run, copy_of, monkeypatch):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "latents")
+    monkeypatch.setattr(latent_cache, "save_tensors", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_latents(run)
+    assert not [path.name for path in run.iterdir() if "latents" in path.name]

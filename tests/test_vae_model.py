@@ -138,7 +138,7 @@ def test_log_std_stays_in_bounds():
         (ModelConfig(), MODALITIES[:1], "at least two modalities are needed, the data has 1: t1"),
         *(
             (ModelConfig(), (MODALITIES[0], Modality(name, 1, (8, 8))), f"a modality cannot be called '{name}'")
-            for name in ("shared", "present", "t1.gd", "../t1", "half", "")
+            for name in ("shared", "present", "t1.gd", "../t1", "half", "", "file", "x" * 101)
         ),
         (ModelConfig(private_of={"flair": VECTOR}), MODALITIES, "'flair' that the data does not have: t1, t2, rgb"),
         (ModelConfig(encoder_decoder_of={"ct": SMALL}), MODALITIES, "'ct' that the data does not have"),

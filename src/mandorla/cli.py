@@ -41,7 +41,7 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to wri
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: those of the process) and exit."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported: idle threads must not spin
-    sys.path.append(os.getcwd())  # where a user's own encoder/decoder may lie
+    sys.path.append("")  # the current folder, where a user's own encoder/decoder may lie
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
@@ -51,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
-        if debug or not error.filename:
+        if debug:
             raise
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or "memory" in str(error)):
+            raise
+        _fail(f"not enough memory: smaller images, batches and networks need less ({error})")
     except SystemExit as stop:
         if stop.code == 130:
             print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"mandorla: {message}", file=sys.stderr)
+    print("mandorla:", " ".join(message.split()), file=sys.stderr)  # one line, whatever a file is called
     sys.exit(2)
 
 

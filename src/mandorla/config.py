@@ -36,7 +36,12 @@ class Settings(BaseModel):
     """Refuse unknown keys and wrong types; never change once made."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -78,7 +83,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     except FileNotFoundError as error:
         raise MandorlaError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise MandorlaError(f"{path}: cannot be read as a text file ({error})") from error
+        raise MandorlaError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     lines: dict[Keys, int] = {}
     tree = _parse_yaml(text, str(path), lines)
     if tree is None:
@@ -409,6 +414,7 @@ _SCALARS = {  # of the YAML 1.2 core schema: tag -> (first characters, pattern, 
     "str": ("", r"(?!)", str),  # what no other pattern matches
 }
 _TAG = "tag:yaml.org,2002:"
+_MOST_VALUES = 10_000  # in one file
 for _name, (_first, _pattern, _) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), [*_first, ""])
@@ -442,14 +448,20 @@ def _parse_yaml(text: str, place: str, lines: dict[Keys, int]) -> Any:
     """Return the value of a YAML text; write the line of each value into `lines`, by its path of keys."""
 
     def build(node: yaml.Node, keys: Keys) -> Any:
+        if len(lines) > _MOST_VALUES:
+            raise MandorlaError(
+                f"{place}: more than {_MOST_VALUES} values; does an alias repeat others again and again?"
+            )
         if isinstance(node, yaml.SequenceNode):
             lines.update({(*keys, index): item.start_mark.line + 1 for index, item in enumerate(node.value)})
             return [build(item, (*keys, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             tree: dict[str, Any] = {}
             for key, value in node.value:
-                where = (*keys, str(key.value))
                 line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode):
+                    raise MandorlaError(f"{place}:{line}: a key is one word, not a list or a mapping")
+                where = (*keys, key.value)
                 if where[-1] in tree:
                     raise MandorlaError(f"{place}:{line}: `{_dotted(where)}` is given twice")
                 lines[where] = line
@@ -460,14 +472,11 @@ def _parse_yaml(text: str, place: str, lines: dict[Keys, int]) -> Any:
             raise MandorlaError(f"{place}:{node.start_mark.line + 1}: the YAML tag {node.tag} is not allowed here")
         return _SCALARS[tag][2](node.value)
 
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
+        node = yaml.compose(text, _Loader)
         return None if node is None else build(node, ())
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MandorlaError(f"{place}{line}: not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise MandorlaError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()

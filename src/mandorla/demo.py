@@ -29,6 +29,8 @@ def run_demo(run: Path, seed: int, overrides: Sequence[str] = (), part: str = "b
     """
     if part != "both":
         return run_part(part, run, seed, overrides)
+    for name in PARTS:  # before anything is written
+        _recipe(name, run, seed, overrides)
     console, began = Console(), time.perf_counter()
     threads = max(1, (os.cpu_count() or 2) // 2)
     folder = run / PARTS["phantom"]
@@ -58,12 +60,16 @@ def run_part(part: str, run: Path, seed: int, overrides: Sequence[str] = ()) -> 
     """Train and evaluate one part, "polydigits" or "phantom", of the demo in `run`."""
     from mandorla.diffusion.training import train_diffusion
     from mandorla.evaluate import evaluate
-    from mandorla.recipe import read_recipe
     from mandorla.vae.training import train_vae
 
-    folder = run / PARTS[part]
-    recipe = read_recipe(part, [f"run={json.dumps(str(folder))}", f"seed={seed}", *overrides])
+    recipe = _recipe(part, run, seed, overrides)
     Console().rule(f"{part}, seed {seed}")
     train_vae(recipe)
     train_diffusion(recipe)
-    evaluate(folder)
+    evaluate(recipe.run)
+
+
+def _recipe(part: str, run: Path, seed: int, overrides: Sequence[str]):
+    from mandorla.recipe import read_recipe
+
+    return read_recipe(part, [f"run={json.dumps(str(run / PARTS[part]))}", f"seed={seed}", *overrides])

@@ -7,16 +7,17 @@ the model runs. A folder appears under its name only when everything in it has b
 import difflib
 import os
 import shutil
-import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from mandorla.data.dataset import Modality
-from mandorla.data.images import SUFFIXES, decode_image, to_unit, write_image
+from mandorla.data.images import SUFFIXES, decode_image, find_images, to_unit, write_image
 from mandorla.data.stored import StoredConfig, shrink
 from mandorla.errors import MandorlaError
 from mandorla.model import Mandorla
@@ -128,9 +129,9 @@ def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
         raise MandorlaError(f"{path}: no such file or folder")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (AttributeError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise MandorlaError(f"{path}: neither a folder nor an .npz file of plain arrays") from error
+            found = {name: np.asarray(archive[name]) for name in archive.files}
+    except (AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError, BadZipFile, zlib.error) as error:
+        raise MandorlaError(f"{path}: not a whole .npz file of plain arrays") from error
     x = {
         modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")
         for modality in modalities
@@ -180,11 +181,10 @@ def _read_folders(source: Path, given: Sequence[Modality], size: tuple[int, ...]
 def _image_files(folder: Path) -> dict[str, Path]:
     """Return the images in `folder` by stem."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES:
-            if path.stem in files:
-                raise MandorlaError(f"{path}: {files[path.stem].name} has the same stem; images are paired by stem")
-            files[path.stem] = path
+    for path in find_images(folder, "*"):
+        if path.stem in files:
+            raise MandorlaError(f"{path}: {files[path.stem].name} has the same stem; images are paired by stem")
+        files[path.stem] = path
     if not files:
         raise MandorlaError(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))})")
     return files
@@ -235,12 +235,15 @@ def _new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
         raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed command: in containers process numbers recur
     folder.mkdir()
     try:
         yield folder
         if target.exists():
             shutil.rmtree(target)
         folder.rename(target)
+    except OSError as error:
+        raise MandorlaError(f"{target} cannot be written ({error}): make room, or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

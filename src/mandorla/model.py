@@ -87,9 +87,7 @@ class Mandorla:
         """Return every modality whose private part is in `latents`, clipped to [0, 1]."""
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded")
-        latents = latents.to(self.device)
-        if latents.residual:
-            latents = self.from_residual(latents)
+        latents = self.from_residual(latents)
         decoded = {
             name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in _chunks(len(u))]
             for name, u in latents.private.items()
@@ -104,6 +102,8 @@ class Mandorla:
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, and only the private parts are new.
         """
+        _check_whole("num", num, 1)
+        _check_whole("seed", seed, 0)
         known = {} if self.diffusion.config.mode == "joint" else {SHARED: self._shared_of_training(num, seed)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
         latents = self._generate(known, wanted, [(index,) for index in range(num)], seed, steps)
@@ -112,6 +112,7 @@ class Mandorla:
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
         """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
         names = self._names(wanted or self.vae.layout.modalities)
+        shared = self._latents(Latents(shared, {})).shared
         return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
 
     def translate(self, x: Data, wanted: Sequence[str], num_samples: int = 1, seed: int = 0) -> dict[str, Tensor]:
@@ -120,8 +121,9 @@ class Mandorla:
         The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
         sample i depends on (seed, i, k) alone.
         """
+        _check_whole("num_samples", num_samples, 1)
         wanted = self._names(wanted)
-        if both := [name for name in wanted if name in x]:
+        if both := sorted(set(wanted) & set(x)):
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted")
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
@@ -138,7 +140,7 @@ class Mandorla:
         With `residual` it is the residual of the private part that is kept: the same manner, another subject.
         """
         shared, private = self._latents(shared_from), self._latents(private_from)
-        if residual and not private.residual:
+        if residual:
             private = self.to_residual(private)
         if len(shared) != len(private):
             raise MandorlaError(f"swap needs as many samples on both sides, not {len(shared)} and {len(private)}")
@@ -157,12 +159,15 @@ class Mandorla:
         """
         if part not in ("both", "shared", "private"):
             raise MandorlaError(f"part is both, shared or private, not {part!r}")
+        _check_whole("num", num, 1)
         first, last = self._latents(a), self._latents(b)
         if len(first) != len(last):
             raise MandorlaError(f"interpolate needs as many samples at both ends, not {len(first)} and {len(last)}")
         if first.residual != last.residual:
             raise MandorlaError("interpolate needs residual private parts at both ends, or at neither")
         names = [name for name in first.private if name in last.private]
+        if not names:
+            raise MandorlaError("interpolate needs a modality that both ends have")
         frames = []
         for weight in torch.linspace(0, 1, num).tolist():
             c = first.shared if part == "private" else to_sphere(torch.lerp(first.shared, last.shared, weight))
@@ -182,7 +187,7 @@ class Mandorla:
         return self._through_flow(latents, lambda flow, z, *rest: flow.abduct(z, *rest), residual=True)
 
     def from_residual(self, latents: Latents) -> Latents:
-        """Undo `to_residual`."""
+        """Undo `to_residual`; latents that are not residual stay as they are."""
         return self._through_flow(
             latents,
             lambda flow, z, noise, known, *rest: flow.generate(noise | z, known, list(z), *rest),
@@ -214,15 +219,16 @@ class Mandorla:
             raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
         diffusion, whitening = self._stage_2
         sampling = diffusion.config.sampling
+        steps = sampling.steps if steps is None else steps
+        _check_whole("steps", steps, 1)
+        _check_whole("seed", seed, 0)
         known = {name: z.to(self.device) for name, z in known.items()}
         parts = []
         for rows in _chunks(len(keys)):
             noise = sample_noise(self.vae.layout, seed, keys[rows])
             noise = {name: noise[name].to(self.device) for name in diffusion.layout.shapes}
             here = {name: z[rows] for name, z in known.items()}
-            drawn = diffusion.generate(
-                noise, whitening.whiten(here), list(wanted), steps or sampling.steps, sampling.sampler
-            )
+            drawn = diffusion.generate(noise, whitening.whiten(here), list(wanted), steps, sampling.sampler)
             drawn = whitening.colour(drawn)
             if SHARED in drawn:
                 drawn[SHARED] = to_sphere(drawn[SHARED])
@@ -230,7 +236,13 @@ class Mandorla:
         return _cat(parts)
 
     def _through_flow(self, latents: Latents, move: Callable[..., Components], residual: bool) -> Latents:
-        """Move each private part by the flow given the shared part alone; the residual side is whitened."""
+        """Move each private part by the flow given the shared part alone, unless it is where it shall be already.
+
+        The residual side is whitened.
+        """
+        latents = self._latents(latents)
+        if latents.residual == residual:
+            return latents
         diffusion, whitening = self._stage_2
         sampling = diffusion.config.sampling
         if diffusion.config.mode == "private":
@@ -238,7 +250,7 @@ class Mandorla:
         context = sample_noise(diffusion.layout, 0, [(0,)])  # what stands for unknown components: the same both ways
         parts = []
         for rows in _chunks(len(latents)):
-            here = latents[rows].to(self.device)
+            here = latents[rows]
             noise = {name: z.to(self.device).expand(len(here), *z.shape[1:]) for name, z in context.items()}
             known = whitening.whiten({SHARED: here.shared})
             moved = {}
@@ -253,13 +265,26 @@ class Mandorla:
         return parts["train"].batch(chosen).latents.shared
 
     def _latents(self, source: Data | Latents) -> Latents:
-        return source if isinstance(source, Latents) else self.encode(source)
+        """Return latents that fit this model, on its device; data are encoded."""
+        if not isinstance(source, Latents):
+            return self.encode(source)
+        self._names(list(source.private))
+        components = {name: _to_floats(f"latent {name!r}", z, self.device) for name, z in source.components.items()}
+        count = max(map(len, components.values()), default=0)
+        if not count:
+            raise MandorlaError("no sample is given")
+        for name, z in components.items():
+            if z.shape != (shape := (count, *self.vae.layout.shapes[name])):
+                raise MandorlaError(f"latent {name!r} has shape {tuple(z.shape)}, not {shape}")
+            if not torch.isfinite(z).all():
+                raise MandorlaError(f"latent {name!r} has NaN or infinite values")
+        return replace(Latents.of(components), residual=source.residual)
 
     def _names(self, names: Sequence[str]) -> list[str]:
-        known = self.vae.layout.modalities
+        names, known = [names] if isinstance(names, str) else names, self.vae.layout.modalities
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f", did you mean {near[0]!r}?" if near else ""
                 raise MandorlaError(f"unknown modality {name!r}{hint}; this model has {', '.join(known)}")
         return list(names)
@@ -269,11 +294,11 @@ class Mandorla:
 
         Raises MandorlaError for shapes or values that do not fit.
         """
-        if not x:
-            raise MandorlaError("no modality is given")
+        if not isinstance(x, Mapping) or not x:
+            raise MandorlaError("no modality is given: data are a mapping from names of modalities to arrays")
         shapes = {m.name: m.shape for m in self.modalities}
-        self._names(list(x))
-        tensors = {name: torch.as_tensor(value, dtype=torch.float32, device=self.device) for name, value in x.items()}
+        self._names([*x, *(present or ())])
+        tensors = {name: _to_floats(repr(name), value, self.device) for name, value in x.items()}
         for name, value in tensors.items():
             if value.shape[1:] != shapes[name]:
                 raise MandorlaError(
@@ -290,11 +315,29 @@ class Mandorla:
         for name, value in tensors.items():
             if masks[name].shape != (count,):
                 raise MandorlaError(f"present must say for each of the {count} samples whether it has {name!r}")
-            if not torch.isfinite(value[masks[name]]).all():
+            here = value[masks[name]]
+            if not torch.isfinite(here).all():
                 raise MandorlaError(f"{name!r} has NaN or infinite values")
+            if here.numel() and not (here.min() >= 0 and here.max() <= 1):
+                raise MandorlaError(
+                    f"{name!r} has values from {here.min():g} to {here.max():g}, not in [0, 1]: rescale"
+                )
         if not torch.stack(list(masks.values())).any(0).all():
             raise MandorlaError("a sample without any modality cannot be encoded")
         return tensors, masks
+
+
+def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    try:
+        value = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, np.float32))
+        return value.to(device, torch.float32)
+    except (TypeError, ValueError) as error:
+        raise MandorlaError(f"{what} is no array of numbers ({error})") from error
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int | np.integer) or value < least:
+        raise MandorlaError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def _chunks(count: int) -> Iterator[slice]:

@@ -33,9 +33,9 @@ SHIPPED = Path(__file__).parent / "recipes"
 class Recipe(Settings):
     """Everything that a run can be told."""
 
-    run: str = "runs/polydigits"
+    run: str = Field("runs/polydigits", pattern=r"^[^\x00-\x1f]+$")
     """run folder; a relative one is meant from where the command is given"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """same seed, same result: data, weights, batches, samples"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute; auto takes a GPU if there is one"""

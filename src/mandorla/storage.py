@@ -2,22 +2,68 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mandorla.errors import MandorlaError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; rename it into place if all goes well, else remove it.
+
+    Raises MandorlaError where it cannot be written, as on a full disk.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise MandorlaError(f"{path} cannot be written ({error}): make room, or choose another folder") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename it into place."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    """Write the file `path` whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Return what the JSON file at `path` holds. Raises MandorlaError if it is missing or damaged."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Return what the JSON file at `path` holds, a mapping with `keys`. Raises MandorlaError if it does not."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MandorlaError(f"{path} cannot be read ({error}): restore it, or train this stage again") from error
+        raise MandorlaError(f"{path} cannot be read ({error}): restore it, or delete {path.parent}") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise MandorlaError(f"{path} does not hold {', '.join(keys)}: restore it, or delete {path.parent}")
+    return content
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing into `folder` at the same time; the system lets go of it if this one is killed.
+
+    Raises MandorlaError if another command is at it. On Windows nothing is noticed.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise MandorlaError(f"{folder}: another command is writing here; wait for it, or stop it") from error
+    finally:
+        os.close(handle)

@@ -10,7 +10,6 @@ min(ema, (1 + k) / (10 + k)).
 import copy
 import json
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from mandorla.config import Settings
 from mandorla.errors import MandorlaError
+from mandorla.storage import locked, whole, write_text
 
 WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
 _FIGURES_EVERY = 20  # steps
@@ -87,12 +87,21 @@ def fit(
     """
     training = _Training(module, config, folder, seed, title)
     if training.step == config.steps:
+        if not (folder / WEIGHTS).is_file():
+            raise MandorlaError(
+                f"{folder} ended its training, but {WEIGHTS} is missing: restore it, or delete {folder}"
+            )
         return
 
     def batch_at(step: int) -> Any:
         return fetch(batch_indices(seed, step, config.batch_size, num_samples))
 
-    with ThreadPoolExecutor(1) as ahead, _progress() as progress, _Log(folder, training.step) as training.log:
+    with (
+        locked(folder),
+        ThreadPoolExecutor(1) as ahead,
+        _progress() as progress,
+        _Log(folder, training.step) as training.log,
+    ):
         task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)
         while training.step < config.steps:
@@ -217,9 +226,10 @@ def choose_device(name: str) -> torch.device:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file that is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, part, metadata)
-    os.replace(part, path)
+    with whole(path) as part:
+        save_file(
+            {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, part, metadata
+        )
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -230,7 +240,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:
-        raise MandorlaError(f"{path} cannot be read ({error}): delete it and train this stage again") from error
+        raise MandorlaError(f"{path} cannot be read ({error}): delete {path.parent} and make it again") from error
 
 
 def _key(seed: int, step: int) -> int:
@@ -257,7 +267,10 @@ def _restore(path: Path, module: nn.Module, average: nn.Module, optimizer) -> tu
         return 0, math.inf
     tensors, metadata = load_tensors(path)
     for prefix, target in (("module.", module), ("average.", average)):
-        target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        try:
+            target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        except RuntimeError as error:
+            raise MandorlaError(f"{path} is of another training: restore it, or delete {path.parent}") from error
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -276,11 +289,8 @@ class _Log:
 
         self.path = folder / LOG
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        whole = [line for line in lines if line.endswith("}")]  # a killed training may leave half a line
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(line + "\n" for line in kept))
-        os.replace(part, self.path)
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_text(self.path, "".join(line + "\n" for line in kept))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self.waiting: list[dict[str, Tensor | float]] = []
 
@@ -303,6 +313,14 @@ class _Log:
 
     def __exit__(self, *error: object) -> None:
         self.writer.close()
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of figures, infinity where it is damaged: a killed training leaves half a line."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _in_short(figures: dict[str, float], width: int) -> str:

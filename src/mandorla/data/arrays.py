@@ -10,6 +10,7 @@ stacked along the last axis read
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -63,31 +64,37 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     for key, length in lengths.items():
         if length != num:
             raise MandorlaError(f"{key}: {length} samples where data.images.{first} has {num}")
+    if groups.ndim != 1 or groups.dtype.kind not in "biufSU":
+        raise MandorlaError("data.groups: expected one name or number per sample")
     for name, mask in masks.items():
         if mask.dtype != bool or mask.ndim != 1 or not mask.any():
             raise MandorlaError(f"data.present.{name}: expected one true or false per sample and some that are true")
 
     present = {name: masks.get(name, np.ones(num, dtype=bool)) for name in arrays}
+    if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
+        raise MandorlaError(
+            f"data.present: sample {alone[0]} and {len(alone) - 1} other(s) have no modality: remove them"
+        )
     x = {name: _to_images(config, f"data.images.{name}", array, present[name]) for name, array in arrays.items()}
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
-    return divide(x, present, ids, groups.astype(str), config, seed, "data.images")
+    groups = np.char.decode(groups, "latin1") if groups.dtype.kind == "S" else groups.astype(str)
+    return divide(x, present, ids, groups, config, seed, "data.images")
 
 
 def _to_images(config: ArraysConfig, key: str, array: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Return `array` as images `(N, C, *size)`, uint8, uint16 or float32 in [0, 1] where `present`."""
-    if array.ndim == config.dimensions + 1:
-        array = array[:, None]
-    elif array.ndim == config.dimensions + 2:
-        array = np.moveaxis(array, -1, 1)
-    else:
+    if array.ndim - config.dimensions not in (1, 2) or not array.size:
         raise MandorlaError(f"{key}: an array of shape {array.shape} holds no images of {config.dimensions} dimensions")
+    if array.dtype.kind not in "iuf":
+        raise MandorlaError(f"{key}: {array.dtype} values are no pixels: store uint8, uint16 or floats in [0, 1]")
+    array = array[:, None] if array.ndim == config.dimensions + 1 else np.moveaxis(array, -1, 1)
     if array.dtype in (np.uint8, np.uint16) and config.value_range is None:
         return array
-    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and config.value_range is None):
+    if array.dtype.kind != "f" and config.value_range is None:
         raise MandorlaError(f"{key}: the range of type {array.dtype} is unknown: set data.value_range to [low, high]")
     low, high = config.value_range or (0, 1)
     least, most = array[present].min(), array[present].max()
-    if not (low <= least and most <= high):  # also where they are NaN
+    if not (low < high and low <= least and most <= high):  # also where they are NaN
         raise MandorlaError(
             f"{key}: values from {least:g} to {most:g} lie outside data.value_range [{low:g}, {high:g}]"
         )
@@ -116,10 +123,13 @@ def _load(path: Path, key: str | None) -> np.ndarray:
     """Return the array `key` of an .npz file, or that of an .npy file."""
     try:
         content = np.load(path, allow_pickle=False)
-        if key is None:
-            return content
-        if key in content:
-            return content[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(content, np.ndarray) != (key is None):
+            raise ValueError("an .npy file holds one array, an .npz file several by name; this is the other kind")
+        array = content if key is None else content.get(key)
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise MandorlaError(f"{path}: cannot be read as a NumPy file ({error})") from error
-    raise MandorlaError(f"{path}: no array {key!r} in it, only {', '.join(content)}")
+    if array is None:
+        raise MandorlaError(f"{path}: no array {key!r} in it, only {', '.join(content)}")
+    if not isinstance(array, np.ndarray) or not array.ndim:
+        raise MandorlaError(f"{path}: {key or 'it'} is no array with a row per sample")
+    return array

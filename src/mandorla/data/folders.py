@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import field_validator
 
 from mandorla.data.dataset import Splits
-from mandorla.data.images import SUFFIXES, decode_image
+from mandorla.data.images import SUFFIXES, decode_image, find_images
 from mandorla.data.stored import StoredConfig, divide
 from mandorla.errors import MandorlaError
 
@@ -70,7 +70,7 @@ def _files_by_key(folder: Path, pattern: re.Pattern[str], subjects: dict[str, st
     if not folder.is_dir():
         raise MandorlaError(f"{folder}: no such folder; mend data.folders, or set data.root or MANDORLA_DATA")
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+    for path in find_images(folder, "**/*"):
         match = pattern.search(path.relative_to(folder).with_suffix("").as_posix())
         if match is None:
             raise MandorlaError(f"{path}: data.key {pattern.pattern!r} does not match its name")
@@ -81,7 +81,9 @@ def _files_by_key(folder: Path, pattern: re.Pattern[str], subjects: dict[str, st
         files[key] = path
         subjects[key] = named.get("subject", key)
     if not files:
-        raise MandorlaError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise MandorlaError(
+            f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}); put some there, or mend data.folders"
+        )
     return files
 
 

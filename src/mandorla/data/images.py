@@ -16,6 +16,18 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 BITS_PER_SAMPLE = 258  # TIFF tag
 
 
+def find_images(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in `folder` that match `pattern` and have the suffix of an image, in sorted order.
+
+    Raises `MandorlaError` where a name has line breaks or is not Unicode: it would not fit into a list of names.
+    """
+    paths = sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    for path in paths:
+        if not str(path.relative_to(folder)).isprintable():
+            raise MandorlaError(f"{str(path)!r}: unprintable characters in the name; rename the file")
+    return paths
+
+
 def read_image(path: Path) -> np.ndarray:
     """Return the image as float32 `(C, H, W)` in [0, 1], C = 1 for grey and 3 for colour.
 
@@ -60,7 +72,7 @@ def decode_image(path: Path) -> np.ndarray:
             image = ImageOps.exif_transpose(image)
             pixels = _pixels(image)
     except Exception as error:  # a broken file makes a decoder raise anything
-        raise MandorlaError(f"{path}: cannot be read as an image ({error})") from error
+        raise MandorlaError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
     if pages > 1:
         raise MandorlaError(f"{path}: holds {pages} images where one is expected; save them as files of their own")
     if pixels is None or bits > 8 * pixels.dtype.itemsize:

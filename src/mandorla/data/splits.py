@@ -27,7 +27,10 @@ def split_by_group(
     names = sorted(set(groups), key=lambda name: blake2b(f"{seed}/{name}".encode()).digest())
     num_test, num_val = (max(1, round(share * len(names))) for share in (test_share, val_share))
     if len(names) <= num_test + num_val:
-        raise MandorlaError(f"{source}: {len(names)} group(s) are too few to divide into train, val and test")
+        raise MandorlaError(
+            f"{source}: {len(names)} group(s) are too few to divide into train, val and test: add some, or lower"
+            " data.val_share and data.test_share"
+        )
     bounds = {"test": slice(0, num_test), "val": slice(num_test, num_test + num_val)}
     bounds["train"] = slice(num_test + num_val, None)
     groups = np.asarray(groups)
@@ -45,7 +48,7 @@ def write_splits(path: Path, splits: Splits) -> None:
         if common := sorted(set(parts[one]) & set(parts[other])):
             raise MandorlaError(f"sample {common[0]!r} lies in both {one} and {other} ({len(common)} in all)")
     if path.exists():
-        written = read_json(path)
+        written = read_json(path, *parts)
         for part, ids in parts.items():
             if changed := sorted(set(written[part]) ^ set(ids)):
                 raise MandorlaError(

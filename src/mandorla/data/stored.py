@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch.nn.functional import interpolate
 
 from mandorla.config import Settings
@@ -28,7 +28,7 @@ class StoredConfig(Settings):
 
     root: str | None = None
     """Folder that paths are relative to; without one, the environment variable MANDORLA_DATA, else `data`."""
-    size: tuple[int, ...] | None = None
+    size: tuple[PositiveInt, ...] | None = None
     """Pixels per axis that images are averaged down to; null keeps their own."""
     val_share: float = Field(0.15, gt=0, lt=0.5)
     """Share of the groups (patients) for validation."""

@@ -25,7 +25,7 @@ def write_description(run: Path, vae_weights: str) -> None:
 def belongs_to(run: Path) -> str | None:
     """Return the hash of the stage-1 weights that the run's stage 2 was trained on, None if there is no stage 2."""
     path = run / FOLDER / DESCRIPTION
-    return read_json(path)["vae_weights"] if path.is_file() else None
+    return read_json(path, "vae_weights")["vae_weights"] if path.is_file() else None
 
 
 def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:

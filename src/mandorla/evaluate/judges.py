@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mandorla.data.dataset import Dataset, Modality
+from mandorla.storage import whole
 
 Heads = dict[str, int]  # factor -> number of classes
 _MISSING = -1
@@ -106,13 +107,12 @@ def save_judges(path: Path, judges: Mapping[str, Judge], made_from: Mapping[str,
     """Write all judges into one safetensors file together with what they were `made_from`."""
     tensors = {f"{name}/{key}": z for name, judge in judges.items() for key, z in judge.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {key: z.cpu().contiguous() for key, z in tensors.items()},
-        partial,
-        metadata={"made_from": json.dumps(made_from, sort_keys=True)},
-    )
-    partial.replace(path)
+    with whole(path) as part:
+        save_file(
+            {key: z.cpu().contiguous() for key, z in tensors.items()},
+            part,
+            metadata={"made_from": json.dumps(made_from, sort_keys=True)},
+        )
 
 
 def load_judges(
@@ -121,10 +121,13 @@ def load_judges(
     """Read the judges of an earlier evaluation, or return None where there are none made from the same things."""
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        if file.metadata().get("made_from") != json.dumps(made_from, sort_keys=True):
-            return None
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata().get("made_from") != json.dumps(made_from, sort_keys=True):
+                return None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError:  # damaged: they are trained anew
+        return None
     judges = {m.name: Judge(m, heads[m.name]).eval() for m in modalities if m.name in heads}
     for name, judge in judges.items():
         judge.load_state_dict({k.split("/", 1)[1]: z for k, z in tensors.items() if k.split("/", 1)[0] == name})

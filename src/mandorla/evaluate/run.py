@@ -1,7 +1,6 @@
 """The evaluation of a run: measure, draw, write `metrics.json`, `pictures/` and `report.html` into the run folder."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from mandorla.evaluate.pictures import draw_all
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import EvaluateConfig
+from mandorla.storage import whole
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
@@ -56,6 +56,7 @@ def evaluate(run: Path | str) -> list[Record]:
     import mandorla
 
     model = mandorla.load(run)
+    model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
     with Bar(transient=True) as bar:
         task = bar.add_task("evaluate", total=1)
         metrics = evaluate_run(
@@ -175,9 +176,8 @@ def _borrowed(model: "Mandorla") -> list[str]:
 def _write(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with whole(path) as part:
+        part.write_bytes(content)
 
 
 class _Clock:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,7 +70,7 @@ class ConvolutionalConfig(Settings):
     kind: Literal["convolutional"] = "convolutional"
     patch: int = Field(2, ge=1)
     """stride of the first layer, which sees disjoint patches"""
-    channels: tuple[int, ...] = Field((32, 64, 128), min_length=1)
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128), min_length=1)
     """width of each level; each level after the first halves the grid"""
     num_blocks: int = Field(0, ge=0)
     """residual blocks per level, in encoder and decoder"""
@@ -82,7 +82,7 @@ class PerceptronConfig(Settings):
     """Fully connected layers: for vectors and short signals."""
 
     kind: Literal["perceptron"] = "perceptron"
-    hidden: tuple[int, ...] = Field((256, 256), min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field((256, 256), min_length=1)
     """width of each hidden layer"""
 
 

@@ -12,6 +12,7 @@ Arrays are memory-mapped. The folder appears under its name when all of it is wr
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from mandorla.config import load_settings
 from mandorla.data import load_data
 from mandorla.data.dataset import Dataset
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
+from mandorla.latents import SHARED, Components, Latents, Layout, Shape, Whitening
 from mandorla.recipe import Recipe, run_config
-from mandorla.storage import read_json
+from mandorla.storage import locked, read_json
 from mandorla.training import choose_device, load_tensors, save_tensors
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.store import load_vae
@@ -83,27 +84,37 @@ def write_latents(run: Path) -> None:
     splits = load_data(recipe.data, recipe.seed)
     vae = vae.to(choose_device(recipe.device))
     part = run / f".{FOLDER}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    for name in ("train", "val"):
-        _write_part(vae, getattr(splits, name), part / name, f"latents ({name})")
-    cache = {name: LatentPart(part / name, vae.layout) for name in ("train", "val")}
-    save_tensors(part / STATISTICS, Whitening.fit(vae.layout, cache["train"].drawn()).tensors())
-    manifest = {
-        "weights": weights,
-        "shapes": vae.layout.shapes,
-        "num": {name: len(latents) for name, latents in cache.items()},
-    }
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
-    part.rename(run / FOLDER)
+    with locked(run):
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            for name in ("train", "val"):
+                _write_part(vae, getattr(splits, name), part / name, f"latents ({name})")
+            cache = {name: LatentPart(part / name, vae.layout) for name in ("train", "val")}
+            save_tensors(part / STATISTICS, Whitening.fit(vae.layout, cache["train"].drawn()).tensors())
+            manifest = {
+                "weights": weights,
+                "shapes": vae.layout.shapes,
+                "num": {name: len(latents) for name, latents in cache.items()},
+            }
+            (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            shutil.rmtree(run / FOLDER, ignore_errors=True)
+            part.rename(run / FOLDER)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 class LatentPart:
-    """Read the cached latents of one part of the data by index."""
+    """Read the cached latents of one part of the data by index. Raises MandorlaError if a file is damaged."""
 
     def __init__(self, folder: Path, layout: Layout):
         self.layout = layout
-        self.arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+        try:
+            self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _shapes(layout)}
+            if len({len(array) for array in self.arrays.values()}) > 1:
+                raise ValueError("arrays of different length")
+        except (EOFError, OSError, ValueError) as error:
+            again = f"delete {folder.parent} and run `mandorla encode {folder.parent.parent}`"
+            raise MandorlaError(f"{folder} is damaged ({error}): {again}") from error
 
     def __len__(self) -> int:
         return len(self.arrays[SHARED])
@@ -145,28 +156,31 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
 
 
 def _manifest(run: Path) -> dict:
-    return read_json(run / FOLDER / MANIFEST)
+    return read_json(run / FOLDER / MANIFEST, "weights")
+
+
+def _shapes(layout: Layout) -> dict[str, Shape]:
+    """Return what one row of each array holds."""
+    stds = {f"{name}.std": layout.shapes[name] for name in layout.modalities}
+    return layout.shapes | stds | {"present": (len(layout.modalities),)}
 
 
 def _write_part(vae: VAE, dataset: Dataset, folder: Path, title: str) -> None:
     folder.mkdir(parents=True)
     device = next(vae.parameters()).device
-    names, count = vae.layout.modalities, len(dataset)
-    shapes = dict(vae.layout.shapes) | {f"{name}.std": vae.layout.shapes[name] for name in names}
-    files = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, (count, *shape))
-        for name, shape in shapes.items()
-    }
-    files["present"] = np.lib.format.open_memmap(folder / "present.npy", "w+", bool, (count, len(names)))
-    for start in track(range(0, count, _CHUNK), title):
-        rows = slice(start, min(start + _CHUNK, count))
-        batch = dataset.batch(np.arange(rows.start, rows.stop))
-        x, present = ({name: tensor.to(device) for name, tensor in part.items()} for part in (batch.x, batch.present))
-        encoded = encode_batch(vae, x, present)
-        for name, z in encoded.latents.components.items():
-            files[name][rows] = z.cpu().numpy()
-        for name in names:
-            files[f"{name}.std"][rows] = encoded.std[name].cpu().numpy()
-            files["present"][rows, names.index(name)] = present[name].cpu().numpy()
-    for file in files.values():
-        file.flush()
+    count = len(dataset)
+    with ExitStack() as stack:
+        files = {}
+        for name, shape in _shapes(vae.layout).items():
+            files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
+            kind = np.dtype(bool if name == "present" else np.float32)
+            header = {"descr": kind.str, "fortran_order": False, "shape": (count, *shape)}
+            np.lib.format.write_array_header_1_0(files[name], header)
+        for start in track(range(0, count, _CHUNK), title):
+            batch = dataset.batch(np.arange(start, min(start + _CHUNK, count)))
+            x, present = ({n: tensor.to(device) for n, tensor in part.items()} for part in (batch.x, batch.present))
+            encoded = encode_batch(vae, x, present)
+            rows = encoded.latents.components | {f"{name}.std": std for name, std in encoded.std.items()}
+            rows["present"] = torch.stack([present[name] for name in vae.layout.modalities], 1)
+            for name, z in rows.items():
+                files[name].write(z.cpu().numpy().tobytes())

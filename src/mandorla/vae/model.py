@@ -128,8 +128,12 @@ def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
     names = [m.name for m in modalities]
     if len(names) < 2:
         raise MandorlaError(f"at least two modalities are needed, the data has {len(names)}: {', '.join(names)}")
-    for name in names:
-        if name in (SHARED, "present") or not re.fullmatch(r"[\w -]+", name) or hasattr(nn.ModuleDict(), name):
+    for name in names:  # also names of files, of attributes, and of arguments of np.savez
+        if (
+            name in (SHARED, "present", "file", "allow_pickle")
+            or not re.fullmatch(r"[\w -]{1,100}", name)
+            or hasattr(nn.ModuleDict(), name)
+        ):
             raise MandorlaError(f"a modality cannot be called {name!r}: give it another name in data")
     for key in (*config.private_of, *config.encoder_decoder_of):
         if key not in names:

@@ -34,7 +34,7 @@ def load_vae(run: Path) -> tuple[VAE, str]:
     """
     recipe = load_settings(Recipe, path=run_config(run))
     weights, _ = load_tensors(run / FOLDER / WEIGHTS)
-    described = read_json(run / FOLDER / DESCRIPTION)
+    described = read_json(run / FOLDER / DESCRIPTION, "modalities")
     modalities = tuple(Modality(m["name"], m["channels"], tuple(m["size"])) for m in described["modalities"])
     vae = VAE(recipe.vae.model, modalities)
     try:
