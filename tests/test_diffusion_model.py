@@ -142,6 +142,7 @@ def test_noise_depends_on_seed_and_key_alone():
         assert not torch.isclose(noise[name], other[name]).any(), "another seed is another noise"
     assert not torch.isclose(noise["t2"][0], noise["t2"][1]).any()
     assert not torch.isclose(sample_noise(LAYOUT, 3, [(0, 1)])["t2"], noise["t2"]).any()
+    assert not torch.isclose(sample_noise(LAYOUT, 3, [(0, 0)])["t2"], noise["t2"][:1]).any(), "a draw is no sample"
     many = LAYOUT.join(sample_noise(LAYOUT, 0, [(i,) for i in range(3000)]))
     assert many.mean().item() == pytest.approx(0, abs=4 / many.numel() ** 0.5)
     assert many.var().item() == pytest.approx(1, abs=4 * (2 / many.numel()) ** 0.5)

@@ -51,7 +51,7 @@ def test_number_of_evaluations_and_times(name):
         return torch.ones_like(x)
 
     x = SAMPLERS[name].integrate(velocity, torch.zeros(2, 1), 5)
-    assert len(times) == 5 * SAMPLERS[name].nfe
+    assert len(times) == 5 * {"heun": 2, "euler": 1}[name]
     assert min(times) == 0
     assert max(times) <= 1
     torch.testing.assert_close(x, torch.ones(2, 1))

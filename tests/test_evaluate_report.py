@@ -37,14 +37,19 @@ def test_a_section_shows_sums_first_and_single_views_folded():
     assert page.index("shared/class</th>") < page.index("1 more, one by one") < page.index("shared/class/view0</th>")
 
 
-def test_the_headlines_are_five_and_in_order(capsys):
-    names = ["copies/ratio", "swap/class", "shared/class", "joint/agreement", "private/class mlp", "coherence/cross"]
-    records = [record(name, chance=0.1, ceiling=0.9) for name in names]
-    chosen = ["shared/class", "private/class mlp", "coherence/cross", "joint/agreement", "swap/class"]
+def test_the_headlines_are_few_and_in_order(capsys):
+    chosen = ["shared/class", "private/class linear", "private/class mlp", "coherence/cross", "joint/agreement"]
+    chosen += ["swap/class", "swap/agreement"]
+    records = [record(name, chance=0.1, control=0.2, ceiling=0.9) for name in ["copies/ratio", *chosen[::-1]]]
     assert [r.name for r in summary(records)] == chosen
     print_summary(records)
     printed = capsys.readouterr().out
-    assert all(name in printed for name in chosen) and "copies" not in printed and "0.900" in printed
+    assert (
+        all(name in printed for name in chosen)
+        and "copies" not in printed
+        and "0.900" in printed
+        and "0.200" in printed
+    )
 
 
 def test_without_a_class_the_anatomy_leads():

@@ -71,6 +71,14 @@ def test_resumed_equals_uninterrupted(tmp_path, precision):
     assert same_training(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_is_that_of_the_arithmetic(tmp_path, precision):
+    module, types = network(), set()
+    module[0].register_forward_hook(lambda layer, x, y: types.add(y.dtype) if layer.training else None)
+    train(tmp_path, module, precision=precision, steps=2)
+    assert types == {torch.float32 if precision == "fp32" else torch.bfloat16}
+
+
 def test_a_finished_training_is_left_alone(tmp_path):
     train(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

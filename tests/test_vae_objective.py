@@ -116,6 +116,18 @@ def test_swap_teaches_decoders_and_no_encoder():
     assert all(torch.equal(z, statistics[name]) for name, z in objective.named_buffers())
 
 
+def test_swap_gives_each_sample_the_private_code_of_another(monkeypatch):
+    objective, decoded = build(**{**OFF, "swap_weight": 1.0, "swap_fraction": 1.0, "shared_noise": 0.0}), []
+    decode = objective.vae.decode
+    monkeypatch.setattr(objective.vae, "decode", lambda name, c, u: decoded.append((c, u)) or decode(name, c, u))
+    c, u = torch.randn(12, 3), torch.randn(12, 3)
+    objective.swap("t1", c, u)
+    ((shared, private),) = decoded
+    assert torch.equal(shared, c)
+    assert sorted(map(tuple, private.tolist())) == sorted(map(tuple, u.tolist()))
+    assert (private != u).any(1).sum() >= 6
+
+
 def test_leak_teaches_the_private_code_alone():
     objective = build(**{**OFF, "leak_weight": 1.0})
     vae, given = objective.vae, batch()

@@ -1,6 +1,6 @@
-"""Print a Markdown table of figures over several runs (seeds): mean and standard deviation, chance, ceiling, bar.
+"""Print a Markdown table of figures over several runs (seeds): mean and standard deviation, chance, control, ceiling.
 
-    python utils/results_table.py runs/seed0 runs/seed1 runs/seed2 > experiments/RESULTS.md
+    python utils/results_table.py runs/seed0 runs/seed1 runs/seed2 --only shared private joint
 
 A row per figure that all runs measured; `--only` keeps those whose name begins with one of the given words.
 """
@@ -18,11 +18,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="beginnings of the names of figures to print")
     arguments = parser.parse_args()
     found = [read_records(run) for run in arguments.runs]
-    print(f"| figure | mean ± sd of {len(found)} | chance | ceiling | better |\n|---|---|---|---|---|")
+    print(f"| figure | mean ± sd of {len(found)} | chance | control | ceiling | better |\n|---|---|---|---|---|---|")
     for name, record in found[0].items():
         if all(name in records for records in found) and name.startswith(tuple(arguments.only)):
             rows = [records[name] for records in found]
-            columns = [spread(rows, "value"), average(rows, "chance"), average(rows, "ceiling")]
+            columns = [spread(rows, "value"), *(average(rows, key) for key in ("chance", "control", "ceiling"))]
             print(f"| {name} | {' | '.join(columns)} | {record['better']} |")
 
 

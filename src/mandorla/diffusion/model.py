@@ -93,7 +93,10 @@ class Diffusion(nn.Module):
 
 
 def sample_noise(layout: Layout, seed: int, keys: Sequence[tuple[int, ...]]) -> Components:
-    """Return standard normal components, one row for each of `keys`; a row depends on (seed, its key) alone."""
+    """Return standard normal components, one row for each of `keys`; a row depends on (seed, its key) alone.
+
+    Keys of different length never give the same noise.
+    """
     size = sum(torch.Size(shape).numel() for shape in layout.shapes.values())
-    rows = [np.random.default_rng((seed, *key)).standard_normal(size, np.float32) for key in keys]
+    rows = [np.random.default_rng((seed, len(key), *key)).standard_normal(size, np.float32) for key in keys]
     return layout.split(torch.from_numpy(np.stack(rows)))

@@ -24,9 +24,7 @@ class SamplingConfig(Settings):
 
 
 class Sampler:
-    """Move states through time in equal steps; `nfe` is the number of network evaluations per step."""
-
-    nfe = 1
+    """Move states through time in equal steps."""
 
     def integrate(self, velocity: Velocity, x: Tensor, steps: int, start: float = 0.0, stop: float = 1.0) -> Tensor:
         """Return the state at time `stop` that begins as `x` `(B, D)` at time `start`; backwards if stop < start."""
@@ -53,8 +51,6 @@ class Heun(Sampler):
     References: Elucidating the Design Space of Diffusion-Based Generative Models, Karras et al., 2022,
     https://arxiv.org/abs/2206.00364 (Alg. 1).
     """
-
-    nfe = 2
 
     def step(self, velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
         slope = velocity(x, t)

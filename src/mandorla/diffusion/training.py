@@ -64,7 +64,7 @@ def train_diffusion(recipe: Recipe) -> None:
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
         shown = [m.name for m in vae.modalities if len(m.size) in (2, 3)]
         if shown:
-            path.write_bytes(grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown]))
+            path.write_bytes(grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown], shown))
 
     fit(
         diffusion,

@@ -226,7 +226,9 @@ def coherence_figures(subject: Subject) -> list[Record]:
     own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
     latents = s.test.latents[rows]
     swaps, donor = swapped(s.model, latents, s.seed)
-    kept = (judge_all(judges, swaps, label) == truth).mean(0)
+    swapped_classes = judge_all(judges, swaps, label)
+    kept = (swapped_classes == truth).mean(0)
+    real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
     drawn = "with its private part drawn from p(private | shared), is judged to show the source's class"
     records = [
         s.record(
@@ -243,6 +245,13 @@ def coherence_figures(subject: Subject) -> list[Record]:
             kept,
             "Share in which a view, decoded with the private part of another sample, keeps its class, mean over views.",
             **reference,
+        ),
+        s.record(
+            "swap/agreement",
+            agreement(swapped_classes),
+            "Share of such swapped tuples in which the judges of all views name one class; ceiling: real test tuples.",
+            chance=chance_agreement(truth, len(judges)),
+            ceiling=float(agreement(real).mean()),
         ),
     ]
     few = min(s.settings.num_residual, len(rows))
@@ -269,21 +278,20 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 ceiling=float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
             )
         )
-    return records + _joint_figures(subject, judges, rows)
+    return records + _joint_figures(subject, judges, truth, real)
 
 
-def _joint_figures(subject: Subject, judges: dict[str, Judge], rows: np.ndarray) -> list[Record]:
+def _joint_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray, real: np.ndarray) -> list[Record]:
     s, label, kind = subject, subject.settings.label, subject.settings.private_label
     classes = judge_all(judges, s.samples.x, label)
     mixed = judge_all(judges, independent_views(s.model, s.samples.latents, s.seed), label)
-    real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
     records = [
         s.record(
             "joint/agreement",
             agreement(classes),
             "Share of jointly generated tuples in which the judges of all views name one class; control: every view"
             " decoded with the shared part of another tuple; ceiling: real test tuples.",
-            chance=chance_agreement(real[0], len(judges)),
+            chance=chance_agreement(truth, len(judges)),
             ceiling=float(agreement(real).mean()),
             control=float(agreement(mixed).mean()),
         )
@@ -477,9 +485,16 @@ def lesion_figures(subject: Subject) -> list[Record]:
         )
     if "lesion_mask" in batch.factors and len(batch.x[shown][0]) == 1:
         rows = batch.present[shown].numpy()
-        share = contrast_share(s.reconstructions[shown][rows], batch.x[shown][rows], batch.factors["lesion_mask"][rows])
-        text = f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one."
-        records.append(s.record("lesion/contrast kept", share, text, chance=0.0, ceiling=1.0))
+        x, mask = batch.x[shown][rows], batch.factors["lesion_mask"][rows]
+        healthy = s.train.means[shown].expand_as(x)
+        if f"clean_{shown}" in batch.factors:
+            healthy = torch.as_tensor(batch.factors[f"clean_{shown}"])[rows]
+        text = (
+            f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one; chance: the same place"
+            " without a lesion (of the mean image, where the data does not tell)."
+        )
+        share, chance = (contrast_share(image, x, mask) for image in (s.reconstructions[shown][rows], healthy))
+        records.append(s.record("lesion/contrast kept", share, text, chance=float(chance.mean()), ceiling=1.0))
     return records
 
 

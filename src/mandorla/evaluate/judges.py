@@ -7,7 +7,7 @@ factor, so that class, private factors and lesions are judged by one network.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,6 @@ def train_judges(
     batch_size: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Judge]:
     """Train one judge for each modality named in `heads`, all on the same batches; missing images do not count.
 
@@ -82,7 +81,7 @@ def train_judges(
         optimiser = torch.optim.AdamW(judges.parameters(), weight_decay=1e-2)
         lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
-        for step in range(steps):
+        for _ in range(steps):
             batch = train.batch(rng.integers(len(train), size=batch_size))
             loss = torch.zeros((), device=device)
             for name, judge in judges.items():
@@ -98,8 +97,6 @@ def train_judges(
             (loss / batch_size).backward()
             optimiser.step()
             lr_schedule.step()
-            if progress:
-                progress(step + 1, steps)
     return {name: judge.eval() for name, judge in judges.items()}
 
 

@@ -9,12 +9,15 @@ from typing import Any
 from mandorla.evaluate.pictures import Picture
 from mandorla.evaluate.record import Record
 
-HEADLINES = (  # the first five of these that were measured
+NUM_HEADLINES = 7
+HEADLINES = (  # the first of these that were measured
     "shared/class",
+    "private/class linear",
     "private/class mlp",
     "coherence/cross",
     "joint/agreement",
     "swap/class",
+    "swap/agreement",
     "translation/*/anatomy psnr",
     "lesion/known from *",
     "lesion/known from private *",
@@ -41,26 +44,26 @@ SECTIONS = {
 
 
 def summary(records: Sequence[Record]) -> list[Record]:
-    """Return the five figures that matter most among those that were measured."""
+    """Return the figures that matter most among those that were measured."""
     chosen: list[Record] = []
     for pattern in HEADLINES:
         match = next((record for record in records if fnmatch(record.name, pattern) and record not in chosen), None)
         if match:
             chosen.append(match)
-    return chosen[:5]
+    return chosen[:NUM_HEADLINES]
 
 
 def print_summary(records: Sequence[Record]) -> None:
-    """Print the headline figures beside chance and ceiling."""
+    """Print the headline figures beside chance, control and ceiling."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("figure")
-    for column in ("value", "±", "chance", "ceiling", "better"):
+    for column in ("value", "±", "chance", "control", "ceiling", "better"):
         table.add_column(column, justify="right")
     for record in summary(records):
-        numbers = (record.text(key) for key in ("value", "error", "chance", "ceiling"))
+        numbers = (record.text(key) for key in ("value", "error", "chance", "control", "ceiling"))
         table.add_row(record.name, *numbers, record.better)
     Console().print(table)
 

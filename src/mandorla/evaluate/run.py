@@ -50,7 +50,7 @@ PROTOCOL = (
 
 
 def evaluate(run: Path | str) -> list[Record]:
-    """Evaluate the run folder `run` with a progress bar, print the five figures that matter, and return all."""
+    """Evaluate the run folder `run` with a progress bar, print the figures that matter most, and return all."""
     from rich.progress import Progress as Bar
 
     import mandorla

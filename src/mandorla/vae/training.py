@@ -75,12 +75,13 @@ def _draw_reconstructions(vae: VAE, batch: Batch, path: Path) -> None:
     """
     features, codes = vae.encode(batch.x, batch.present)
     whole = pool(codes, batch.present)
-    rows = []
+    rows, names = [], []
     for name, x in batch.x.items():
         here = batch.present[name]
         if x.ndim not in (4, 5) or not here.any():
             continue
         u, _ = vae.posterior(name, features[name], whole[here])
         rows += [x[here], vae.decode(name, whole[here], u), vae.decode(name, whole[here], u.roll(1, 0))]
+        names += [name, "reconstruction", "private of the left"]
     if rows:
-        path.write_bytes(grid(rows))
+        path.write_bytes(grid(rows, names, bands=(range(3, len(rows), 3), ())))
