@@ -54,6 +54,17 @@ def signals_run(tmp_path_factory) -> Path:
     return _train(signals_recipe(tmp_path_factory.mktemp("runs") / "signals", tmp_path_factory.mktemp("data")))
 
 
+@pytest.fixture(scope="session")
+def scans_run(tmp_path_factory) -> Path:
+    """Return a run of two modalities of 16-bit files with labels; their folder is `scans` beside it."""
+    from tiny import scans_recipe, write_scans
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "scans").mkdir()
+    write_scans(folder / "scans")
+    return _train(scans_recipe(folder / "run", folder / "scans"))
+
+
 @pytest.fixture
 def copy_of(tmp_path):
     """Return a function that copies a run, to be changed."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import mandorla
 from mandorla import files
 from mandorla.cli import main
 from mandorla.config import Settings, load_settings
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 VERBS = ["demo", "train vae", "train diffusion", "encode", "sample", "translate", "swap", "evaluate", "config"]
 
@@ -170,6 +171,17 @@ def test_a_mistake_is_one_line_and_status_2(calls, capsys):
     assert captured.out == ""
     assert run("train", "vae", "lgg", "phantom") == 2
     assert "one recipe at a time, got lgg phantom" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_and_the_work_goes_on(calls, monkeypatch, capsys):
+    def warn(*_, **__):
+        warnings.warn("12 samples look odd", MandorlaWarning, stacklevel=1)
+        warnings.warn("old", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(sys.modules["mandorla.vae.latent_cache"], "write_latents", warn)
+    assert run("encode", "runs/x") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "mandorla: warning: 12 samples look odd" and "UserWarning: old" in lines[1]
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "train", "vae", "sed=1"], ["train", "vae", "sed=1", "--debug"]])

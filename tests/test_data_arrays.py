@@ -8,12 +8,14 @@ import torch
 
 from mandorla.data import load_data
 from mandorla.data.arrays import ArraysConfig
+from mandorla.data.intensity import MinMax, Percentile, Window
 from mandorla.errors import MandorlaError
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 256, (40, 12, 8, 2), dtype=np.uint8)
 PATIENT = np.arange(40) // 4
 PRESENT = np.arange(40) % 3 > 0
+MASK = (RNG.random((40, 12, 8)) < 0.4) & (np.arange(40) % 4 > 0)[:, None, None]
 SHARED_DATA = Path(os.environ.get("MANDORLA_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
@@ -29,10 +31,17 @@ def root(tmp_path):
     np.save(tmp_path / "signed.npy", STACK[..., 0].astype(np.int16))
     np.save(tmp_path / "number.npy", np.float32(1))
     np.save(tmp_path / "pixelless.npy", np.zeros((40, 0, 8), np.uint8))
-    np.save(tmp_path / "bool.npy", STACK[..., 0] > 9)
     np.save(tmp_path / "flat.npy", np.full((40, 12, 8), 5, np.int16))
     shutil.copy(tmp_path / "scans.npz", tmp_path / "archive.npy")
     shutil.copy(tmp_path / "t1.npy", tmp_path / "single.npz")
+    np.savez(
+        tmp_path / "labels.npz",
+        kind=np.array(["glioma", "none"])[PATIENT % 2],
+        age=40.5 + PATIENT,
+        mask=np.packbits(MASK, axis=-1),
+        split=np.array(["train", "val", "test"])[(PATIENT > 5) * 1 + (PATIENT > 7)],
+        leaking=np.array(["train", "val", "test"])[np.arange(40) % 3],
+    )
     np.save(tmp_path / "object.npy", np.array([{}, {}]), allow_pickle=True)
     (tmp_path / "broken.npz").write_bytes(b"PK, but no zip")
     return tmp_path
@@ -76,7 +85,8 @@ def test_colour_ranges_and_other_types(root):
     assert [m.shape for m in train.modalities] == [(3, 12, 8), (1, 12, 8)]
     x = train.batch([0]).x
     torch.testing.assert_close(x["t1"][:, 1:2], x["t2"])
-    train = load_data(config(root, "kelvin.npy", "signed.npy", value_range=(-55.0, 255.0)), seed=0).train
+    window = Window(low=-55.0, high=255.0)
+    train = load_data(config(root, "kelvin.npy", "signed.npy", intensity=window), seed=0).train
     row = rows_of(train)[0]
     expected = torch.from_numpy(STACK[row, ..., 1].astype(np.float32) / 310)
     torch.testing.assert_close(train.batch([0]).x["t1"][0, 0], expected)
@@ -96,7 +106,9 @@ def test_missing_modality_is_zero_and_marked(root):
     images = STACK[..., 1].astype(np.float32) / 255
     images[~PRESENT] = np.nan
     np.save(root / "t2.npy", images)
-    train = load_data(config(root, t2="t2.npy", present={"t2": "scans.npz:has_t2"}), seed=0).train
+    window = {"t2": Window(low=-1.0, high=1.0)}  # in which the zero that stands for nothing is grey
+    settings = config(root, t2="t2.npy", present={"t2": "scans.npz:has_t2"}, intensity_of=window)
+    train = load_data(settings, seed=0).train
     batch = train.batch(range(len(train)))
     np.testing.assert_array_equal(batch.present["t2"], PRESENT[rows_of(train)])
     assert batch.present["t1"].all()
@@ -105,12 +117,42 @@ def test_missing_modality_is_zero_and_marked(root):
 
 
 def test_size_averages_areas(root):
-    train = load_data(config(root, "kelvin.npy", value_range=(-55.0, 255.0), size=(3, 4)), seed=0).train
+    window = Window(low=-55.0, high=255.0)
+    train = load_data(config(root, "kelvin.npy", intensity_of={"t1": window}, size=(3, 4)), seed=0).train
     means = STACK.astype(np.float32).reshape(40, 3, 4, 4, 2, 2).mean(axis=(2, 4))[rows_of(train)]
     x = train.batch(range(len(train))).x
     np.testing.assert_allclose(x["t1"][:, 0], means[..., 1] / 310, atol=1e-5)
     train = load_data(config(root, size=(3, 4)), seed=0).train  # bytes stay bytes
     np.testing.assert_allclose(train.batch(range(len(train))).x["t1"][:, 0], means[..., 0] / 255, atol=0.51 / 255)
+
+
+def test_labels_become_factors(root):
+    labels = {"tumour_mask": "labels.npz:mask:bits", "kind": "labels.npz:kind", "age": "labels.npz:age"}
+    splits = load_data(config(root, labels=labels, stratify="kind", groups="scans.npz:patient"), seed=0)
+    for part in splits.parts.values():
+        rows, factors = rows_of(part), part.batch(range(len(part))).factors
+        np.testing.assert_array_equal(factors["tumour_mask"], MASK[rows])
+        np.testing.assert_array_equal(factors["tumour_present"], MASK[rows].any((1, 2)))
+        np.testing.assert_array_equal(factors["kind"], PATIENT[rows] % 2)
+        np.testing.assert_array_equal(factors["age"], 40.5 + PATIENT[rows])
+    assert splits.classes == {"kind": ("glioma", "none"), "tumour_present": ("false", "true")}
+    assert [len(set(PATIENT[rows_of(part)] % 2)) for part in splits.parts.values()] == [2, 2, 2], (
+        "every class everywhere"
+    )
+    small = load_data(config(root, labels=labels, size=(6, 4)), seed=0).train
+    expected = MASK[rows_of(small)].reshape(-1, 6, 2, 4, 2).sum((2, 4)) >= 2
+    np.testing.assert_array_equal(small.batch(range(len(small))).factors["tumour_mask"], expected)
+
+
+def test_a_mask_may_be_a_modality(root):
+    train = load_data(config(root, t2="labels.npz:mask:bits", duplicates="keep"), seed=0).train
+    x = train.batch(range(len(train))).x["t2"]
+    np.testing.assert_array_equal(x[:, 0], MASK[rows_of(train)].astype(np.float32))
+
+
+def test_a_given_division_is_kept(root):
+    splits = load_data(config(root, groups="scans.npz:patient", split="labels.npz:split"), seed=0)
+    assert [set(PATIENT[rows_of(part)]) for part in splits.parts.values()] == [set(range(6)), {6, 7}, {8, 9}]
 
 
 @pytest.mark.parametrize(
@@ -124,19 +166,28 @@ def test_size_averages_areas(root):
         ({"t2": "object.npy"}, "object.npy: cannot be read as a NumPy file"),
         ({"t2": "short.npy"}, "data.images.t2: 7 samples where data.images.t1 has 40"),
         ({"groups": "scans.npz:short"}, "data.groups: 7 samples where data.images.t1 has 40"),
-        ({"t2": "nan.npy"}, "data.images.t2: values from nan to nan lie outside"),
-        ({"t2": "kelvin.npy"}, r"values from -55 to 200 lie outside data.value_range \[0, 1\]"),
-        ({"t2": "signed.npy"}, "data.images.t2: the range of type int16 is unknown"),
+        ({"t2": "nan.npy"}, r"data.images, modality t2: NaN or infinite values in sample '\d+'"),
+        ({"t2": "kelvin.npy"}, r"modality t2: values from -55 to 200 lie outside \[0, 1\]; set data.intensity"),
+        ({"t2": "signed.npy"}, "modality t2: the range of type int16 is unknown; set data.intensity"),
         ({"t2": "scans.npz:name"}, "data.images.t2: an array of shape"),
         ({"present": {"t3": "scans.npz:has_t2"}}, "data.present: no modality 't3'"),
         ({"present": {"t2": "scans.npz:patient"}}, "data.present.t2: expected one true or false"),
+        ({"labels": {"mask": "labels.npz:mask:bits", "m": "scans.npz:y"}}, "scans.npz: no array 'y' in it"),
+        ({"labels": {"m": "kelvin.npy:bits"}}, "data.labels.m: packed bits are uint8"),
+        ({"labels": {"m": "scans.npz:short"}}, "data.labels.m: 7 samples where data.images.t1 has 40"),
+        ({"labels": {"group": "scans.npz:patient"}}, "data.labels: the name 'group' is taken"),
+        ({"labels": {"a": "labels.npz:age"}, "stratify": "a"}, "data.stratify: 'a' is no label with classes; the data"),
+        (
+            {"groups": "scans.npz:patient", "split": "labels.npz:leaking"},
+            "data.images: the split leaks: subject '0' lies in both train and val",
+        ),
+        ({"split": "scans.npz:x"}, "data.split: expected one name or number per sample"),
         ({"size": (24, 8)}, r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[24, 8\]"),
         ({"t2": "number.npy"}, "number.npy: it is no array with a row per sample"),
         ({"t2": "archive.npy"}, "archive.npy: cannot be read as a NumPy file .* the other kind"),
         ({"t2": "single.npz:x"}, "single.npz: cannot be read as a NumPy file .* the other kind"),
         ({"t2": "pixelless.npy"}, r"data.images.t2: an array of shape \(40, 0, 8\) holds no images"),
-        ({"t1": "bool.npy", "value_range": (0.0, 1.0)}, "data.images.t1: bool values are no pixels"),
-        ({"t1": "flat.npy", "value_range": (5.0, 5.0)}, r"data.images.t1: values from 5 to 5 lie outside .*\[5, 5\]"),
+        ({"t1": "flat.npy", "intensity": MinMax()}, "modality t1: data.intensity minmax finds a single value"),
         ({"groups": "scans.npz:x"}, "data.groups: expected one name or number per sample"),
         ({"present": dict.fromkeys(("t1", "t2"), "scans.npz:has_t2")}, "sample .* have no modality: remove them"),
         ({"size": (6,)}, r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[6\]"),
@@ -168,7 +219,8 @@ def test_glioma_slices():
     """The published set: 2490 slices of 75 patients, three contrasts."""
     file = "lgg/lgg_128.npz"
     images = {name: f"{file}:x:{channel}" for channel, name in enumerate(("t1", "flair", "t1gd"))}
-    settings = ArraysConfig(root=str(SHARED_DATA), images=images, groups=f"{file}:patient", size=(64, 64))
+    names = {"images": images, "groups": f"{file}:patient", "labels": {"lesion_mask": f"{file}:mask:bits"}}
+    settings = ArraysConfig(root=str(SHARED_DATA), size=(64, 64), intensity=Percentile(per="subject"), **names)
     splits = load_data(settings, seed=0)
     parts = [dataset.batch(range(len(dataset))) for dataset in (splits.train, splits.val, splits.test)]
     assert [len(set(batch.factors["group"])) for batch in parts] == [53, 11, 11]
@@ -177,3 +229,6 @@ def test_glioma_slices():
     aligned = torch.nn.functional.cosine_similarity(t1, flair).mean()
     shuffled = torch.nn.functional.cosine_similarity(t1, flair.roll(500, 0)).mean()
     assert aligned > shuffled + 0.1  # the contrasts of one slice belong together
+    flair, mask = parts[0].x["flair"][:, 0], torch.from_numpy(parts[0].factors["lesion_mask"])
+    assert flair[mask].mean() > flair[~mask].mean() + 0.3  # tumours are bright in FLAIR, and the mask lies on them
+    assert 0.3 < parts[0].factors["lesion_present"].mean() < 0.6

@@ -1,13 +1,31 @@
+"""Splits: no group on two sides, whatever the order of files; what is written is checked; copies are found."""
+
 import json
+import warnings
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from mandorla.data.splits import split_by_group, write_splits
-from mandorla.errors import MandorlaError
+from mandorla.data import Splits, load_data
+from mandorla.data.arrays import ArraysConfig
+from mandorla.data.splits import (
+    PARTS,
+    check_splits,
+    digest_looks,
+    split_as_given,
+    split_by_group,
+    write_splits,
+)
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 GROUPS = [f"patient{number:02d}" for number in range(20) for _ in range(number + 1)]
+SHARES = st.floats(0.01, 0.49)
+SEEDS = st.integers(0, 2**32)
+NAMES = st.lists(st.text(max_size=3), min_size=3, max_size=40)
 
 
 def test_parts_cover_all_rows_and_share_no_group():
@@ -18,12 +36,68 @@ def test_parts_cover_all_rows_and_share_no_group():
     assert len(set.union(*groups.values())) == 20
 
 
-def test_division_depends_on_seed_and_not_on_order():
-    def test_groups(groups, seed):
-        return {groups[row] for row in split_by_group(groups, 0.2, 0.2, seed, "data")["test"]}
+def test_the_division_of_earlier_versions_stays():
+    """As committed in 5e32d75, before stratification."""
+    rows = split_by_group(GROUPS, 0.2, 0.1, seed=0, source="data")
+    assert {GROUPS[row] for row in rows["test"]} == {"patient03", "patient07"}
 
-    assert test_groups(GROUPS, 0) == test_groups(GROUPS[::-1], 0)
-    assert len({frozenset(test_groups(GROUPS, seed)) for seed in range(5)}) == 5
+
+def homes(groups, rows) -> dict[str, str]:
+    """Return the part of each group; every row must be in one part exactly, every group in one."""
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(groups)))
+    found = {}
+    for part, numbers in rows.items():
+        for row in numbers:
+            assert found.setdefault(groups[row], part) == part, "a group on two sides"
+    return found
+
+
+@given(groups=NAMES, val=SHARES, test=SHARES, seed=SEEDS, order=st.randoms(use_true_random=False))
+def test_every_row_has_one_part_and_the_order_of_files_plays_no_role(groups, val, test, seed, order):
+    assume(len(set(groups)) >= 3)
+    num = len(set(groups))
+    assume(max(1, round(val * num)) + max(1, round(test * num)) < num)
+    first = homes(groups, split_by_group(groups, val, test, seed, "data"))
+    assert set(first.values()) == set(PARTS)
+    mixed = list(groups)
+    order.shuffle(mixed)
+    assert homes(mixed, split_by_group(mixed, val, test, seed, "data")) == first
+
+
+@given(
+    classes=st.lists(st.integers(0, 3), min_size=8, max_size=80),
+    val=st.floats(0.05, 0.4),
+    test=st.floats(0.05, 0.4),
+    seed=SEEDS,
+)
+def test_strata_get_their_shares_within_rounding(classes, val, test, seed):
+    groups = [f"g{index}" for index in range(len(classes))]
+    num_test, num_val = (max(1, round(share * len(groups))) for share in (test, val))
+    assume(num_test + num_val < len(groups))
+    rows = split_by_group(groups, val, test, seed, "data", classes)
+    homes(groups, rows)
+    assert (len(rows["test"]), len(rows["val"])) == (num_test, num_val), "strata do not change the sizes of parts"
+    size = Counter(classes)
+    of = {part: Counter(classes[row] for row in numbers) for part, numbers in rows.items()}
+    for stratum, count in size.items():
+        assert abs(of["test"][stratum] - count * num_test / len(groups)) < 1 + 1e-9
+        left = count - of["test"][stratum]
+        assert abs(of["val"][stratum] - left * num_val / (len(groups) - num_test)) < 1 + 1e-9
+
+
+def test_a_group_has_its_commonest_class():
+    """Twelve patients, half of them with two slices of class 1 and one of class 0."""
+    groups = [f"g{index // 3}" for index in range(36)]
+    classes = [1 if index // 3 < 6 and index % 3 else 0 for index in range(36)]
+    rows = split_by_group(groups, 0.34, 0.34, 3, "data", classes)
+    for part in PARTS:
+        names = {groups[row] for row in rows[part]}
+        assert (len(names), sum(int(name[1:]) < 6 for name in names)) == (4, 2)
+
+
+def test_division_depends_on_seed():
+    tests = [frozenset(split_by_group(GROUPS, 0.2, 0.2, seed, "data")["test"].tolist()) for seed in range(5)]
+    assert len(set(tests)) == 5
 
 
 def test_each_part_gets_a_group_or_an_error():
@@ -32,20 +106,126 @@ def test_each_part_gets_a_group_or_an_error():
         split_by_group(["a", "b", "b"], 0.1, 0.1, 0, "scans")
 
 
-def splits(train, val, test):
-    return SimpleNamespace(**{k: SimpleNamespace(ids=v) for k, v in {"train": train, "val": val, "test": test}.items()})
+# -------------------------------------------------------------------------------------------- divisions that are given
 
 
-def test_splits_are_written_once_and_guarded(tmp_path):
+@given(groups=NAMES, seed=SEEDS, part_of=st.dictionaries(st.text(max_size=3), st.sampled_from(PARTS)))
+def test_a_division_without_leak_is_taken_as_it_is(groups, seed, part_of):
+    parts = [part_of.get(group, "train") for group in groups]
+    given_parts = set(parts)
+    assume(len({group for group in groups if part_of.get(group, "train") == "train"}) > 2)
+    rows = split_as_given(parts, groups, groups, 0.2, 0.2, seed, "table")
+    found = homes(groups, rows)
+    assert set(found.values()) == set(PARTS)
+    for group, part in zip(groups, parts, strict=True):
+        assert found[group] == part or (part == "train" and found[group] not in given_parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (["train", "val", "test", "test"], "table: the split leaks: subject 'b' lies in both val and test"),
+        (["train", "val", "val", "Test"], "table: sample '3' has the split 'Test'; give train, val or test"),
+        (["train", "val", "val", None], "table: sample '3' has the split None"),
+        (["train", "test", "test", "test"], r"table: 1 group\(s\) with the split train are too few"),
+        (["test", "val", "val", "test"], r"table: 0 group\(s\) with the split train are too few"),
+    ],
+)
+def test_a_division_that_leaks_or_lacks_a_part_is_refused(parts, message):
+    with pytest.raises(MandorlaError, match=message):
+        split_as_given(parts, ["0", "1", "2", "3"], ["a", "b", "b", "c"], 0.2, 0.2, 0, "table")
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+def splits(train, val, test, contents="x", groups=None):
+    parts = {"train": train, "val": val, "test": test}
+    datasets = {part: SimpleNamespace(ids=ids, groups=groups[part] if groups else ids) for part, ids in parts.items()}
+    return Splits(**datasets, contents=contents)
+
+
+def test_splits_are_written_and_guarded(tmp_path):
     path = tmp_path / "splits.json"
-    write_splits(path, splits(["a", "b"], ["c"], ["d"]))
-    assert json.loads(path.read_text()) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-    write_splits(path, splits(["b", "a"], ["c"], ["d"]))
+    whole = splits(["a", "b"], ["c"], ["d"])
+    write_splits(path, whole)
+    written = json.loads(path.read_text())
+    assert {part: written[part] for part in PARTS} == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    assert written["data"] == whole.fingerprint
+    assert check_splits(path, splits(["b", "a"], ["c"], ["d"]))
+    assert not check_splits(path, splits(["a", "b"], ["c"], ["d"], contents="y"))
     with pytest.raises(MandorlaError, match="2 sample.* train, such as 'a'"):
-        write_splits(path, splits(["b", "d"], ["c"], ["a"]))
-    with pytest.raises(MandorlaError, match="'c' lies in both val and test"):
-        write_splits(tmp_path / "other.json", splits(["a"], ["c"], ["c"]))
-    assert not (tmp_path / "other.json").exists()
-    path.write_text("{}")
-    with pytest.raises(MandorlaError, match="splits.json does not hold train, val, test"):
-        write_splits(path, splits(["a", "b"], ["c"], ["d"]))
+        check_splits(path, splits(["b", "d"], ["c"], ["a"]))
+    for change in (lambda w: w["test"].append(w["train"].pop()), lambda w: w.pop("hash"), lambda w: w.update(data="z")):
+        changed = json.loads(json.dumps(written))
+        change(changed)
+        path.write_text(json.dumps(changed))
+        with pytest.raises(MandorlaError, match="splits.json: its hash does not fit"):
+            check_splits(path, whole)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (splits(["a"], ["c"], ["c"]), "sample 'c' lies in both val and test"),
+        (
+            splits(["a"], ["b"], ["c"], groups={"train": ["p"], "val": ["q"], "test": ["p"]}),
+            "subject 'p' lies in both train and test",
+        ),
+    ],
+)
+def test_parts_that_overlap_are_not_written(tmp_path, parts, message):
+    with pytest.raises(MandorlaError, match=message):
+        write_splits(tmp_path / "splits.json", parts)
+    assert not (tmp_path / "splits.json").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- duplicates
+
+
+RNG = np.random.default_rng(0)
+
+
+def pictures(num: int, side: int = 32) -> np.ndarray:
+    """Return smooth pictures, uint8 `(num, side, side)`, no two of which look alike."""
+    coarse = RNG.random((num, 8, 8)).repeat(side // 8, 1).repeat(side // 8, 2)
+    return (coarse * 255).astype(np.uint8)
+
+
+def load(tmp_path, a, b, **settings):
+    np.savez(tmp_path / "d.npz", a=a, b=b, split=["train"] * 6 + ["val"] * 2 + ["test"] * 2)
+    names = {"a": "d.npz:a", "b": "d.npz:b"}
+    return load_data(ArraysConfig(root=str(tmp_path), images=names, split="d.npz:split", **settings), 0)
+
+
+def test_the_same_image_in_two_parts_is_refused_unless_kept(tmp_path):
+    a, b = pictures(10), pictures(10)
+    load(tmp_path, a, b)
+    b[9] = b[1]
+    with pytest.raises(MandorlaError, match=r"1 image\(s\) lie in two parts, such as b of samples '1' and '9'; remove"):
+        load(tmp_path, a, b)
+    load(tmp_path, a, b, duplicates="keep")
+    b[9] = pictures(1)[0]
+    b[0] = b[1]
+    a[1] = a[9] = 7
+    load(tmp_path, a, b)  # twice in one part, and blank ones anywhere
+
+
+def test_what_looks_the_same_is_counted_in_a_warning(tmp_path):
+    a, b = pictures(10), pictures(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(tmp_path, a, b)
+    a[6] = np.where(a[2] // 16 == (a[2] + 1) // 16, a[2] + 1, a[2])  # a grey level that stays within its sixteenth
+    with pytest.warns(MandorlaWarning, match=r"1 image\(s\) look like one in another part, such as a of samples '2'"):
+        load(tmp_path, a, b)
+
+
+def test_looks_are_those_of_means_over_an_eighth():
+    image = pictures(1, 64)[0] / np.float32(255)
+    whole, half = (digest_looks(x[None, None]) for x in (image, image.reshape(32, 2, 32, 2).mean((1, 3))))
+    assert whole == half != [b""]
+    assert digest_looks(np.full((1, 1, 16, 16), 0.5, np.float32)) == [b""]
+    assert digest_looks(RNG.random((1, 9)).astype(np.float32)) == [b""], "a plain vector"
+    assert digest_looks(RNG.random((1, 1, 64)).astype(np.float32)) != [b""], "a signal"
+    assert digest_looks(RNG.random((1, 1, 4, 4, 4)).astype(np.float32)) != [b""], "a volume"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mandorla.data.record import recorded_fingerprint
 from mandorla.diffusion.store import belongs_to, load_diffusion, to_tensors
 from mandorla.errors import MandorlaError
 from mandorla.training import load_tensors
@@ -20,7 +21,7 @@ def test_loaded_is_what_was_exported(phantom_run):
     _, fitted = open_latents(phantom_run)
     assert all(torch.equal(z, fitted.std[name]) for name, z in whitening.std.items())
     assert not any(p.requires_grad for p in diffusion.parameters())
-    assert belongs_to(phantom_run) == weights
+    assert belongs_to(phantom_run) == (weights, recorded_fingerprint(phantom_run))
 
 
 def test_mistakes(polydigits_run, copy_of, tmp_path):

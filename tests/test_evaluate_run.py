@@ -8,6 +8,7 @@ import pytest
 import torch
 from evaluate_fakes import BarModel, Bars
 
+import mandorla
 from mandorla.config import Settings
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
@@ -102,6 +103,25 @@ def test_records_are_unique_and_say_what_they_are(records):
         assert record.definition.endswith(".") and record.n > 0 and np.isfinite([record.value, record.error]).all()
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_labels_of_files_are_measured(complete, scans_run, copy_of, monkeypatch):
+    """A class by name and a packed mask; a class that one sample lacks is left out."""
+    model = mandorla.load(copy_of(scans_run))
+    if not complete:
+        data = model.data()
+        data.train.labels["kind"][7] = -1
+        monkeypatch.setattr(model, "data", lambda: data)
+    metrics = evaluate_run(model, model.recipe.evaluate)
+    names = {record["name"] for record in metrics["records"]}
+    assert {"lesion/known from t1", "lesion/contrast kept"} <= names
+    assert ("shared/class" in names) == complete
+    assert ("no classes 'kind' of every sample" in _page(model.run)) != complete
+
+
+def _page(run):
+    return (run / "report.html").read_text().replace("&#39;", "'")
+
+
 class PartlyBars(Bars):
     """Every third sample lacks its left view."""
 
@@ -133,7 +153,7 @@ def test_without_labels_only_images_are_measured(tmp_path):
     metrics = evaluate_run(RunModel(tmp_path), SETTINGS.model_copy(update={"label": "none", "private_label": "none"}))
     groups = {record["name"].split("/")[0] for record in metrics["records"]}
     assert groups == {"translation", "reconstruction", "copies"}
-    assert "no factor 'none'" in (tmp_path / "report.html").read_text().replace("&#39;", "'")
+    assert "no classes 'none' of every sample" in (tmp_path / "report.html").read_text().replace("&#39;", "'")
 
 
 def test_a_shared_part_that_is_borrowed_is_said_to_be(tmp_path):

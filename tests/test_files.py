@@ -13,7 +13,9 @@ from mandorla import files
 from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import read_image, write_image
+from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
 from mandorla.errors import MandorlaError
+from mandorla.model import Mandorla
 
 
 class FakeTest:
@@ -35,7 +37,11 @@ class FakeModel:
 
     run: Path
     modalities: tuple[Modality, ...] = (Modality("t1", 1, (6, 8)), Modality("t2", 3, (6, 8)), Modality("v", 2, ()))
+    intensity: dict = field(default_factory=lambda: {"t1": UNIT, "t2": UNIT, "v": UNIT})
     recipe: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(data=None))
+
+    to_unit = Mandorla.to_unit
+    _names = list
 
     def data(self):
         return SimpleNamespace(test=FakeTest())
@@ -272,6 +278,25 @@ def test_what_a_killed_command_left_is_no_hindrance(model, tmp_path):
     (tmp_path / f".out.{os.getpid()}.partial").mkdir()
     files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+def test_pictures_get_the_intensity_of_the_training(model, t1, tmp_path):
+    """A window of 51 to 153 makes of the grey levels 51, 102, 153 the values 0, 1/2, 1."""
+    model.intensity["t1"] = Fitted(Window(low=51.0, high=153.0), Intensity(51.0, 153.0), {})
+    with np.load(translate(model, t1, tmp_path / "out") / "samples.npz") as arrays:
+        np.testing.assert_allclose(arrays["t2"].mean((0, 2, 3, 4)), [0, 0.5, 1], atol=1e-6)
+
+
+def test_slices_of_one_subject_share_a_range(model, tmp_path):
+    model.recipe = SimpleNamespace(data=FoldersConfig(folders={}, key="(?P<subject>p.)_s."))
+    model.intensity["t1"] = Fitted(MinMax(per="subject"), Intensity(0.0, 255.0), {"p1": Intensity(0.0, 1.0)})
+    (tmp_path / "in").mkdir()
+    for stem, levels in {"p1_s1": (0.0, 0.2), "p1_s2": (0.2, 0.4), "p2_s1": (0.2, 0.4)}.items():
+        image = np.full((1, 6, 8), levels[0])
+        image[:, :3] = levels[1]
+        write_image(tmp_path / "in" / f"{stem}.png", image)
+    with np.load(translate(model, tmp_path / "in", tmp_path / "out") / "samples.npz") as arrays:
+        np.testing.assert_allclose(arrays["t2"].mean((0, 2, 3, 4)), [0.25, 0.75, 0.5], atol=1e-6)
 
 
 def test_swap_of_two_test_samples(model):

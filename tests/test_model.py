@@ -1,6 +1,7 @@
 """Both stages joined: what is drawn depends on its seed and index alone; given parts are kept; mistakes are named."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 import mandorla
 from mandorla import model as module
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*much darker or brighter")  # than noise, which tests feed
 RUNS = ["polydigits_run", "phantom_run", "signals_run"]
 CLOSE = {"atol": 5e-5, "rtol": 0}  # single precision, enlarged where a code of nearly no length is scaled to the sphere
 
@@ -43,6 +45,31 @@ def test_facts(model, request):
 
 
 # --------------------------------------------------------------------------------------------------- encode, decode
+
+
+def test_values_of_files_come_to_unit_and_back(scans_run):
+    model = mandorla.load(scans_run)
+    raw = {"t1": np.linspace(0, 420, 128, dtype=np.int16).reshape(2, 1, 8, 8)}
+    unit = model.to_unit(raw)
+    scale = model.intensity["t1"].usual
+    np.testing.assert_allclose(unit["t1"], ((raw["t1"] - scale.low) / (scale.high - scale.low)).clip(0, 1), atol=1e-6)
+    inside = (unit["t1"] > 0) & (unit["t1"] < 1)
+    np.testing.assert_allclose(model.from_unit(unit)["t1"][inside], raw["t1"][inside], atol=1e-2)
+    with pytest.raises(MandorlaError, match="unknown modality 't3'; this model has t1, t2"):
+        model.to_unit({"t3": raw["t1"]})
+
+
+def test_inputs_far_outside_the_training_are_warned_of(scans_run):
+    model = mandorla.load(scans_run)
+    batch = model.data().test.batch(range(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MandorlaWarning)
+        model.encode(batch.x, batch.present)
+        model.translate({"t1": batch.x["t1"]}, ["t2"])
+    strange = batch.x["t1"].clone()
+    strange[1:3] /= 255
+    with pytest.warns(MandorlaWarning, match="^2 of 4 t1: much darker or brighter than anything .* was trained on"):
+        model.translate({"t1": strange}, ["t2"])
 
 
 def test_encode_and_decode(model):

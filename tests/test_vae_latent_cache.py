@@ -6,10 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny import write_scans
 
 import mandorla
-from mandorla.errors import MandorlaError
+from mandorla.config import load_settings
+from mandorla.diffusion.training import train_diffusion
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
+from mandorla.recipe import Recipe
 from mandorla.training import load_tensors, save_tensors
 from mandorla.vae import latent_cache
 from mandorla.vae.latent_cache import Encoded, open_latents, write_latents
@@ -94,6 +98,49 @@ def test_written_once_and_again_when_the_weights_changed(polydigits_run, copy_of
     write_latents(run)
     assert json.loads(manifest.read_text())["weights"] != before
     open_latents(run)
+
+
+def test_made_anew_of_other_data(scans_run, tmp_path, copy_of):
+    """Images that change in place: the run keeps its intensity, its cache is refused until it is that of the data."""
+    run = copy_of(scans_run)
+    write_scans(tmp_path)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(scans_run.parent / "scans"), str(tmp_path)))
+    kept, manifest = (run / "intensity.json").read_text(), run / "latents" / "manifest.json"
+    before = manifest.read_text()
+    write_latents(run)
+    assert manifest.read_text() == before, "the same data at another place"
+    write_scans(tmp_path, brightness=500)
+    with pytest.warns(MandorlaWarning, match="hold other images than when this run began"):
+        mandorla.load(run).data()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.warns(MandorlaWarning, match="mandorla encode"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        patch.setattr(latent_cache, "_write_part", _stop)
+        write_latents(run)
+    with pytest.raises(MandorlaError, match="was made of other data than the run's: run `mandorla encode"):
+        open_latents(run)
+    write_latents(run)
+    assert json.loads(manifest.read_text())["data"] != json.loads(before)["data"]
+    assert (run / "intensity.json").read_text() == kept
+    open_latents(run)
+    recipe = load_settings(Recipe, path=config)
+    with pytest.raises(MandorlaError, match="on the latents of another stage 1 or of other data"):
+        train_diffusion(recipe.model_copy(update={"run": str(run)}))
+
+
+def test_the_cache_of_another_run_is_refused(polydigits_run, scans_run, copy_of):
+    run = copy_of(scans_run)
+    manifest = run / "latents" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data": "0"}))
+    with pytest.raises(MandorlaError, match="was made of other data"):
+        open_latents(run)
+
+
+def _stop(*_):
+    raise KeyboardInterrupt
 
 
 def test_an_interrupted_encoding_leaves_nothing_under_the_name(polydigits_run, copy_of, monkeypatch):

@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import interrupted, same_training, signals_recipe, tiny_recipe
 
+import mandorla
 from mandorla.config import load_settings
 from mandorla.errors import MandorlaError
 from mandorla.recipe import Recipe
@@ -31,7 +33,7 @@ def test_a_run_folder_holds_everything(polydigits_run):
     environment = json.loads((polydigits_run / "environment.json").read_text())
     assert {"command", "commit", "seed", "packages", "machine"} <= environment.keys()
     splits = json.loads((polydigits_run / "splits.json").read_text())
-    assert {part: len(ids) for part, ids in splits.items()} == {"train": 200, "val": 40, "test": 20}
+    assert {part: len(splits[part]) for part in ("train", "val", "test")} == {"train": 200, "val": 40, "test": 20}
 
 
 @pytest.mark.parametrize("name", ["polydigits", "phantom"])
@@ -89,12 +91,18 @@ def test_a_run_is_not_shared_by_two_settings(polydigits_run, copy_of):
 def test_changed_data_are_refused(tmp_path):
     recipe = signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1")
     train_vae(recipe)
-    splits = tmp_path / "run" / "splits.json"
+    splits, archive = tmp_path / "run" / "splits.json", tmp_path / "signals.npz"
+    arrays = dict(np.load(archive))
+    np.savez(archive, **{name: array[:-3] for name, array in arrays.items()})
+    with pytest.raises(MandorlaError, match="the data changed since this run began"):
+        train_vae(recipe)
+    np.savez(archive, **arrays)
     parts = json.loads(splits.read_text())
     parts["test"].append(parts["train"].pop())
     splits.write_text(json.dumps(parts))
-    with pytest.raises(MandorlaError, match="the data changed since this run began"):
-        train_vae(recipe)
+    for use in (lambda: train_vae(recipe), mandorla.load(tmp_path / "run").data):
+        with pytest.raises(MandorlaError, match="splits.json: its hash does not fit"):
+            use()
 
 
 def test_nothing_is_written_where_settings_do_not_fit_the_data(tmp_path):

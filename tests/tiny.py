@@ -55,6 +55,36 @@ def signals_recipe(run: Path, root: Path, *more: str) -> Recipe:
     return read_recipe("polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES, *more])
 
 
+def write_scans(root: Path, brightness: int = 400) -> None:
+    """Write paired 16-bit slices of 12 patients into `root`: a disk of a class-wise radius, a lesion seen in `t2`."""
+    rng = np.random.default_rng(1)
+    grid = np.stack(np.meshgrid(np.arange(16), np.arange(16))) - 7.5
+    kind = np.arange(60) % 3
+    disk = np.hypot(*grid) < 3 + 1.5 * kind[:, None, None]
+    lesion = disk & (np.hypot(grid[0] - 1, grid[1]) < 1.5) & (np.arange(60) % 2 > 0)[:, None, None]
+    noise = rng.normal(0, 20, (2, 60, 16, 16))
+    t1, t2 = (disk * (level + values) for level, values in zip((brightness, 2 * brightness), noise, strict=True))
+    np.savez(
+        root / "scans.npz",
+        t1=t1.astype(np.int16),
+        t2=(t2 + 600 * lesion).astype(np.int16),
+        patient=np.arange(60) // 5,
+        kind=np.array(["small", "middle", "large"])[kind],
+        lesion=np.packbits(lesion, axis=-1),
+    )
+
+
+def scans_recipe(run: Path, root: Path, *more: str) -> Recipe:
+    """Return a recipe for the data of `write_scans` in `root`."""
+    data = f"""data={{kind: arrays, root: {json.dumps(str(root))}, groups: 'scans.npz:patient', size: [8, 8],
+        images: {{t1: 'scans.npz:t1', t2: 'scans.npz:t2'}}, intensity: {{kind: percentile}},
+        labels: {{kind: 'scans.npz:kind', lesion_mask: 'scans.npz:lesion:bits'}}}}"""
+    small = "{num_train: 40, num_test: 10, num_generated: 10, num_translated: 5, num_samples: 2, judge_steps: 3, "
+    return read_recipe(
+        "polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES, f"evaluate={small}label: kind}}", *more]
+    )
+
+
 @contextmanager
 def interrupted(step: int):
     """Stop a training that begins inside when it asks for the batch of `step`, as Control-C does."""

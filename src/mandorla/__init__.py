@@ -6,7 +6,7 @@ Names are imported on first use, so that `import mandorla` alone stays fast and 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 if TYPE_CHECKING:
     from mandorla.latents import Latents
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from mandorla.nets.encoder_decoder import EncoderDecoder, register
 
 __version__ = "0.1.0"
-__all__ = ["EncoderDecoder", "Latents", "Mandorla", "MandorlaError", "__version__", "load", "register"]
+__all__ = [
+    "EncoderDecoder",
+    "Latents",
+    "Mandorla",
+    "MandorlaError",
+    "MandorlaWarning",
+    "__version__",
+    "load",
+    "register",
+]
 
 _HOMES = {
     "EncoderDecoder": "mandorla.nets.encoder_decoder",

@@ -1,12 +1,14 @@
 """The command line: one command, `mandorla`, with verbs. It parses and delegates; torch is imported inside the verbs.
 
 A mistake of the user (`MandorlaError`) is one line on stderr and exit status 2; `--debug` anywhere shows the
-traceback. An interrupted command exits with 130 and is taken up again by typing it once more.
+traceback. A warning (`MandorlaWarning`) is one line on stderr. An interrupted command exits with 130 and is taken up
+again by typing it once more.
 """
 
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -14,7 +16,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 import mandorla
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 train = typer.Typer(no_args_is_help=True)
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"], prog_name="mandorla")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app([argument for argument in arguments if argument != "--debug"], prog_name="mandorla")
     except MandorlaError as error:
         if debug:
             raise
@@ -62,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if stop.code == 130:
             print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
         raise
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if issubclass(category, MandorlaWarning):
+        print(f"mandorla: warning: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,9 +1,14 @@
-"""The one exception that a user's mistake raises.
+"""The one exception that a user's mistake raises, and the one warning.
 
 A message says what is wrong, where (file, key, index), and what to do about it, in one line. The command
-line prints that line alone and exits with status 2; `--debug` shows the traceback.
+line prints that line alone and exits with status 2; `--debug` shows the traceback. A warning is one line as well, and
+the work goes on.
 """
 
 
 class MandorlaError(Exception):
     """Report a mistake in the user's files, settings or arguments."""
+
+
+class MandorlaWarning(UserWarning):
+    """Report what may be a mistake in the user's data."""

@@ -6,6 +6,7 @@ the model runs. A folder appears under its name only when everything in it has b
 
 import difflib
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 
 from mandorla.data.dataset import Modality
-from mandorla.data.images import SUFFIXES, decode_image, find_images, to_unit, write_image
+from mandorla.data.folders import FoldersConfig
+from mandorla.data.images import SUFFIXES, decode_image, find_images, write_image
 from mandorla.data.stored import StoredConfig, shrink
 from mandorla.errors import MandorlaError
 from mandorla.model import Mandorla
@@ -68,9 +70,7 @@ def translate(
             raise MandorlaError(
                 f"unknown modality {name!r}{_nearest(name, modalities)}; this model has {_list(modalities)}"
             )
-    data = model.recipe.data
-    size = data.size if isinstance(data, StoredConfig) else None  # training images were averaged down to it
-    x, names = _read_inputs(source, [modalities[name] for name in given], size)
+    x, names = _read_inputs(model, source, [modalities[name] for name in given])
     with _new_folder(out) as folder:
         samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
         np.savez(folder / "samples.npz", **samples)
@@ -113,10 +113,10 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
 # -------------------------------------------------------------------------------------------------------------- input
 
 
-def _read_inputs(source: Path, given: Sequence[Modality], size: tuple[int, ...] | None) -> tuple[Arrays, list[str]]:
+def _read_inputs(model: Mandorla, source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
     """Return the arrays of the modalities `given`, and a name for each sample."""
     if source.is_dir():
-        return _read_folders(source, given, size)
+        return _read_folders(model, source, given)
     x = _read_npz(source, given)
     if missing := [modality.name for modality in given if modality.name not in x]:
         raise MandorlaError(f"{source}: no array for {_list(missing)}")
@@ -146,11 +146,13 @@ def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
     return x
 
 
-def _read_folders(source: Path, given: Sequence[Modality], size: tuple[int, ...] | None) -> tuple[Arrays, list[str]]:
+def _read_folders(model: Mandorla, source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
     """Return the images under `source`, paired by stem in sorted order, and the stems.
 
-    Images are brought to `size` as those of the training were.
+    Images are brought to the size and the range [0, 1] as those of the training were.
     """
+    data = model.recipe.data
+    size = data.size if isinstance(data, StoredConfig) else None
     files: dict[str, dict[str, Path]] = {}
     for modality in given:
         folder = source / modality.name
@@ -166,16 +168,27 @@ def _read_folders(source: Path, given: Sequence[Modality], size: tuple[int, ...]
     for name, by_stem in files.items():
         if unpaired := [stem for stem in stems if stem not in by_stem]:
             raise MandorlaError(f"{source / name}: no image for {_list(unpaired)}, which another given modality has")
+    key = re.compile(data.key) if isinstance(data, FoldersConfig) else None
+    subjects = [_subject(key, stem) for stem in stems]
     x = {}
     for modality in given:
         paths = [files[modality.name][stem] for stem in stems]
-        x[modality.name] = np.concatenate(
-            [
-                _checked(to_unit(shrink(decode_image(path)[None], size, str(path))), modality, str(path))
-                for path in paths
-            ]
-        )
+        images = [shrink(decode_image(path)[None], size, str(path)) for path in paths]
+        for image, path in zip(images, paths, strict=True):
+            _check_shape(image, modality, str(path))
+        x[modality.name] = np.empty((len(images), *modality.shape), np.float32)
+        groups = subjects if model.intensity[modality.name].subjects else stems
+        for subject in set(groups):  # whose images are looked at together where each has its own range
+            rows = [row for row, name in enumerate(groups) if name == subject]
+            values = np.concatenate([images[row] for row in rows])
+            x[modality.name][rows] = model.to_unit({modality.name: values}, [subject] * len(rows))[modality.name]
     return x, stems
+
+
+def _subject(key: re.Pattern[str] | None, stem: str) -> str:
+    """Return the subject that `data.key` reads off a file's stem, else the stem."""
+    match = key.search(stem) if key else None
+    return (match and match.groupdict().get("subject")) or stem
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
@@ -203,14 +216,7 @@ def _read_sample(model: Mandorla, text: str) -> Arrays:
 
 def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
     """Return `array` as float32 if it is `(N, C, *size)` of `modality` in [0, 1]; `place` says where it comes from."""
-    (_, *shape), wanted = array.shape or (0,), modality.shape
-    expected = f"modality {modality.name!r} of this model has"
-    if len(shape) != len(wanted):
-        raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
-    if shape[0] != wanted[0]:
-        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
-    if tuple(shape) != wanted:
-        raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
+    _check_shape(array, modality, place)
     if not len(array):
         raise MandorlaError(f"{place}: no samples")
     if not np.issubdtype(array.dtype, np.floating):
@@ -222,6 +228,17 @@ def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
             f"{place}: values from {array.min():.6g} to {array.max():.6g}, expected [0, 1]: rescale them"
         )
     return array.astype(np.float32)
+
+
+def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
+    (_, *shape), wanted = array.shape or (0,), modality.shape
+    expected = f"modality {modality.name!r} of this model has"
+    if len(shape) != len(wanted):
+        raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
+    if shape[0] != wanted[0]:
+        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
+    if tuple(shape) != wanted:
+        raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
 
 
 # ------------------------------------------------------------------------------------------------------------- output

@@ -1,10 +1,13 @@
 """Both stages joined: what a trained run can do.
 
-Arrays and tensors of data are `(B, C, *size)` with values in [0, 1], by modality name. Latents are in the scale of
-stage 1; whitening happens inside. What is drawn for sample i depends on (seed, i) alone, not on how many are drawn.
+Arrays and tensors of data are `(B, C, *size)` with values in [0, 1], by modality name; `to_unit` makes them of values
+as files hold them, `from_unit` undoes it. What lies far outside of what the model was trained on is warned of. Latents
+are in the scale of stage 1; whitening happens inside. What is drawn for sample i depends on (seed, i) alone, not on how
+many are drawn.
 """
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,11 +19,12 @@ import torch
 from torch import Tensor
 
 from mandorla.config import load_settings
-from mandorla.data import load_data
+from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
+from mandorla.data.intensity import Fitted, read_intensity
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import load_diffusion
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Whitening
 from mandorla.recipe import Recipe, run_config
 from mandorla.training import choose_device
@@ -29,6 +33,7 @@ from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import load_vae
 
 Data = Mapping[str, Tensor | np.ndarray]
+_STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
 _CHUNK = 256  # samples that go through a network at once
 
 
@@ -58,10 +63,28 @@ class Mandorla:
         self.vae, self._vae_weights = load_vae(run)
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
+        self.intensity: dict[str, Fitted] = read_intensity(run)
 
     def data(self) -> Splits:
-        """Return the data that the run was trained on, in the same parts."""
-        return load_data(self.recipe.data, self.recipe.seed)
+        """Return the data that the run was trained on, in the same parts.
+
+        Raises MandorlaError if samples were added, removed or renamed since; warns if their images changed.
+        """
+        return follow_record(self.run, load_data(self.recipe.data, self.recipe.seed))
+
+    def to_unit(self, values: Mapping[str, np.ndarray], groups: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Return values `(B, ...)` as files hold them as float32 in [0, 1], by the run's intensity.
+
+        `groups` `(B,)` names the subject of each sample, which counts where each subject has its own range; without it
+        every sample is one of its own.
+        """
+        self._names(list(values))
+        return {name: self.intensity[name].apply_new(np.asarray(v), groups) for name, v in values.items()}
+
+    def from_unit(self, x: Data) -> dict[str, np.ndarray]:
+        """Return `x` in [0, 1] on the scale of the files that the run was trained on, float32: `to_unit` undone."""
+        self._names(list(x))
+        return {name: self.intensity[name].invert(torch.as_tensor(v).cpu().numpy()) for name, v in x.items()}
 
     # ----------------------------------------------------------------------------------------------------- stage 1
 
@@ -324,7 +347,23 @@ class Mandorla:
                 )
         if not torch.stack(list(masks.values())).any(0).all():
             raise MandorlaError("a sample without any modality cannot be encoded")
+        self._warn_of_strange({name: value[masks[name]] for name, value in tensors.items()})
         return tensors, masks
+
+    def _warn_of_strange(self, x: Components) -> None:
+        """Warn if many samples of a modality in `x` look like nothing that was trained on."""
+        strange = {
+            name: (int(seen.outside(value).sum()), len(value))
+            for name, value in x.items()
+            if (seen := self.intensity[name].seen) and len(value)
+        }
+        if found := [f"{count} of {num} {name}" for name, (count, num) in strange.items() if count > _STRANGE * num]:
+            warnings.warn(
+                f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may "
+                "mean nothing: check the units and range of the values",
+                MandorlaWarning,
+                stacklevel=4,
+            )
 
 
 def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> Tensor:

@@ -1,5 +1,7 @@
 """Paired data: sources, splits and batches in which a modality may be missing."""
 
+from dataclasses import replace
+from hashlib import sha256
 from typing import Annotated
 
 from pydantic import Field
@@ -7,9 +9,10 @@ from pydantic import Field
 from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.folders import FoldersConfig, load_folders
+from mandorla.data.intensity import UNIT
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
-from mandorla.data.splits import write_splits
+from mandorla.data.record import follow_record, keep_record
 
 DataConfig = Annotated[PolydigitsConfig | PhantomConfig | ArraysConfig | FoldersConfig, Field(discriminator="kind")]
 
@@ -26,7 +29,11 @@ def load_data(config: DataConfig, seed: int) -> Splits:
 
     `seed` chooses what is random about the parts: the training samples of a composed source, the split of files.
     """
-    return _LOADERS[type(config)](config, seed)
+    splits = _LOADERS[type(config)](config, seed)
+    if splits.contents:
+        return splits
+    contents = sha256(f"{config.model_dump_json()} {seed}".encode()).hexdigest()  # of what is composed, the recipe
+    return replace(splits, intensity={m.name: UNIT for m in splits.modalities}, contents=contents)
 
 
-__all__ = ["Batch", "DataConfig", "Dataset", "Modality", "Splits", "load_data", "write_splits"]
+__all__ = ["Batch", "DataConfig", "Dataset", "Modality", "Splits", "follow_record", "keep_record", "load_data"]

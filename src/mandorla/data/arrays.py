@@ -1,11 +1,13 @@
 """Paired images from NumPy files.
 
 An array is named by its file and place: `scans.npz:x` is the array `x` in `scans.npz`, `scans.npz:x:2` the channel 2 on
-its last axis, `t1.npy` the array in `t1.npy`. Row i of every modality is the same sample. So three contrasts that were
-stacked along the last axis read
+its last axis, `scans.npz:m:bits` a mask whose bits were packed along the last axis (`numpy.packbits`), `t1.npy` the
+array in `t1.npy`. Row i of every array is the same sample. So three contrasts that were stacked along the last axis,
+and a mask, read
 
     images: {t1: lgg/lgg_128.npz:x:0, flair: lgg/lgg_128.npz:x:1, t1gd: lgg/lgg_128.npz:x:2}
     groups: lgg/lgg_128.npz:patient
+    labels: {lesion_mask: lgg/lgg_128.npz:mask:bits}
 """
 
 import re
@@ -22,23 +24,25 @@ from mandorla.data.dataset import Splits
 from mandorla.data.stored import StoredConfig, divide
 from mandorla.errors import MandorlaError
 
-NAME = re.compile(r"(?P<npz>.+\.npz):(?P<key>[^:]+)(:(?P<channel>\d+))?|(?P<npy>.+\.npy)(:(?P<npy_channel>\d+))?")
+NAME = re.compile(r"((?P<npz>.+\.npz):(?P<key>[^:]+)|(?P<npy>.+\.npy))(:(?P<part>\d+|bits))?")
 
 
 class ArraysConfig(StoredConfig):
-    """Name the arrays of `arrays`: images, groups, and what is missing."""
+    """Name the arrays of `arrays`: images, groups, what is missing, and what else is known."""
 
     kind: Literal["arrays"] = "arrays"
     images: dict[str, str]
-    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL` or `FILE.npy`."""
+    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL`, `FILE.npz:KEY:bits` or `FILE.npy`."""
     groups: str | None = None
     """Array that names the group (patient) of each sample; without one, each sample is a group of its own."""
     present: dict[str, str] = {}
     """Bool array of each modality that is missing for some samples: true where it is there."""
     dimensions: Literal[1, 2, 3] = 2
     """Spatial axes of an image; an array with one axis more than samples and space has its channels last."""
-    value_range: tuple[float, float] | None = None
-    """Values that become 0 and 1; without it 0 and 255 for uint8, 0 and 65535 for uint16, 0 and 1 for floats."""
+    labels: dict[str, str] = {}
+    """Array of each label, for evaluation: integers or names are classes, floats numbers, arrays of images masks."""
+    split: str | None = None
+    """Array that says train, val or test for each sample; without one, groups are divided by the shares and seed."""
     source: str = ""
     """Where the files can be had, quoted when one is missing."""
 
@@ -47,7 +51,7 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     """Return train, val and test, divided by group under `seed`.
 
     Raises `MandorlaError` for a missing file or array, fewer than two modalities, unequal numbers of samples, a type or
-    number of axes that is no image, and values that are NaN or outside the range.
+    number of axes that is no image, and as `divide` does.
     """
     if len(config.images) < 2:
         raise MandorlaError(f"data.images: {len(config.images)} modality given, paired data need two or more")
@@ -57,15 +61,20 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     arrays = {name: _read(config, f"data.images.{name}", array, load) for name, array in config.images.items()}
     first, num = next((name, len(array)) for name, array in arrays.items())
     masks = {name: _read(config, f"data.present.{name}", array, load) for name, array in config.present.items()}
+    labels = {name: _read(config, f"data.labels.{name}", array, load) for name, array in config.labels.items()}
     groups = _read(config, "data.groups", config.groups, load) if config.groups else np.arange(num)
+    parts = _read(config, "data.split", config.split, load) if config.split else None
 
-    lengths = {f"data.images.{name}": len(array) for name, array in arrays.items()}
-    lengths |= {f"data.present.{name}": len(mask) for name, mask in masks.items()} | {"data.groups": len(groups)}
-    for key, length in lengths.items():
-        if length != num:
-            raise MandorlaError(f"{key}: {length} samples where data.images.{first} has {num}")
-    if groups.ndim != 1 or groups.dtype.kind not in "biufSU":
-        raise MandorlaError("data.groups: expected one name or number per sample")
+    rows = {f"data.images.{name}": array for name, array in arrays.items()} | {"data.groups": groups}
+    rows |= {f"data.present.{name}": mask for name, mask in masks.items()}
+    rows |= {f"data.labels.{name}": values for name, values in labels.items()}
+    rows |= {"data.split": parts} if config.split else {}
+    for key, array in rows.items():
+        if len(array) != num:
+            raise MandorlaError(f"{key}: {len(array)} samples where data.images.{first} has {num}")
+    for key in ("data.groups", "data.split"):
+        if key in rows and (rows[key].ndim != 1 or rows[key].dtype.kind not in "biufSU"):
+            raise MandorlaError(f"{key}: expected one name or number per sample")
     for name, mask in masks.items():
         if mask.dtype != bool or mask.ndim != 1 or not mask.any():
             raise MandorlaError(f"data.present.{name}: expected one true or false per sample and some that are true")
@@ -75,30 +84,24 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
         raise MandorlaError(
             f"data.present: sample {alone[0]} and {len(alone) - 1} other(s) have no modality: remove them"
         )
-    x = {name: _to_images(config, f"data.images.{name}", array, present[name]) for name, array in arrays.items()}
+    x = {name: _to_images(config, f"data.images.{name}", array) for name, array in arrays.items()}
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
-    groups = np.char.decode(groups, "latin1") if groups.dtype.kind == "S" else groups.astype(str)
-    return divide(x, present, ids, groups, config, seed, "data.images")
+    given = None if parts is None else _names(parts).tolist()
+    return divide(x, present, ids, _names(groups), config, seed, "data.images", labels, given)
 
 
-def _to_images(config: ArraysConfig, key: str, array: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Return `array` as images `(N, C, *size)`, uint8, uint16 or float32 in [0, 1] where `present`."""
+def _names(array: np.ndarray) -> np.ndarray:
+    return np.char.decode(array, "latin1") if array.dtype.kind == "S" else array.astype(str)
+
+
+def _to_images(config: ArraysConfig, key: str, array: np.ndarray) -> np.ndarray:
+    """Return `array` as images `(N, C, *size)` of the stored type; a mask as 0 and 1."""
     if array.ndim - config.dimensions not in (1, 2) or not array.size:
         raise MandorlaError(f"{key}: an array of shape {array.shape} holds no images of {config.dimensions} dimensions")
-    if array.dtype.kind not in "iuf":
-        raise MandorlaError(f"{key}: {array.dtype} values are no pixels: store uint8, uint16 or floats in [0, 1]")
+    if array.dtype.kind not in "biuf":
+        raise MandorlaError(f"{key}: {array.dtype} values are no pixels: store integers or floats")
     array = array[:, None] if array.ndim == config.dimensions + 1 else np.moveaxis(array, -1, 1)
-    if array.dtype in (np.uint8, np.uint16) and config.value_range is None:
-        return array
-    if array.dtype.kind != "f" and config.value_range is None:
-        raise MandorlaError(f"{key}: the range of type {array.dtype} is unknown: set data.value_range to [low, high]")
-    low, high = config.value_range or (0, 1)
-    least, most = array[present].min(), array[present].max()
-    if not (low < high and low <= least and most <= high):  # also where they are NaN
-        raise MandorlaError(
-            f"{key}: values from {least:g} to {most:g} lie outside data.value_range [{low:g}, {high:g}]"
-        )
-    return ((array - low) / (high - low)).astype(np.float32)
+    return array.astype(np.float32) if array.dtype == bool else array
 
 
 def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str | None], np.ndarray]) -> np.ndarray:
@@ -111,12 +114,18 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
         source = f"; it comes from {config.source}" if config.source else ""
         raise MandorlaError(f"{path}: no such file{source}; put it there, or set data.root or MANDORLA_DATA")
     array = load(path, match["key"])
-    channel = match["channel"] or match["npy_channel"]
-    if channel is None:
+    part = match["part"]
+    if array.ndim == 0:
+        raise MandorlaError(f"{key}: a single value, not one per sample")
+    if part is None:
         return array
-    if array.ndim < 2 or int(channel) >= array.shape[-1]:
-        raise MandorlaError(f"{key}: no channel {channel} on the last axis of shape {array.shape}")
-    return array[..., int(channel)]
+    if part == "bits":
+        if array.dtype != np.uint8 or array.ndim < 2:
+            raise MandorlaError(f"{key}: packed bits are uint8 with two axes or more, not {array.dtype} {array.shape}")
+        return np.unpackbits(array, axis=-1).astype(bool)
+    if array.ndim < 2 or int(part) >= array.shape[-1]:
+        raise MandorlaError(f"{key}: no channel {part} on the last axis of shape {array.shape}")
+    return array[..., int(part)]
 
 
 def _load(path: Path, key: str | None) -> np.ndarray:

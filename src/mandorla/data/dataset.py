@@ -4,13 +4,20 @@ A dataset is addressed by index and answers in batches, so that a source that co
 many at once. The same index gives the same sample, always.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mandorla.data.intensity import Fitted
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,35 @@ class Dataset(Protocol):
 
 @dataclass
 class Splits:
-    """Hold the three disjoint parts of a data source."""
+    """Hold the three disjoint parts of a data source.
+
+    - `intensity[name]`: how stored values become [0, 1]
+    - `classes[label]`: the names of the classes of a label, in the order of their numbers
+    - `contents`: hash of what the parts hold as it is stored
+    """
 
     train: Dataset
     val: Dataset
     test: Dataset
+    intensity: Mapping[str, Fitted] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    contents: str = ""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """Return the modalities, equal in all parts."""
         return self.train.modalities
+
+    @property
+    def parts(self) -> dict[str, Dataset]:
+        """Return the parts by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that batches depend on: samples, their order and division, and intensity."""
+        scales = {name: fitted.to_json() | {"seen": None} for name, fitted in self.intensity.items()}
+        return sha256(f"{self.contents} {json.dumps(scales, sort_keys=True)}".encode()).hexdigest()
 
 
 def all_present(x: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,59 +1,255 @@
-"""Division into train, val and test: by group, repeatable, written down.
+"""Division into train, val and test: by group, repeatable, written down, checked.
 
 Everything of one group (a patient) goes to one part; neighbouring slices of a head are near copies, and a model that
-trained on one has seen the other.
+trained on one has seen the other. Which group goes where follows from the seed and the groups' names, not from the
+order of files. `stratify` gives each class its share of every part (by largest remainders, Hamilton's method). A
+division that the data bring along is taken as it is, if no group lies in two parts.
+
+The same image under two names is found by its content: two parts may not share one.
 """
 
 import json
-from collections.abc import Sequence
-from hashlib import blake2b
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
 from mandorla.data.dataset import Splits
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import read_json, write_text
+
+FILE = "splits.json"
+PARTS = ("train", "val", "test")
+NEAR_CELLS = {1: 64, 2: 8, 3: 4}  # by number of axes: per axis, so that 64 averages describe an image
+NEAR_LEVELS = 16
+NEAR_VARIETY = 8  # different levels that an image must have to be compared: all but blank ones are alike
+_AGAIN = "restore them, or begin a new run"
 
 
 def split_by_group(
-    groups: Sequence[str], val_share: float, test_share: float, seed: int, source: str
+    groups: Sequence[str],
+    val_share: float,
+    test_share: float,
+    seed: int,
+    source: str,
+    strata: Sequence[str] | np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the rows of each part, "train", "val" and "test", so that no group lies in two.
 
     `groups` names the group of each row; the shares are of groups, and each part gets one at least. The order of rows
-    plays no role. `source` names the data in the error that too few groups raise.
+    plays no role. `strata` gives the class of each row (that of a group is its commonest): each class then has its
+    share of every part, up to one group. `source` names the data in the error that too few groups raise.
     """
-    names = sorted(set(groups), key=lambda name: blake2b(f"{seed}/{name}".encode()).digest())
+    groups = list(map(str, groups))
+    names = _shuffled(groups, seed)
     num_test, num_val = (max(1, round(share * len(names))) for share in (test_share, val_share))
     if len(names) <= num_test + num_val:
         raise MandorlaError(
             f"{source}: {len(names)} group(s) are too few to divide into train, val and test: add some, or lower"
             " data.val_share and data.test_share"
         )
-    bounds = {"test": slice(0, num_test), "val": slice(num_test, num_test + num_val)}
-    bounds["train"] = slice(num_test + num_val, None)
-    groups = np.asarray(groups)
-    return {part: np.flatnonzero(np.isin(groups, names[bounds[part]])) for part in ("train", "val", "test")}
+    stratum = dict.fromkeys(names, "") if strata is None else _commonest(groups, strata)
+    test, rest = _draw(names, num_test, stratum)
+    val, train = _draw(rest, num_val, stratum)
+    return _rows(groups, dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test"))
+
+
+def split_as_given(
+    parts: Sequence[str | None],
+    ids: Sequence[str],
+    groups: Sequence[str],
+    val_share: float,
+    test_share: float,
+    seed: int,
+    source: str,
+) -> dict[str, np.ndarray]:
+    """Return the rows of each part where `parts` names the part of each row.
+
+    Where no row is in val, or none in test, that part is taken from the groups in train, as `split_by_group` does.
+    Raises `MandorlaError` for a row without a part or with an unknown one, too few groups in train, and a group that
+    lies in two parts, which it names.
+    """
+    for name, part in zip(ids, parts, strict=True):
+        if part not in PARTS:
+            raise MandorlaError(
+                f"{source}: sample {name!r} has the split {part!r}; give train, val or test to every one"
+            )
+    home: dict[str, str] = {}
+    leaks = {}
+    for group, part in zip(map(str, groups), parts, strict=True):
+        if home.setdefault(group, part) != part:
+            leaks.setdefault(group, part)
+    if leaks:
+        group, part = next(iter(leaks.items()))
+        raise MandorlaError(
+            f"{source}: the split leaks: subject {group!r} lies in both {home[group]} and {part} ({len(leaks)} such "
+            "subject(s)); move each into one part"
+        )
+    groups = list(map(str, groups))
+    train = _shuffled([group for group in groups if home[group] == "train"], seed)
+    num_train = len(train)
+    for part, share in (("test", test_share), ("val", val_share)):
+        if part not in home.values():
+            num = max(1, round(share * num_train))
+            home |= dict.fromkeys(train[:num], part)
+            train = train[num:]
+    if not train:
+        raise MandorlaError(f"{source}: {num_train} group(s) with the split train are too few")
+    return _rows(groups, home)
+
+
+def digest_rows(images: np.ndarray) -> list[bytes]:
+    """Return a hash of each image of `(N, ...)` as it is stored; empty for an image of a single value."""
+    return [
+        b"" if image.min() == image.max() else blake2b(image.tobytes(), digest_size=16).digest() for image in images
+    ]
+
+
+def digest_looks(unit: np.ndarray) -> list[bytes]:
+    """Return what each image `(N, C, *size)` in [0, 1] looks like from afar; empty for one that is all but blank.
+
+    An image is averaged down to a few cells of few levels, so that a copy of other size, type or compression mostly
+    looks the same. What has no space, or less of it than cells, has none.
+    """
+    cells = NEAR_CELLS.get(unit.ndim - 2, 0)
+    if not cells or min(unit.shape[2:]) < cells:
+        return [b""] * len(unit)
+    small = interpolate(torch.from_numpy(unit), size=(cells,) * (unit.ndim - 2), mode="area").numpy()
+    levels = np.minimum(small * NEAR_LEVELS, NEAR_LEVELS - 1).astype(np.uint8)
+    return [b"" if len(np.unique(image)) < NEAR_VARIETY else image.tobytes() for image in levels]
+
+
+def check_duplicates(
+    digests: Mapping[str, Sequence[bytes]],
+    looks: Mapping[str, Sequence[bytes]],
+    rows: Mapping[str, np.ndarray],
+    ids: Sequence[str],
+    source: str,
+) -> None:
+    """Look for images that lie in two parts; `digests` and `looks` hold the hashes of each modality's images, by row.
+
+    Raises `MandorlaError` for the same image; warns of images that look the same. Blank images do not count.
+    """
+    if found := _shared(digests, rows, ids):
+        name, (one, other) = found[0]
+        raise MandorlaError(
+            f"{source}: {len(found)} image(s) lie in two parts, such as {name} of samples {one!r} and {other!r}; "
+            "remove one, give both the same group, or set data.duplicates to keep"
+        )
+    if found := _shared(looks, rows, ids):
+        name, (one, other) = found[0]
+        warnings.warn(
+            f"{source}: {len(found)} image(s) look like one in another part, such as {name} of samples {one!r} and "
+            f"{other!r}: are they of one subject?",
+            MandorlaWarning,
+            stacklevel=2,
+        )
 
 
 def write_splits(path: Path, splits: Splits) -> None:
-    """Write the ids of each part to the JSON file `path`; accept it if it is there already and says the same.
+    """Write the ids of each part, the fingerprint of the data and a hash over both to the JSON file `path`.
 
-    Raises `MandorlaError` if an id lies in two parts, or if the file holds another division: then data were added,
-    removed or renamed since, and what was trained on might now be tested on.
+    Raises `MandorlaError` if a sample or a group lies in two parts.
     """
-    parts = {"train": list(splits.train.ids), "val": list(splits.val.ids), "test": list(splits.test.ids)}
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        if common := sorted(set(parts[one]) & set(parts[other])):
-            raise MandorlaError(f"sample {common[0]!r} lies in both {one} and {other} ({len(common)} in all)")
-    if path.exists():
-        written = read_json(path, *parts)
-        for part, ids in parts.items():
-            if changed := sorted(set(written[part]) ^ set(ids)):
+    _check_disjoint(splits)
+    record = {part: list(dataset.ids) for part, dataset in splits.parts.items()} | {"data": splits.fingerprint}
+    write_text(path, json.dumps(record | {"hash": _hash(record)}))
+
+
+def check_splits(path: Path, splits: Splits) -> bool:
+    """Compare the data with the JSON file `path`; return whether they have the fingerprint that it holds.
+
+    Raises `MandorlaError` if a sample or a group lies in two parts, if the file was changed, or if it holds another
+    division: then data were added, removed or renamed since, and what was trained on might now be tested on.
+    """
+    _check_disjoint(splits)
+    written = read_splits(path)
+    for part, dataset in splits.parts.items():
+        if changed := sorted(set(written[part]) ^ set(dataset.ids)):
+            raise MandorlaError(
+                f"{path}: the data changed since this run began ({len(changed)} sample(s) entered or left {part}, "
+                f"such as {changed[0]!r}); {_AGAIN}"
+            )
+    return written["data"] == splits.fingerprint
+
+
+def read_splits(path: Path) -> dict[str, list[str] | str]:
+    """Return what `write_splits` wrote: ids by part, and the fingerprint of the `data`.
+
+    Raises `MandorlaError` if the file is missing, or its hash says that it was changed.
+    """
+    written = read_json(path)
+    if not isinstance(written, dict) or written.get("hash") != _hash(written):
+        raise MandorlaError(f"{path}: its hash does not fit what it holds, it was changed or damaged; {_AGAIN}")
+    return written
+
+
+def _check_disjoint(splits: Splits) -> None:
+    """Raise `MandorlaError` if a sample, or a group where the data has groups, lies in two parts."""
+    for what, key in (("sample", "ids"), ("subject", "groups")):
+        home: dict[str, str] = {}
+        for part, dataset in splits.parts.items():
+            names = set(map(str, getattr(dataset, key, ())))
+            if common := sorted(names & home.keys()):
                 raise MandorlaError(
-                    f"{path}: the data changed since this run began ({len(changed)} sample(s) entered or left {part}, "
-                    f"such as {changed[0]!r}); restore them, or begin a new run"
+                    f"{what} {common[0]!r} lies in both {home[common[0]]} and {part} ({len(common)} in all)"
                 )
-        return
-    write_text(path, json.dumps(parts))
+            home |= dict.fromkeys(names, part)
+
+
+def _shuffled(groups: Sequence[str] | np.ndarray, seed: int) -> list[str]:
+    """Return the different groups, in an order that their names and the seed decide."""
+    return sorted(set(map(str, groups)), key=lambda name: blake2b(f"{seed}/{name}".encode()).digest())
+
+
+def _rows(groups: Sequence[str], home: Mapping[str, str]) -> dict[str, np.ndarray]:
+    part_of = np.array([home[group] for group in groups])
+    return {part: np.flatnonzero(part_of == part) for part in PARTS}
+
+
+def _commonest(groups: Sequence[str], strata: Sequence[str] | np.ndarray) -> dict[str, str]:
+    """Return the commonest class of each group, of equally common ones the first in the alphabet."""
+    counts: dict[str, Counter] = {}
+    for group, stratum in zip(groups, map(str, strata), strict=True):
+        counts.setdefault(group, Counter())[stratum] += 1
+    return {group: min(count, key=lambda name: (-count[name], name)) for group, count in counts.items()}
+
+
+def _draw(names: Sequence[str], num: int, stratum: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Take the first of `names`, `num` in all, from each stratum its share; return those and the rest, in order."""
+    sizes = Counter(stratum[name] for name in names)
+    shares = {s: size * num / len(names) for s, size in sizes.items()}
+    quota = {s: int(share) for s, share in shares.items()}
+    order = sorted(sizes, key=lambda s: (quota[s] - shares[s], s))
+    for s in order[: num - sum(quota.values())]:
+        quota[s] += 1
+    taken, rest = [], []
+    for name in names:
+        quota[stratum[name]] -= 1
+        (taken if quota[stratum[name]] >= 0 else rest).append(name)
+    return taken, rest
+
+
+def _shared(
+    digests: Mapping[str, Sequence[bytes]], rows: Mapping[str, np.ndarray], ids: Sequence[str]
+) -> list[tuple[str, tuple[str, str]]]:
+    """Return the images of a later part that an earlier one has too: modality, and the ids of both samples."""
+    found = []
+    for name, hashes in digests.items():
+        first: dict[bytes, tuple[str, str]] = {}
+        for part in PARTS:
+            for row in rows[part].tolist():
+                part_of_first, id_of_first = first.setdefault(hashes[row], (part, ids[row]))
+                if hashes[row] and part_of_first != part:
+                    found.append((name, (str(id_of_first), str(ids[row]))))
+    return found
+
+
+def _hash(parts: Mapping) -> str:
+    content = {part: sorted(parts.get(part, ())) for part in PARTS} | {"data": parts.get("data", "")}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

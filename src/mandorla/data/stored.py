@@ -1,13 +1,15 @@
 """What the sources that read files share: where they look, how they hold images, how they divide them.
 
 Images are decoded once and stay in memory as they were stored (a byte per pixel for most); a batch is cut out and
-brought to float32 in [0, 1] when asked for.
+brought to float32 in [0, 1] when asked for, as `mandorla.data.intensity` says.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,8 +18,9 @@ from torch.nn.functional import interpolate
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch, Modality, Splits
-from mandorla.data.images import to_unit
-from mandorla.data.splits import split_by_group
+from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
+from mandorla.data.labels import Label, shrink_mask, to_label
+from mandorla.data.splits import PARTS, check_duplicates, digest_looks, digest_rows, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 CHUNK = 256  # images that are resized at once
@@ -34,6 +37,14 @@ class StoredConfig(Settings):
     """Share of the groups (patients) for validation."""
     test_share: float = Field(0.15, gt=0, lt=0.5)
     """Share of the groups (patients) for testing."""
+    stratify: str | None = None
+    """Label whose classes get their share in every part; a group's class is its commonest."""
+    duplicates: Literal["error", "keep"] = "error"
+    """What to do where two parts hold the same image: stop, or keep both."""
+    intensity: IntensityConfig = AsStored()
+    """How values become [0, 1]."""
+    intensity_of: dict[str, IntensityConfig] = {}
+    """The same for single modalities."""
 
     def locate(self, path: str) -> Path:
         """Return where the relative `path` lies."""
@@ -44,16 +55,19 @@ class StoredConfig(Settings):
 class StoredDataset:
     """Answer batches from images in memory; one of three parts that share the images.
 
-    - `x[name]`: `(N, C, *size)`, uint8, uint16 or float32 in [0, 1]; zeros where missing
-    - `present[name]`: bool `(N,)`
+    - `x[name]`: `(N, C, *size)` as stored; `present[name]`: bool `(N,)`
+    - `intensity[name]`: how they become [0, 1]
+    - `labels[name]`: `(N, ...)` for all rows of the images
     - `ids`, `groups`: a name and a group for each sample of this part
     - `rows`: where in the images the samples of this part lie
 
-    Factors: `group` (B,), such as the patient.
+    Factors: `group` (B,), such as the patient, and the labels.
     """
 
     x: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
+    intensity: Mapping[str, Fitted]
+    labels: dict[str, np.ndarray]
     ids: list[str]
     groups: np.ndarray
     rows: np.ndarray
@@ -68,11 +82,16 @@ class StoredDataset:
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Return the samples at `indices`: each modality float32 `(B, C, *size)` in [0, 1]."""
-        indices = np.asarray(indices)
-        rows = self.rows[indices]
-        x = {name: torch.from_numpy(to_unit(images[rows])) for name, images in self.x.items()}
+        indices = np.asarray(indices, dtype=int)
+        rows, groups = self.rows[indices], self.groups[indices]
+        x = {}
+        for name, images in self.x.items():
+            unit = self.intensity[name].apply(images[rows], groups)
+            unit[~self.present[name][rows]] = 0
+            x[name] = torch.from_numpy(unit)
         present = {name: torch.from_numpy(mask[rows]) for name, mask in self.present.items()}
-        return Batch(x, present, {"group": self.groups[indices]}, [self.ids[index] for index in indices])
+        factors = {"group": groups} | {name: values[rows] for name, values in self.labels.items()}
+        return Batch(x, present, factors, [self.ids[index] for index in indices])
 
 
 def divide(
@@ -83,17 +102,124 @@ def divide(
     config: StoredConfig,
     seed: int,
     source: str,
+    labels: Mapping[str, np.ndarray | Sequence[str | float | None]] | None = None,
+    parts: Sequence[str | None] | None = None,
 ) -> Splits:
-    """Return the images `x[name]` `(N, C, *size)` as train, val and test, divided by group.
+    """Return the images `x[name]` `(N, C, *size)`, of any number type, as train, val and test, divided by group.
 
-    Images are averaged down to `config.size`; what is missing is set to zero. `source` names them in errors.
+    Images and masks are averaged down to `config.size`; what is missing is set to zero. `labels` go to the factors, as
+    `mandorla.data.labels` says; a mask called `..._mask` also gives `..._present`, whether it marks anything. `parts`
+    names the part of each sample where the data bring their own division. `source` names the data in errors.
+
+    Raises `MandorlaError` for values that are NaN or infinite or do not fit `config.intensity`, a division that leaks,
+    the same image in two parts, and names in the settings that the data do not have.
     """
-    x = {name: shrink(images, config.size, f"{source}, modality {name}") for name, images in x.items()}
+    ids, groups = np.asarray(ids).astype(str), np.asarray(groups).astype(str)
+    for name in config.intensity_of:
+        if name not in x:
+            raise MandorlaError(f"data.intensity_of: no modality {name!r} in the data, only {', '.join(x)}")
+    known = _labels(labels or {}, {images.shape[2:] for images in x.values()}, config)
+    rows = _divided(groups, ids, known, parts, config, seed, source)
+    stored = {}
     for name, images in x.items():
-        images[~present[name]] = 0
-    ids, groups = np.asarray(ids), np.asarray(groups)
-    rows = split_by_group(groups, config.val_share, config.test_share, seed, source)
-    return Splits(**{part: StoredDataset(x, present, ids[r].tolist(), groups[r], r) for part, r in rows.items()})
+        place = f"{source}, modality {name}"
+        _check_numbers(images, present[name], ids, place)
+        stored[name] = shrink(images, config.size, place)
+        stored[name][~present[name]] = 0
+    intensity = {
+        name: fit(
+            config.intensity_of.get(name, config.intensity),
+            images,
+            present[name],
+            rows["train"],
+            groups,
+            f"{source}, modality {name}",
+        )
+        for name, images in stored.items()
+    }
+    digests = {name: digest_rows(images) for name, images in stored.items()}
+    if config.duplicates == "error":
+        looks = {name: _looks(images, intensity[name], groups) for name, images in stored.items()}
+        check_duplicates(digests, looks, rows, ids, source)
+    values = {name: label.values for name, label in known.items()}
+    datasets = {
+        part: StoredDataset(stored, present, intensity, values, ids[r].tolist(), groups[r], r)
+        for part, r in rows.items()
+    }
+    classes = {name: label.classes for name, label in known.items() if label.classes}
+    return Splits(**datasets, intensity=intensity, classes=classes, contents=_contents(stored, present, ids, rows))
+
+
+def with_intensity(splits: Splits, intensity: Mapping[str, Fitted]) -> Splits:
+    """Return `splits` whose values become [0, 1] as `intensity` says, which was read off them at another time."""
+    parts = {
+        name: replace(part, intensity=intensity) if isinstance(part, StoredDataset) else part
+        for name, part in splits.parts.items()
+    }
+    return replace(splits, **parts, intensity=intensity)
+
+
+def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) -> dict[str, Label]:
+    """Return the labels, masks of the size of the images; `spaces` are the sizes that images have."""
+    labels = {}
+    for name, values in given.items():
+        if name == "group":
+            raise MandorlaError("data.labels: the name 'group' is taken by the subject of a sample; choose another")
+        label = to_label(values, f"data.labels.{name}")
+        if config.size and label.values.shape[1:] in spaces - {()}:
+            label = replace(label, values=shrink_mask(label.values, config.size))
+        labels[name] = label
+        if name.endswith("_mask"):
+            marked = label.values.reshape(len(label.values), -1).any(axis=1)
+            labels.setdefault(f"{name.removesuffix('_mask')}_present", to_label(marked, name))
+    if config.stratify and not (config.stratify in labels and labels[config.stratify].classes):
+        raise MandorlaError(
+            f"data.stratify: {config.stratify!r} is no label with classes; the data have "
+            f"{', '.join(name for name, label in labels.items() if label.classes) or 'none'}"
+        )
+    return labels
+
+
+def _divided(
+    groups: np.ndarray,
+    ids: np.ndarray,
+    labels: Mapping[str, Label],
+    parts: Sequence[str | None] | None,
+    config: StoredConfig,
+    seed: int,
+    source: str,
+) -> dict[str, np.ndarray]:
+    shares = (config.val_share, config.test_share, seed, source)
+    if parts is not None:
+        return split_as_given(parts, ids.tolist(), groups, *shares)
+    return split_by_group(groups, *shares, labels[config.stratify].values if config.stratify else None)
+
+
+def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:
+    if images.dtype.kind not in "iuf":
+        raise MandorlaError(f"{place}: values of type {images.dtype} are no image; convert them to integers or floats")
+    for row in np.flatnonzero(present) if images.dtype.kind == "f" else ():
+        if not np.isfinite(images[row]).all():
+            raise MandorlaError(f"{place}: NaN or infinite values in sample {str(ids[row])!r}; remove or fill them")
+
+
+def _looks(images: np.ndarray, intensity: Fitted, groups: np.ndarray) -> list[bytes]:
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
+    return [look for chunk in chunks for look in digest_looks(intensity.apply(images[chunk], groups[chunk]))]
+
+
+def _contents(
+    stored: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray], ids: np.ndarray, rows: Mapping[str, np.ndarray]
+) -> str:
+    """Return a hash of names, division, order and images."""
+    digest = sha256(repr([(name, images.dtype.str, images.shape[1:]) for name, images in stored.items()]).encode())
+    for part in PARTS:
+        digest.update(repr((part, ids[rows[part]].tolist())).encode())
+        for name, images in stored.items():
+            digest.update(present[name][rows[part]].tobytes())
+            for row in rows[part]:
+                digest.update(images[row].tobytes())
+    return digest.hexdigest()
 
 
 def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.ndarray:
@@ -109,7 +235,8 @@ def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.
         )
     small = np.empty((*images.shape[:2], *size), dtype=images.dtype)
     for start in range(0, len(images), CHUNK):
-        chunk = torch.from_numpy(images[start : start + CHUNK].astype(np.float32))
+        chunk = images[start : start + CHUNK]
+        chunk = torch.from_numpy(chunk.astype(np.result_type(chunk.dtype, np.float32)))
         mean = interpolate(chunk, size=size, mode="area").numpy()
         small[start : start + CHUNK] = mean if images.dtype.kind == "f" else np.rint(mean)
     return small

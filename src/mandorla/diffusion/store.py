@@ -1,4 +1,4 @@
-"""Stage 2 in a run folder: weights with the whitening statistics, and which stage 1 they were trained on."""
+"""Stage 2 in a run folder: weights with the whitening statistics, and which stage 1 and data they were trained on."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,21 @@ FOLDER, DESCRIPTION = "diffusion", "model.json"
 _WHITENING = "whitening."
 
 
-def write_description(run: Path, vae_weights: str) -> None:
-    """Write the hash of the stage-1 weights that this stage 2 belongs to."""
-    write_text(run / FOLDER / DESCRIPTION, json.dumps({"vae_weights": vae_weights}, indent=1))
+def write_description(run: Path, vae_weights: str, data: str) -> None:
+    """Write the hashes of the stage-1 weights and of the data that this stage 2 belongs to."""
+    write_text(run / FOLDER / DESCRIPTION, json.dumps({"vae_weights": vae_weights, "data": data}, indent=1))
 
 
-def belongs_to(run: Path) -> str | None:
-    """Return the hash of the stage-1 weights that the run's stage 2 was trained on, None if there is no stage 2."""
+def belongs_to(run: Path) -> tuple[str, str] | None:
+    """Return the hashes of the stage-1 weights and of the data that the run's stage 2 was trained on.
+
+    None if there is no stage 2.
+    """
     path = run / FOLDER / DESCRIPTION
-    return read_json(path, "vae_weights")["vae_weights"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    described = read_json(path, "vae_weights")
+    return described["vae_weights"], described.get("data", "")
 
 
 def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:
@@ -39,7 +45,8 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
     Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1.
     """
     tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
-    if belongs_to(run) != vae_weights:
+    owner = belongs_to(run)
+    if owner is None or owner[0] != vae_weights:
         raise MandorlaError(
             f"{run / FOLDER} was trained on latents of other weights than {run / 'vae'} holds: delete it and train"
             " stage 2 again"

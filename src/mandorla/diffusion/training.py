@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mandorla.data.record import recorded_fingerprint
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import FOLDER, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
@@ -32,10 +33,11 @@ def train_diffusion(recipe: Recipe) -> None:
     run_config(run)
     parts, whitening = open_latents(run)
     vae, vae_weights = load_vae(run)
-    if belongs_to(run) not in (None, vae_weights):
+    data = recorded_fingerprint(run)
+    if belongs_to(run) not in (None, (vae_weights, data)):
         raise MandorlaError(
-            f"{run / FOLDER} was trained on the latents of another stage 1: delete it to train stage 2 on the"
-            " present one"
+            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data: delete it to train stage"
+            " 2 on the present ones"
         )
     run = claim_run(recipe, ("diffusion", "seed"))
     seed = recipe.seed
@@ -43,7 +45,7 @@ def train_diffusion(recipe: Recipe) -> None:
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout).to(device)
     (run / FOLDER).mkdir(exist_ok=True)
-    write_description(run, vae_weights)
+    write_description(run, vae_weights, data)
     chosen = np.linspace(0, len(parts["val"]) - 1, min(_VALIDATION, len(parts["val"]))).astype(int)
     check = parts["val"].batch(chosen)
 

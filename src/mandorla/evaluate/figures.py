@@ -188,7 +188,7 @@ def _residual_figures(subject: Subject, reference: dict[str, float]) -> list[Rec
 
 def _private_factor_figures(subject: Subject) -> list[Record]:
     s, kind = subject, subject.settings.private_label
-    factors = {view: f"{kind}_{view}" for view in s.views if f"{kind}_{view}" in s.test.factors}
+    factors = {view: f"{kind}_{view}" for view in s.views if f"{kind}_{view}" in s.judges[view].heads}
     if not factors:
         return []
     reference = {
@@ -440,7 +440,7 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
 def lesion_figures(subject: Subject) -> list[Record]:
     """Measure whether a lesion that one modality shows stays in its private part, unknown to the other modalities."""
     s, factor, shown = subject, subject.settings.lesion, subject.settings.lesion_modality
-    if factor not in s.test.factors or shown not in s.names:
+    if shown not in s.judges or factor not in s.judges[shown].heads:
         return []
     truth = s.truth(factor, shown)
     seen = auc(s.test.verdicts[shown][factor][s.test.present[shown]][:, 1], truth)

@@ -2,7 +2,9 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,9 @@ import numpy as np
 import torch
 
 from mandorla.config import dump
-from mandorla.data.dataset import Splits
-from mandorla.errors import MandorlaError
+from mandorla.data.dataset import Batch, Splits
+from mandorla.data.stored import StoredDataset
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.figures import (
     Images,
     Subject,
@@ -83,20 +86,22 @@ def evaluate_run(model: "Mandorla", settings: EvaluateConfig, progress: Progress
     clock.start("classifiers", 0.0)
     data = model.data()
     judges = _judges(model, settings, data)
-    clock.start("codes", 0.45)
-    train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
-    test = gather(model, data.test, choose(data.test, settings.num_test, seed), judges)
-    clock.start("samples", 0.55)
-    samples = model.sample(settings.num_generated, seed=seed)
-    translated = data.test.batch(choose(data.test, settings.num_translated, seed))
-    translations: dict[str, Images] = {}
-    for given, wanted in routes(settings, names):
-        translations.setdefault(given, {})[wanted] = torch.empty(0)
-    for given, of_wanted in translations.items():
-        translations[given] = model.translate(
-            {given: translated.x[given]}, list(of_wanted), num_samples=settings.num_samples, seed=seed
-        )
-    reconstructions = model.decode(model.encode(translated.x, translated.present))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: test samples are what they are
+        clock.start("codes", 0.45)
+        train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
+        test = gather(model, data.test, choose(data.test, settings.num_test, seed), judges)
+        clock.start("samples", 0.55)
+        samples = model.sample(settings.num_generated, seed=seed)
+        translated = data.test.batch(choose(data.test, settings.num_translated, seed))
+        translations: dict[str, Images] = {}
+        for given, wanted in routes(settings, names):
+            translations.setdefault(given, {})[wanted] = torch.empty(0)
+        for given, of_wanted in translations.items():
+            translations[given] = model.translate(
+                {given: translated.x[given]}, list(of_wanted), num_samples=settings.num_samples, seed=seed
+            )
+        reconstructions = model.decode(model.encode(translated.x, translated.present))
     subject = Subject(model, settings, seed, judges, train, test, samples, translated, translations, reconstructions)
     records: list[Record] = []
     for what, share, figures in (
@@ -123,7 +128,7 @@ def evaluate_run(model: "Mandorla", settings: EvaluateConfig, progress: Progress
     }
     facts = {"seed": seed, "data": model.recipe.data.kind, "modalities": ", ".join(names)}
     facts |= {"test samples": len(test.indices), "evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
-    notes = [text.format(**numbers) for text in PROTOCOL] + _left_out(settings, test.factors) + _borrowed(model)
+    notes = [text.format(**numbers) for text in PROTOCOL] + _left_out(settings, judges) + _borrowed(model)
     page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
     for picture in pictures:
         _write(run / "pictures" / f"{picture.name}.png", picture.png)
@@ -138,12 +143,14 @@ def _judges(model: "Mandorla", settings: EvaluateConfig, data: Splits) -> dict[s
     heads: dict[str, Heads] = {}
     for name in probe.x:
         factors = (settings.label, f"{settings.private_label}_{name}", settings.lesion)
-        found = {f: int(probe.factors[f].max()) + 1 for f in factors if f in probe.factors}
+        found = {f: _num_classes(data, probe, f) for f in factors if f in probe.factors}
+        found = {f: num for f, num in found.items() if num}
         heads |= {name: found} if found else {}
     if not heads:
         return {}
     path = model.run / "evaluate" / "judges.safetensors"
-    made_from = {"data": model.recipe.data.model_dump(mode="json"), "seed": model.recipe.seed, "heads": heads}
+    made_from = {"data": data.fingerprint, "seed": model.recipe.seed, "heads": heads}
+    made_from |= {"labels": _digest_labels(data, {factor for of in heads.values() for factor in of})}
     made_from |= {"steps": settings.judge_steps, "batch_size": settings.judge_batch_size}
     device = "cuda" if torch.cuda.is_available() and model.recipe.device != "cpu" else "cpu"
     judges = load_judges(path, model.modalities, heads, made_from)
@@ -154,15 +161,30 @@ def _judges(model: "Mandorla", settings: EvaluateConfig, data: Splits) -> dict[s
     return {name: judge.to(device) for name, judge in judges.items()}
 
 
-def _left_out(settings: EvaluateConfig, factors: dict[str, np.ndarray]) -> list[str]:
+def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
+    """Return how many classes a factor has; none if it is a number, or if some sample lacks it."""
+    if not isinstance(data.train, StoredDataset):
+        return int(probe.factors[factor].max()) + 1
+    complete = factor in data.classes and data.train.labels[factor].min() >= 0
+    return len(data.classes[factor]) if complete else 0
+
+
+def _digest_labels(data: Splits, factors: set[str]) -> str:
+    """Return a hash of labels that come from files; those that are composed follow from the data's fingerprint."""
+    labels = data.train.labels if isinstance(data.train, StoredDataset) else {}
+    return sha256(b"".join(labels[factor].tobytes() for factor in sorted(factors & labels.keys()))).hexdigest()
+
+
+def _left_out(settings: EvaluateConfig, judges: dict[str, Judge]) -> list[str]:
+    judged = {factor for judge in judges.values() for factor in judge.heads}
     left_out = {
         settings.label: "what a class label is needed for (ceiling, probes, coherence)",
         settings.lesion: "the lesion test",
     }
     return [
-        f"Left out: {what}; this data has no factor '{factor}'."
+        f"Left out: {what}; this data has no classes '{factor}' of every sample."
         for factor, what in left_out.items()
-        if factor not in factors
+        if factor not in judged
     ]
 
 

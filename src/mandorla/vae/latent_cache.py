@@ -1,6 +1,6 @@
 """The latents of a run, computed once: what stage 2 trains on. No image is touched again.
 
-    latents/manifest.json              hash of the stage-1 weights, shapes, number of samples
+    latents/manifest.json              hashes of the stage-1 weights and of the data, shapes, number of samples
     latents/statistics.safetensors     whitening: mean and standard deviation per channel, over the training set
     latents/{train,val}/shared.npy     c, pooled over the modalities present, (N, *shape)
     latents/{train,val}/NAME.npy, NAME.std.npy     mean and standard deviation of q(u | x, c), (N, *shape)
@@ -22,8 +22,9 @@ from rich.progress import track
 from torch import Tensor
 
 from mandorla.config import load_settings
-from mandorla.data import load_data
-from mandorla.data.dataset import Dataset
+from mandorla.data import follow_record, load_data
+from mandorla.data.dataset import Dataset, Splits
+from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Shape, Whitening
 from mandorla.recipe import Recipe, run_config
@@ -72,16 +73,19 @@ def encode_batch(vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor]) -> 
     return Encoded(Latents(shared, mean), std, present)
 
 
-def write_latents(run: Path) -> None:
+def write_latents(run: Path, splits: Splits | None = None) -> None:
     """Encode the run's whole training and validation set with its stage 1 and write the cache, unless it is there.
 
-    Raises MandorlaError if `run` is not a run folder or its stage 1 is not trained.
+    `splits` are the run's data where they are at hand. A cache of other weights or other data is replaced. Raises
+    MandorlaError if `run` is not a run folder or its stage 1 is not trained.
     """
     vae, weights = load_vae(run)
-    if (run / FOLDER / MANIFEST).is_file() and _manifest(run)["weights"] == weights:
-        return
     recipe = load_settings(Recipe, path=run_config(run))
-    splits = load_data(recipe.data, recipe.seed)
+    splits = splits or follow_record(run, load_data(recipe.data, recipe.seed))
+    accept_data(run, splits)  # first, so that a cache of other data is refused if this is interrupted
+    made_from = {"weights": weights, "data": splits.fingerprint}
+    if (run / FOLDER / MANIFEST).is_file() and made_from.items() <= _manifest(run).items():
+        return
     vae = vae.to(choose_device(recipe.device))
     part = run / f".{FOLDER}.part"
     with locked(run):
@@ -91,8 +95,7 @@ def write_latents(run: Path) -> None:
                 _write_part(vae, getattr(splits, name), part / name, f"latents ({name})")
             cache = {name: LatentPart(part / name, vae.layout) for name in ("train", "val")}
             save_tensors(part / STATISTICS, Whitening.fit(vae.layout, cache["train"].drawn()).tensors())
-            manifest = {
-                "weights": weights,
+            manifest = made_from | {
                 "shapes": vae.layout.shapes,
                 "num": {name: len(latents) for name, latents in cache.items()},
             }
@@ -141,15 +144,18 @@ class LatentPart:
 def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
     """Return the cached parts "train" and "val" of a run and their whitening.
 
-    Raises MandorlaError if there are none, or if they were made by other weights than the run's.
+    Raises MandorlaError if there are none, or if they were made by other weights or of other data than the run's.
     """
     vae, weights = load_vae(run)
     if not (run / FOLDER / MANIFEST).is_file():
         raise MandorlaError(f"{run / FOLDER} has no latents: run `mandorla encode {run}`")
-    if _manifest(run)["weights"] != weights:
+    manifest = _manifest(run)
+    if manifest["weights"] != weights:
         raise MandorlaError(
             f"{run / FOLDER} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`"
         )
+    if manifest.get("data") != recorded_fingerprint(run):
+        raise MandorlaError(f"{run / FOLDER} was made of other data than the run's: run `mandorla encode {run}`")
     tensors, _ = load_tensors(run / FOLDER / STATISTICS)
     parts = {name: LatentPart(run / FOLDER / name, vae.layout) for name in ("train", "val")}
     return parts, Whitening.of_tensors(tensors)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data import load_data, write_splits
+from mandorla.data import keep_record, load_data
 from mandorla.data.dataset import Batch, Dataset
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe, claim_run
@@ -33,7 +33,7 @@ def train_vae(recipe: Recipe) -> None:
     if device.type == "cpu" and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
     run = claim_run(recipe, ("data", "vae", "seed"))
-    write_splits(run / "splits.json", splits)
+    splits = keep_record(run, splits)
     (run / FOLDER).mkdir(exist_ok=True)
     write_description(run, vae)
     check = _to(splits.val.batch(_spread(splits.val, _VALIDATION)), device)
@@ -54,7 +54,7 @@ def train_vae(recipe: Recipe) -> None:
         export=lambda trained: trained.vae.state_dict(),
         title="stage 1 (vae)",
     )
-    write_latents(run)
+    write_latents(run, splits)
 
 
 def _spread(dataset: Dataset, num: int) -> np.ndarray:

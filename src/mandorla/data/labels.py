@@ -1,0 +1,87 @@
+"""What is known of samples beside their images: classes, numbers, masks. Models never see it; evaluation does.
+
+A class is an integer from 0; names are numbered in alphabetical order and kept. -1 stands for a sample without a class,
+NaN for one without a number. An array with more axes than samples is kept as it is; one with the space of the images is
+a mask, which is brought to the size of the images by majority.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from mandorla.errors import MandorlaError
+
+MANY = 1000  # from here on an integer is a number and not a class
+CHUNK = 256  # masks that are resized at once
+
+
+@dataclass(frozen=True)
+class Label:
+    """Hold the `values` `(N, ...)` of one label and the names of its `classes`, empty where it has none."""
+
+    values: np.ndarray
+    classes: tuple[str, ...] = ()
+
+
+def to_label(values: np.ndarray | Sequence[str | float | None], place: str) -> Label:
+    """Return `values`, one per sample, as a label.
+
+    Strings and integers are classes; floats are numbers, but in a list, as a table gives it, whole ones are integers.
+    None, "" and NaN stand for a sample without a value. Raises `MandorlaError`, which begins with `place`, for strings
+    and numbers in one list, types that are neither, and a label that no sample has.
+    """
+    if not isinstance(values, np.ndarray):
+        values = _to_array(values, place)
+    if values.dtype.kind == "U" and values.ndim == 1:
+        names = tuple(sorted(set(values.tolist()) - {""}))
+        if not names:
+            raise MandorlaError(f"{place}: no sample has this label")
+        return Label(np.array([names.index(name) if name else -1 for name in values.tolist()]), names)
+    if values.dtype.kind not in "biuf":
+        raise MandorlaError(
+            f"{place}: {values.dtype} values are no label; give integers, floats, bools or one name each"
+        )
+    if values.ndim > 1 or values.dtype.kind == "f":
+        return Label(values)
+    if values.dtype == bool:
+        return Label(values, ("false", "true"))
+    values = values.astype(np.int64)
+    classes = values.min() >= -1 and 0 <= values.max() < MANY
+    return Label(values, tuple(map(str, range(values.max() + 1))) if classes else ())
+
+
+def shrink_mask(masks: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return `masks` `(N, *space)` brought down to `size`: the commonest value of each area, of two the larger.
+
+    Floats are averaged.
+    """
+    if masks.shape[1:] == size:
+        return masks
+    small = np.empty((len(masks), *size), masks.dtype)
+    values = [None] if masks.dtype.kind == "f" else np.unique(masks)[::-1]  # the first of equally common ones is taken
+    for start in range(0, len(masks), CHUNK):
+        chunk = masks[start : start + CHUNK]
+        maps = [chunk if value is None else chunk == value for value in values]
+        shares = [interpolate(torch.from_numpy(m[:, None].astype(np.float32)), size=size, mode="area") for m in maps]
+        small[start : start + CHUNK] = (
+            shares[0][:, 0].numpy() if values[0] is None else values[torch.cat(shares, 1).argmax(1).numpy()]
+        )
+    return small
+
+
+def _to_array(values: Sequence[str | float | None], place: str) -> np.ndarray:
+    """Return a list of names or numbers as an array, "" or NaN where there is none."""
+    given = [value for value in values if value is not None and value != ""]
+    if all(isinstance(value, str) for value in given):
+        return np.array([value or "" for value in values], dtype=str)
+    if any(isinstance(value, str) for value in given):
+        name = next(value for value in given if isinstance(value, str))
+        raise MandorlaError(f"{place}: both names, such as {name!r}, and numbers; give one kind")
+    numbers = np.array([np.nan if value is None or value == "" else value for value in values], dtype=np.float64)
+    known = np.isfinite(numbers)
+    if known.any() and (numbers[known] % 1 == 0).all() and numbers[known].min() >= 0:
+        return np.where(known, numbers, -1).astype(np.int64)
+    return numbers
