@@ -362,7 +362,7 @@ class Mandorla:
                 f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may "
                 "mean nothing: check the units and range of the values",
                 MandorlaWarning,
-                stacklevel=4,
+                stacklevel=5,  # of who called `encode`, past torch
             )
 
 
