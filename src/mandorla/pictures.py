@@ -27,7 +27,7 @@ def grid(
     tiles = [[None if x is None else tile(x) for x in row] for row in rows]
     width, height = (max(getattr(t, side) for row in tiles for t in row if t) for side in ("width", "height"))
     font = ImageFont.load_default(_FONT)
-    left = max((int(font.getlength(name)) + 8 for name in row_names), default=0)
+    left = max((int(font.getlength(name)) + 12 for name in row_names), default=0)
     top = 22 if column_names else 0
     xs = [left + j * (width + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
     ys = [top + i * (height + _GAP) + _BAND * sum(b <= i for b in bands[0]) for i in range(len(tiles))]
