@@ -73,7 +73,7 @@ def test_sixteen_bits_stay_sixteen(root):
 def test_unpaired_is_an_error_or_a_missing_modality(root):
     (root / "second" / "x7" / "p2_s1_t2.tif").unlink()
     (root / "first" / "p5_s0_t1.png").unlink()
-    with pytest.raises(MandorlaError, match=r"first: no file for 'p5/s0' and 0 other key"):
+    with pytest.raises(MandorlaError, match=r"t1 has no file for 'p5/s0' and 0 other key"):
         load_data(config(root), seed=0)
     splits = load_data(config(root, unpaired="keep"), seed=0)
     missing = set()
@@ -130,7 +130,7 @@ def break_folder(root):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (break_duplicate, "p1_s1_t1.png: has the key 'p1/s1' of p1_s1_again.png"),
+        (break_duplicate, r"p1_s1_t1.png: has the key 'p1/s1' of .*p1_s1_again.png"),
         (break_size, r"p3_s1_t1.png: 6x9 pixels .* unlike .*p0_s0_t1.png with 6x8"),
         (break_channels, r"p3_s1_t1.png: 6x8 pixels of 3 channel\(s\)"),
         (break_type, "p3_s1_t1.png: 6x8 pixels of 1 channel.* in uint16, unlike"),
