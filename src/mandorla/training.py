@@ -32,6 +32,7 @@ from mandorla.storage import locked, whole, write_text
 WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
 _FIGURES_EVERY = 20  # steps
 _BAR_WIDTH = 66  # characters before the figures
+_LINE = 96  # characters of figures in a line about a validation
 
 
 class TrainingConfig(Settings):
@@ -118,7 +119,8 @@ def fit(
                 figures = training.write_figures()
                 progress.update(task, figures=_in_short(figures, progress.console.width - _BAR_WIDTH))
             if training.due(config.validate_every):
-                training.validate(validate, export)
+                figures = training.validate(validate, export)
+                progress.console.print(f"step {training.step}, validation: {_in_short(figures, _LINE)}", highlight=False)
             if training.due(config.picture_every):
                 training.draw(picture)
             if training.due(config.checkpoint_every):
@@ -170,8 +172,8 @@ class _Training:
             )
         return figures
 
-    def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> None:
-        """Log the figures of the average and keep its weights if they are the best so far."""
+    def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> dict[str, float]:
+        """Log and return the figures of the average, and keep its weights if they are the best so far."""
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(self.seed)
             self.log.add(figures := measure(self.average))
@@ -179,6 +181,7 @@ class _Training:
         if figures["loss"] <= self.best:
             self.best = figures["loss"]
             save_tensors(self.folder / WEIGHTS, export(self.average))
+        return figures
 
     def draw(self, picture: Callable[[nn.Module, Path], None]) -> None:
         """Write a picture of what the average does now."""

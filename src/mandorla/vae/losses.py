@@ -85,18 +85,25 @@ def dependence(u: Tensor, c: Tensor) -> Tensor:
     (Eq. 4); Similarity of Neural Network Representations Revisited, Kornblith et al., 2019,
     https://arxiv.org/abs/1905.00414 (Eq. 4).
     """
-    k, l = _kernel(u), _kernel(c)  # noqa: E741
+    k, l = (_without_diagonal(gaussian_kernel(z)) for z in (u, c))  # noqa: E741
     return _hsic(k, l) / (_hsic(k, k) * _hsic(l, l)).clamp_min(1e-12).sqrt()
 
 
 _KERNEL_WIDTH = 0.3  # of the mean squared distance: wide kernels see means only, this one also what an MLP reads
 
 
-def _kernel(z: Tensor) -> Tensor:
+def gaussian_kernel(z: Tensor) -> Tensor:
+    """Return the similarities `(N, N)` in (0, 1] of the rows of `z` `(N, E)`, exp(-distance^2 / width).
+
+    Columns are standardised first, and the width follows the mean distance.
+    """
     z = (z - z.mean(0)) / (z.std(0) + 1e-3)
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     width = (_KERNEL_WIDTH * distance.detach().mean()).clamp_min(1e-6)  # a collapsed code has no distances
-    k = torch.exp(-distance / width)
+    return torch.exp(-distance / width)
+
+
+def _without_diagonal(k: Tensor) -> Tensor:
     return k - torch.diag(k.diagonal())
 
 

@@ -116,13 +116,21 @@ class Objective(nn.Module):
 
 def leak(u: Tensor, c: Tensor, max_cells: int) -> Tensor:
     """Return the `dependence` of private on shared codes: of whole vectors, or cell by cell on the grid of a map u."""
+    return dependence(*paired_rows(u, c, max_cells))
+
+
+def paired_rows(u: Tensor, c: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return private and shared codes as rows that belong together, `(N, E)` each.
+
+    A row is a sample, or, where u is a map, one of its cells; of those at most so many are drawn.
+    """
     grid = u.shape[2:]
     if grid:
         c = resize(c, grid) if c.ndim > 2 else c.view(*c.shape, *[1] * len(grid)).expand(-1, -1, *grid)
         u, c = (z.flatten(2).transpose(1, 2).flatten(0, 1) for z in (u, c))
-        chosen = torch.randperm(len(u), device=u.device)[: min(max_cells, len(u))]
+        chosen = torch.randperm(len(u), device=u.device)[:most]
         u, c = u[chosen], c[chosen]
-    return dependence(u, c.flatten(1))
+    return u, c.flatten(1)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mandorla.training import choose_device, fit
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
+from mandorla.vae.separation import separation
 from mandorla.vae.store import FOLDER, write_description
 
 _VALIDATION = 512  # samples that a validation during training looks at
@@ -49,7 +50,7 @@ def train_vae(recipe: Recipe) -> None:
         num_samples=len(splits.train),
         fetch=lambda indices: _to(splits.train.batch(indices), device),
         loss=lambda module, batch, progress: module(batch, progress),
-        validate=lambda trained: {name: float(value) for name, value in trained(check)[1].items()},
+        validate=lambda trained: separation(trained.vae, check) | {n: float(v) for n, v in trained(check)[1].items()},
         picture=picture,
         export=lambda trained: trained.vae.state_dict(),
         title="stage 1 (vae)",
