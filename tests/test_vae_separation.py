@@ -5,7 +5,7 @@ import torch
 
 from mandorla.data.dataset import Batch, Modality
 from mandorla.nets.encoder_decoder import EncoderDecoder, register
-from mandorla.vae.model import LatentConfig, ModelConfig, VAE
+from mandorla.vae.model import VAE, LatentConfig, ModelConfig
 from mandorla.vae.separation import explained, foretold, separation
 
 

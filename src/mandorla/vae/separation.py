@@ -4,10 +4,10 @@ x' = d_m(c_i, u_j) joins the shared code of one sample with the private code of 
 
 shared_kept   = 1 - E|c' - c_i|^2 / Var c     what was shared is still read from x': 1 if all of it, 0 if nothing
 private_kept  = 1 - E|u' - u_j|^2 / Var u     the same for what was private
-private_known = 1 - E|f(c) - u|^2 / Var u     how much of u can be foretold from c, on samples that f was not fitted to
+private_known = 1 - E|f(c) - u|^2 / Var u     how much of u can be foretold from c, on other samples than f is fitted to
 
-The first two should be near 1, the last near 0. f is kernel ridge regression, which also sees what no straight line does.
-All are means over the modalities.
+The first two should be near 1, the last near 0; all are means over the modalities. f is kernel ridge regression, which
+also sees what no straight line does.
 """
 
 import torch
