@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator
 
-from mandorla.config import Settings, describe, dump, load_settings, read_yaml
+from mandorla.config import Relative, Settings, describe, dump, load_settings, read_yaml
 from mandorla.errors import MandorlaError
 
 
@@ -322,3 +322,28 @@ def test_describe_an_instance_shows_its_values_and_kinds():
 def test_the_schema_carries_meanings():
     schema = json.dumps(Root.model_json_schema())
     assert "Side in pixels." in schema
+
+
+class Places(Settings):
+    """Hold paths."""
+
+    out: Annotated[str | None, Relative()] = "runs/x"
+    files: Annotated[tuple[str, ...], Relative(".py")] = ()
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    Path("cfg").mkdir()
+    Path("cfg/base.yaml").write_text("out: ../runs/mine\nfiles: [nets.py, package.nets, ~/mine.py]")
+    Path("top.yaml").write_text("base: cfg/base.yaml")
+    expected = Places(out=str(tmp_path / "runs" / "mine"), files=("cfg/nets.py", "package.nets", str(home / "mine.py")))
+    assert load_settings(Places, path=Path("cfg/base.yaml")) == expected
+    absolute = expected.model_copy(update={"files": (str(tmp_path / "cfg/nets.py"), *expected.files[1:])})
+    assert load_settings(Places, path=Path("top.yaml")) == absolute, "a base may lie elsewhere"
+    assert load_settings(Places, path=Path("cfg/base.yaml"), folder=Path()).files[0] == "nets.py"
+    typed = load_settings(Places, path=Path("top.yaml"), overrides=["out=there", "files=[~/a.py, b.py]"])
+    assert typed == Places(out="there", files=(str(home / "a.py"), "b.py")), "typed paths start at the current folder"
+    assert load_settings(Places) == Places()
+    assert load_settings(Places, overrides=["out=null"]).out is None

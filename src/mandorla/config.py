@@ -12,7 +12,8 @@ A union of settings classes is told apart by its field `kind: Literal[...]` (a *
 - a block (a settings class) is merged key by key; every other value, also a list or a mapping, is replaced whole
 - a block that does not name its `kind` keeps the one it has; a block that names another one starts again from the
   defaults of the new kind, so keys that belonged to the old kind are dropped
-- a file may name another one that it starts from, `base: ../other.yaml`, relative to itself
+- a file may name another one that it starts from, `base: ../other.yaml`, relative to itself; so is every other path
+  in it that its class marks with `Relative`, while a path on the command line is meant from the current folder
 - on the command line `kind` is set before the other keys, and the value is YAML: `size=[3, 4]`, `name="007"`
 - YAML is read by the version 1.2 core schema: `1e-4` is a number, `no` is a word, a repeated key is an error
 """
@@ -22,6 +23,7 @@ import json
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -45,24 +47,48 @@ class Settings(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class Relative:
+    """Mark a setting that holds paths: those that end with `suffix`."""
+
+    suffix: str = ""
+
+    def resolve(self, value: Any, folder: Path | None) -> Any:
+        """Return `value`, a text or a list of texts, with `folder` before every relative path; None: as it is."""
+        if isinstance(value, list):
+            return [self.resolve(item, folder) for item in value]
+        if not isinstance(value, str) or not value or not value.endswith(self.suffix):
+            return value
+        path = Path(value).expanduser()
+        path = path if folder is None else folder / path
+        return str(path.resolve() if folder is not None and ".." in path.parts else path)
+
+
 AnySettings = TypeVar("AnySettings", bound=Settings)
 Keys = tuple[str | int, ...]
 COMMAND_LINE = "on the command line"
 
 
-def load_settings(cls: type[AnySettings], *, path: Path | None = None, overrides: Sequence[str] = ()) -> AnySettings:
+def load_settings(
+    cls: type[AnySettings],
+    *,
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+) -> AnySettings:
     """Return settings of class `cls`: its defaults, changed by the YAML file at `path`, changed by `overrides`.
 
-    Each override is `key.sub=value`. Raises `MandorlaError` in one line that names the place (file and line, or the
-    command line), the dotted key, what was expected and, for an unknown key, the nearest valid one.
+    Each override is `key.sub=value`. Paths in the file are relative to `folder`, else to the file. Raises
+    `MandorlaError` in one line that names the place (file and line, or the command line), the dotted key, what was
+    expected and, for an unknown key, the nearest valid one.
     """
     tree, origins = _defaults(cls), {(): str(path or "defaults")}
     for file, layer, lines in _layers(path) if path else ():
-        tree = _overlay(cls, tree, layer)
+        tree = _overlay(cls, tree, layer, folder or file.parent)
         origins |= {keys: f"{file}:{line}" for keys, line in lines.items()}
     parsed = [_parse_override(text) for text in overrides]
     for keys, value in sorted(parsed, key=lambda override: override[0][-1] != "kind"):
-        tree = _overlay(cls, tree, _set(tree, keys, value))
+        tree = _overlay(cls, tree, _set(tree, keys, value), None)
         changed = keys[:-1] if keys[-1] == "kind" else keys
         origins = {other: place for other, place in origins.items() if other[: len(changed)] != changed or not other}
         origins[changed] = COMMAND_LINE
@@ -135,8 +161,8 @@ def describe(settings: type[Settings] | Settings) -> list[Row]:
 # ---------------------------------------------------------------------------------------------------------- merging
 
 
-def _overlay(annotation: Any, base: Any, layer: Any) -> Any:
-    """Return `base` changed by `layer`: blocks key by key, other values whole."""
+def _overlay(annotation: Any, base: Any, layer: Any, folder: Path | None) -> Any:
+    """Return `base` changed by `layer`, whose paths start at `folder`: blocks key by key, other values whole."""
     if not isinstance(layer, dict):
         return layer
     base = base if isinstance(base, dict) else {}
@@ -147,10 +173,15 @@ def _overlay(annotation: Any, base: Any, layer: Any) -> Any:
     if not base or kind != base.get("kind"):
         base = _defaults(block)
     fields = block.model_fields
-    return base | {
-        key: _overlay(fields[key].annotation, base.get(key), value) if key in fields else value
+    changes = {
+        key: _overlay(fields[key].annotation, base.get(key), value, folder) if key in fields else value
         for key, value in layer.items()
     }
+    for key in fields.keys() & changes.keys():
+        for mark in fields[key].metadata:
+            if isinstance(mark, Relative):
+                changes[key] = mark.resolve(changes[key], folder)
+    return base | changes
 
 
 def _set(tree: Any, keys: Keys, value: Any) -> Any:

@@ -32,7 +32,8 @@ def load_data(config: DataConfig, seed: int) -> Splits:
     splits = _LOADERS[type(config)](config, seed)
     if splits.contents:
         return splits
-    contents = sha256(f"{config.model_dump_json()} {seed}".encode()).hexdigest()  # of what is composed, the recipe
+    recipe = config.model_dump_json(exclude={"root"})  # what is composed follows from it, wherever its files lie
+    contents = sha256(f"{recipe} {seed}".encode()).hexdigest()
     return replace(splits, intensity={m.name: UNIT for m in splits.modalities}, contents=contents)
 
 

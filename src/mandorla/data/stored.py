@@ -4,11 +4,9 @@ Images are decoded once and stay in memory as they were stored (a byte per pixel
 brought to float32 in [0, 1] when asked for, as `mandorla.data.intensity` says.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,21 +14,19 @@ import torch
 from pydantic import Field, PositiveInt
 from torch.nn.functional import interpolate
 
-from mandorla.config import Settings
 from mandorla.data.dataset import Batch, Modality, Splits
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
+from mandorla.data.root import RootedConfig
 from mandorla.data.splits import PARTS, check_duplicates, digest_looks, digest_rows, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 CHUNK = 256  # images that are resized at once
 
 
-class StoredConfig(Settings):
-    """Say where files lie, to what size images are brought, and how groups are divided."""
+class StoredConfig(RootedConfig):
+    """Say to what size images are brought, and how groups are divided."""
 
-    root: str | None = None
-    """Folder that paths are relative to; without one, the environment variable MANDORLA_DATA, else `data`."""
     size: tuple[PositiveInt, ...] | None = None
     """Pixels per axis that images are averaged down to; null keeps their own."""
     val_share: float = Field(0.15, gt=0, lt=0.5)
@@ -45,10 +41,6 @@ class StoredConfig(Settings):
     """How values become [0, 1]."""
     intensity_of: dict[str, IntensityConfig] = {}
     """The same for single modalities."""
-
-    def locate(self, path: str) -> Path:
-        """Return where the relative `path` lies."""
-        return Path(self.root or os.environ.get("MANDORLA_DATA") or "data").expanduser() / path
 
 
 @dataclass

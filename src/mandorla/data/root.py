@@ -1,0 +1,25 @@
+"""Where files lie: the folder that the paths in a source's settings are relative to."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from mandorla.config import Relative, Settings
+
+VARIABLE = "MANDORLA_DATA"
+
+
+class RootedConfig(Settings):
+    """Say which folder the paths of a source are relative to."""
+
+    root: Annotated[str | None, Relative()] = None
+    """Folder that the paths here are relative to; without one, the environment variable MANDORLA_DATA, else the folder
+    `data`. In a YAML file a relative one is meant from that file, on the command line from the current folder."""
+
+    def locate(self, path: str) -> Path:
+        """Return where the relative `path` lies."""
+        return Path(self.root or os.environ.get(VARIABLE) or "data").expanduser() / path
+
+    def settle(self) -> "RootedConfig":
+        """Return the same settings with the root as an absolute path, whatever the current folder will be."""
+        return self.model_copy(update={"root": str(self.locate("").resolve())})
