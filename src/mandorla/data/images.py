@@ -31,9 +31,12 @@ def find_images(folder: Path, pattern: str) -> list[Path]:
 def read_image(path: Path) -> np.ndarray:
     """Return the image as float32 `(C, H, W)` in [0, 1], C = 1 for grey and 3 for colour.
 
-    Raises `MandorlaError` as `decode_image` does.
+    Raises `MandorlaError` as `decode_image` does, and for floats outside [0, 1].
     """
-    return to_unit(decode_image(path))
+    pixels = decode_image(path)
+    if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
+        raise MandorlaError(f"{path}: float pixels must lie in [0, 1]; here {pixels.min():g} to {pixels.max():g}")
+    return to_unit(pixels)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -56,10 +59,9 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def decode_image(path: Path) -> np.ndarray:
-    """Return the image `(C, H, W)` as it is stored: uint8, uint16 or, from a float TIFF, float32 in [0, 1].
+    """Return the image `(C, H, W)` as it is stored: uint8, uint16 or, from a float TIFF, float32.
 
-    Raises `MandorlaError` if the file is missing, is no image, is broken, holds several pages, holds 16-bit colours,
-    or holds floats that are NaN or outside [0, 1].
+    Raises `MandorlaError` if the file is missing, is no image, is broken, holds several pages, or holds 16-bit colours.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,8 +82,6 @@ def decode_image(path: Path) -> np.ndarray:
             f"{path}: {bits}-bit pixels of type {image.mode} cannot be read without loss; "
             "convert to 8 bits, to 16-bit grey or to a .npy array (kind: arrays)"
         )
-    if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
-        raise MandorlaError(f"{path}: float pixels must lie in [0, 1]; here {pixels.min():g} to {pixels.max():g}")
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 

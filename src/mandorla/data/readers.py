@@ -1,0 +1,428 @@
+"""One file, one array: decoding what users keep, each kind by the library that knows it.
+
+A *place* says where the values of one modality of one sample lie: `PATH`, or `PATH:KEY` for a part of a file.
+
+| kind | place | values |
+|---|---|---|
+| PNG, JPEG, TIFF | `a.png`, a half of an A\\|B image `a.png:left` | (C, H, W) |
+| NumPy | `a.npy`, `a.npz:KEY` | by `ReadOptions` |
+| HDF5 | `a.h5:PATH/IN/IT` | by `ReadOptions` |
+| NIfTI | `a.nii.gz`, a channel of four dimensions `a.nii.gz:2` | (1, D, H, W) and geometry |
+| DICOM | a folder with one series; one image `a.dcm` | (1, D, H, W) and geometry; (1, H, W) |
+| table | `a.csv`, columns of it `a.csv:x,y` | (C, T), or (C,) by `ReadOptions` |
+
+What a file declares is checked before it is decoded, for a small file can claim to hold terabytes.
+
+References: the NIfTI-1 data format (2004), https://nifti.nimh.nih.gov/nifti-1; DICOM PS3.3, C.7.6.2, image plane module
+(place and spacing of a slice), https://dicom.nema.org/medical/dicom/current/output/html/part03.html.
+"""
+
+import csv
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+
+from mandorla.config import Settings
+from mandorla.data.geometry import Geometry
+from mandorla.data.images import SUFFIXES as IMAGES
+from mandorla.data.images import decode_image
+from mandorla.errors import MandorlaError
+
+NIFTI = (".nii.gz", ".nii")
+HDF5 = (".h5", ".hdf5")
+DICOM = (".dcm", ".dicom", ".ima")
+TABLES = (".csv",)
+SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *TABLES)
+MOST_BYTES = 2**33  # that one place may hold
+MOST_VALUES = 2**31  # of a table, by the bytes of its text
+_PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
+_IN_PLANE = 1e-3  # by how much the slices of a series may differ in orientation and spacing
+_GAP = 0.02  # by how much of a step slices may stray from equal distances
+
+
+class ReadOptions(Settings):
+    """Say what the axes of files mean that do not say it themselves."""
+
+    dimensions: Literal[0, 1, 2, 3] | None = None
+    """Spatial axes of an array (null: 2) or a table (null: 1, its rows; 0: a table of one row is a vector)."""
+    channels: Literal["first", "last"] = "last"
+    """Where the channels of an array lie that has one axis more than space."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Hold the `values` `(C, *size)` of one place, of the stored type, and the `geometry` of a volume."""
+
+    values: np.ndarray
+    geometry: Geometry | None = None
+
+
+def read(place: str, options: ReadOptions) -> Reading:
+    """Return what lies at `place`.
+
+    Raises `MandorlaError`, which names the place, if it is missing, damaged, larger than can be meant, of another kind
+    than its suffix says, or holds what cannot be taken without loss; and if the library for it is not installed.
+    """
+    path, key = split_place(place)
+    if not path.exists():
+        raise MandorlaError(f"{path}: no such file")
+    try:
+        reading = _reader(path)(path, key, options)
+        reading = Reading(_plain(reading.values), reading.geometry)
+    except MandorlaError as error:
+        text = str(error)
+        raise MandorlaError(text if text.startswith(str(path)) else f"{place}: {text}") from error
+    except Exception as error:  # a broken file makes a decoder raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MandorlaError(f"{place}: cannot be read ({reason}); replace or remove it") from error
+    return reading
+
+
+def split_place(place: str) -> tuple[Path, str | None]:
+    """Return the path and, if there is one, the key of a place."""
+    match = None if os.path.exists(place) else _PLACE.fullmatch(place)
+    return (Path(match["path"]), match["key"]) if match else (Path(place), None)
+
+
+def suffix(path: Path) -> str:
+    """Return the suffix in lower case, `.nii.gz` whole; empty for one that `read` does not know."""
+    name = path.name.lower()
+    return next((s for s in SUFFIXES if name.endswith(s) and len(name) > len(s)), "")
+
+
+def stem(path: Path) -> str:
+    """Return the name without its suffix, `.nii.gz` being one; of what has no known suffix the name."""
+    return path.name[: len(path.name) - len(suffix(path))]
+
+
+def find(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """Return the files in `folder` that `read` understands and whose path in it matches `pattern`, sorted.
+
+    A folder that holds a DICOM series counts as one file. `*` stands for any part of a name, `**/` for any folders.
+    Links are followed; what begins with a dot is left out. Raises `MandorlaError` for a link that leads back to a
+    folder above it, and for names with line breaks or that are not Unicode: they would not fit into a list of names.
+    """
+    matches = re.compile(_translate(pattern)).fullmatch
+    found = [path for path in _walk(folder) if matches(path.relative_to(folder).as_posix())]
+    for path in found:
+        if not str(path.relative_to(folder)).isprintable():
+            raise MandorlaError(f"{str(path)!r}: unprintable characters in the name; rename the file")
+    return sorted(found)
+
+
+def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise `MandorlaError` if an array of `shape` and `dtype` is larger than one sample can be meant to be."""
+    declared = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
+    if declared > MOST_BYTES or min(shape, default=1) < 0:
+        raise MandorlaError(
+            f"declares {declared / 2**30:.1f} GiB (shape {tuple(map(int, shape))}), more than {MOST_BYTES / 2**30:g} "
+            "GiB for one sample; divide it, or mend the file"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- search
+
+
+def _translate(pattern: str) -> str:
+    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
+
+
+def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files in `folder` and below that can be read, and folders that hold one DICOM series."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise MandorlaError(f"{folder}: a link that leads back to a folder above it; remove it")
+    slices = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path, (*above, real))
+        elif _is_dicom(path):
+            slices.append(path)
+        elif suffix(path) and path.is_file():
+            yield path
+    if above and len(slices) > 1 and _series(slices[0]) == _series(slices[1]):
+        yield folder
+    else:
+        yield from slices
+
+
+def _is_dicom(path: Path) -> bool:
+    if suffix(path) in DICOM:
+        return path.is_file()
+    if path.suffix[1:].isalpha() or not path.is_file():  # series often have no suffix, or a number
+        return False
+    with open(path, "rb") as file:
+        file.seek(128)
+        return file.read(4) == b"DICM"
+
+
+def _series(path: Path) -> str:
+    """Return the name of the series that a DICOM file belongs to; its path if that cannot be read."""
+    try:
+        tags = _need("pydicom", "medical").dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+    except MandorlaError:
+        raise
+    except Exception:  # `read` will say what is wrong with it
+        return str(path)
+    return str(tags.get("SeriesInstanceUID", path))
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+def _reader(path: Path) -> Callable[[Path, str | None, ReadOptions], Reading]:
+    if path.is_dir():
+        return _read_series
+    readers = dict.fromkeys(IMAGES, _read_picture) | dict.fromkeys(NIFTI, _read_nifti)
+    readers |= dict.fromkeys(HDF5, _read_hdf5) | dict.fromkeys(DICOM, _read_dicom) | dict.fromkeys(TABLES, _read_table)
+    readers |= {".npy": _read_npy, ".npz": _read_npz}
+    if reader := readers.get(suffix(path)):
+        return reader
+    if _is_dicom(path):
+        return _read_dicom
+    raise MandorlaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM files")
+
+
+def _need(module: str, extra: str) -> ModuleType:
+    """Return an optional library. Raises `MandorlaError` that says how to install it."""
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise MandorlaError(f"reading this needs {module}: pip install 'mandorla[{extra}]'") from error
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Return values in a number type of this machine; a mask as 0 and 1."""
+    if values.dtype.kind not in "biuf":
+        raise MandorlaError(f"{values.dtype} values are no numbers that an image can have")
+    if not values.size:
+        raise MandorlaError(f"no values: its shape is {values.shape}")
+    if values.dtype.kind == "f":
+        return values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
+    return values.astype(np.float32 if values.dtype == bool else values.dtype.newbyteorder("="), copy=False)
+
+
+def _refuse_key(key: str | None) -> None:
+    if key is not None:
+        raise MandorlaError(f"this kind of file has no part {key!r}; give its path alone")
+
+
+def _read_picture(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    pixels = decode_image(path)
+    if key in ("left", "right"):
+        half, odd = divmod(pixels.shape[2], 2)
+        if odd:
+            raise MandorlaError(f"{pixels.shape[2]} pixels wide, which two images side by side cannot be")
+        return Reading(pixels[..., :half] if key == "left" else pixels[..., half:])
+    if key is not None:
+        raise MandorlaError(f"an image has the parts left and right, not {key!r}")
+    return Reading(pixels)
+
+
+def _to_channels_first(array: np.ndarray, options: ReadOptions) -> np.ndarray:
+    dimensions = 2 if options.dimensions is None else options.dimensions
+    if array.ndim == dimensions and dimensions:
+        return array[None]
+    if array.ndim != dimensions + 1:
+        raise MandorlaError(
+            f"an array of shape {array.shape} holds no sample of {dimensions} dimensions; set data.read.dimensions"
+        )
+    return array if options.channels == "first" else np.moveaxis(array, -1, 0)
+
+
+def _read_npy(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    _refuse_key(key)
+    with open(path, "rb") as file:
+        return Reading(_to_channels_first(_array(file, path.stat().st_size), options))
+
+
+def _read_npz(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        if key is None and len(names) == 1:
+            (key,) = names
+        if key not in names:
+            asked = "name one of its arrays" if key is None else f"no array {key!r} in it"
+            raise MandorlaError(f"{asked}: {', '.join(names) or 'it is empty'}")
+        with archive.open(names[key]) as file:
+            return Reading(_to_channels_first(_array(file, archive.getinfo(names[key]).file_size), options))
+
+
+def _array(file, num_bytes: int) -> np.ndarray:
+    """Return the array in NumPy's format in `file`, which has `num_bytes`, after a look at what it declares."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise MandorlaError("holds Python objects, not numbers")
+    check_size(shape, dtype)
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > num_bytes:
+        raise MandorlaError("is cut short: it holds less than its header says")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_hdf5(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    h5py = _need("h5py", "hdf5")
+    with h5py.File(path, "r") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        key = names[0] if key is None and len(names) == 1 else key
+        if key is None or not isinstance(file.get(key), h5py.Dataset):
+            asked = "name one of its arrays" if key is None else f"no array {key!r} in it"
+            raise MandorlaError(f"{asked}: {', '.join(names[:20]) or 'it is empty'}")
+        dataset = file[key]
+        if dataset.shape is None or dataset.dtype.kind not in "biuf":
+            raise MandorlaError(f"{key!r} holds no numbers that an image can have ({dataset.dtype})")
+        check_size(dataset.shape, dataset.dtype)
+        return Reading(_to_channels_first(dataset[()], options))
+
+
+def _read_nifti(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    nibabel = _need("nibabel", "medical")
+    image = nibabel.load(path)
+    dtype, shape = image.get_data_dtype(), image.shape
+    if dtype.kind not in "iuf":
+        raise MandorlaError(f"{dtype} values are no numbers that an image can have")
+    check_size(shape, dtype)
+    if any(n < 1 for n in shape) or not shape:
+        raise MandorlaError(f"no values: its shape is {shape}")
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 4:
+        raise MandorlaError(f"{len(shape)} dimensions {shape}; give volumes of three, or channels of them by a fourth")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise MandorlaError("its affine maps no volume into space; mend the header")
+    if len(shape) == 4:
+        if key is None or not key.isdecimal() or int(key) >= shape[3]:
+            raise MandorlaError(f"it holds {shape[3]} volumes; name one as {path.name}:0 to {path.name}:{shape[3] - 1}")
+        values = _scaled(image, (..., int(key)))
+    elif key is not None:
+        raise MandorlaError(f"it holds one volume, there is no channel {key!r}")
+    else:
+        values = _scaled(image, ...).reshape(shape)
+    values = values.reshape(*values.shape, *[1] * (3 - values.ndim))
+    return Reading(values[None], Geometry(image.affine, values.shape))
+
+
+def _scaled(image, part) -> np.ndarray:
+    """Return voxels of a NIfTI image: as stored, or float32 where the header scales them."""
+    values = np.asarray(image.dataobj[part])
+    plain = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
+    return values if plain else values.astype(np.float32)
+
+
+def _read_dicom(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    _refuse_key(key)
+    return Reading(_slice(_dataset(path))[None])
+
+
+def _read_series(folder: Path, key: str | None, options: ReadOptions) -> Reading:
+    """Return the slices of one series as a volume, from the first to the last along their normal."""
+    _refuse_key(key)
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and _is_dicom(path))
+    if not paths:
+        raise MandorlaError("a folder without DICOM files")
+    datasets = [_dataset(path) for path in paths]
+    if len(found := {str(d.get("SeriesInstanceUID", "")) for d in datasets}) > 1:
+        raise MandorlaError(f"{len(found)} series in one folder; give each a folder of its own")
+    first = datasets[0]
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        for path, dataset in zip(paths, datasets, strict=True):
+            if not dataset.get(tag):
+                raise MandorlaError(f"{path}: no {tag}, so its place in the volume is unknown")
+            if tag != "ImagePositionPatient" and not np.allclose(dataset[tag].value, first[tag].value, atol=_IN_PLANE):
+                raise MandorlaError(f"{path}: {tag} differs from that of {paths[0].name}: no one volume")
+    check_size((len(paths), first.Rows, first.Columns), np.dtype(np.float32))
+    rows, columns = np.reshape(np.array(first.ImageOrientationPatient, float), (2, 3))  # along a row, along a column
+    positions = np.array([d.ImagePositionPatient for d in datasets], float)
+    along = positions @ np.cross(rows, columns)
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(along[order])
+    usual = float(np.median(steps)) if len(steps) else float(first.get("SliceThickness") or 1)
+    for one, other, step in zip(order, order[1:], steps, strict=False):
+        if step < _GAP * max(usual, 1e-6) or usual <= 0:
+            raise MandorlaError(f"{paths[other].name} lies where {paths[one].name} does; remove one")
+        if abs(step - usual) > _GAP * usual:
+            raise MandorlaError(
+                f"slices are missing between {paths[one].name} and {paths[other].name}: {step:.3g} mm apart where "
+                f"others are {usual:.3g} mm"
+            )
+    values = [_slice(datasets[index]) for index in order]
+    if len({(v.shape, v.dtype) for v in values}) > 1:
+        values = [v.astype(np.float32) for v in values]
+    whole = positions[order[-1]] - positions[order[0]]
+    spacing = np.array(first.PixelSpacing, float)  # between rows, between columns
+    affine = np.eye(4)
+    affine[:3, 0] = whole / (len(order) - 1) if len(order) > 1 else np.cross(rows, columns) * usual
+    affine[:3, 1], affine[:3, 2] = columns * spacing[0], rows * spacing[1]
+    affine[:3, 3] = positions[order[0]]
+    affine[:2] *= -1  # DICOM's axes lead left and back, NIfTI's right and forward
+    stack = np.stack(values)
+    return Reading(stack[None], Geometry(affine, stack.shape))
+
+
+def _dataset(path: Path):
+    """Return a DICOM file of one grey image, pixels undecoded."""
+    pydicom = _need("pydicom", "medical")
+    try:
+        dataset = pydicom.dcmread(path)
+    except Exception as error:
+        raise MandorlaError(f"{path}: cannot be read as DICOM ({error}); replace or remove it") from error
+    if "PixelData" not in dataset:
+        raise MandorlaError(f"{path}: a DICOM file without an image")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise MandorlaError(f"{path}: {dataset.NumberOfFrames} frames in one file; convert it to NIfTI or one per file")
+    if dataset.get("SamplesPerPixel", 1) != 1:
+        raise MandorlaError(f"{path}: colours in DICOM are not read; convert it to PNG")
+    check_size((dataset.Rows, dataset.Columns), np.dtype(np.float32))
+    return dataset
+
+
+def _slice(dataset) -> np.ndarray:
+    """Return the values `(H, W)` of a DICOM image: as stored, or float32 where its header scales them."""
+    try:
+        pixels = dataset.pixel_array
+    except Exception as error:
+        raise MandorlaError(f"{dataset.filename}: its pixels cannot be decoded ({error})") from error
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":  # 0 is white
+        pixels = (2 ** int(dataset.BitsStored) - 1) - pixels.astype(np.int32)
+    return pixels if (slope, intercept) == (1, 0) else (pixels * slope + intercept).astype(np.float32)
+
+
+def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    """Return columns of numbers below one line of names."""
+    if path.stat().st_size > MOST_VALUES:
+        raise MandorlaError(f"{path.stat().st_size / 2**30:.1f} GiB of text for one sample; divide it")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        names, *lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line] or [[]]
+    wanted = names if key is None else [name.strip() for name in key.split(",")]
+    for name in wanted:
+        if names.count(name) != 1:
+            raise MandorlaError(f"{names.count(name) or 'no'} column(s) {name!r}; it has {', '.join(names)}")
+    values = np.empty((len(wanted), len(lines)), np.float32)
+    for number, line in enumerate(lines):
+        if len(line) != len(names):
+            raise MandorlaError(f"row {number + 1} has {len(line)} cells where the first line names {len(names)}")
+        for row, name in enumerate(wanted):
+            cell = line[names.index(name)]
+            try:
+                values[row, number] = float(cell)
+            except ValueError as error:
+                raise MandorlaError(f"row {number + 1}, column {name!r}: {cell!r} is no number") from error
+    if options.dimensions == 0:
+        if len(lines) != 1:
+            raise MandorlaError(f"{len(lines)} rows where a vector has one; data.read.dimensions 1 makes it a sequence")
+        return Reading(values[:, 0])
+    return Reading(values)
