@@ -12,12 +12,16 @@ from mandorla.data.folders import FoldersConfig, load_folders
 from mandorla.data.intensity import UNIT
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
+from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.record import follow_record, keep_record
 
-DataConfig = Annotated[PolydigitsConfig | PhantomConfig | ArraysConfig | FoldersConfig, Field(discriminator="kind")]
+DataConfig = Annotated[
+    PolydigitsConfig | PolymnistConfig | PhantomConfig | ArraysConfig | FoldersConfig, Field(discriminator="kind")
+]
 
 _LOADERS = {
     PolydigitsConfig: load_polydigits,
+    PolymnistConfig: load_polymnist,
     PhantomConfig: load_phantom,
     ArraysConfig: load_arrays,
     FoldersConfig: load_folders,

@@ -57,7 +57,7 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
         raise MandorlaError(f"data.images: {len(config.images)} modality given, paired data need two or more")
     if unknown := set(config.present) - set(config.images):
         raise MandorlaError(f"data.present: no modality {sorted(unknown)[0]!r} in data.images")
-    load = lru_cache(_load)
+    load = lru_cache(load_array)
     arrays = {name: _read(config, f"data.images.{name}", array, load) for name, array in config.images.items()}
     first, num = next((name, len(array)) for name, array in arrays.items())
     masks = {name: _read(config, f"data.present.{name}", array, load) for name, array in config.present.items()}
@@ -109,11 +109,7 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
     match = NAME.fullmatch(name)
     if match is None:
         raise MandorlaError(f"{key}: {name!r} names no array; write FILE.npz:KEY, FILE.npz:KEY:CHANNEL or FILE.npy")
-    path = config.locate(match["npz"] or match["npy"])
-    if not path.is_file():
-        source = f"; it comes from {config.source}" if config.source else ""
-        raise MandorlaError(f"{path}: no such file{source}; put it there, or set data.root or MANDORLA_DATA")
-    array = load(path, match["key"])
+    array = load(config.find(match["npz"] or match["npy"], config.source), match["key"])
     part = match["part"]
     if array.ndim == 0:
         raise MandorlaError(f"{key}: a single value, not one per sample")
@@ -128,8 +124,8 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
     return array[..., int(part)]
 
 
-def _load(path: Path, key: str | None) -> np.ndarray:
-    """Return the array `key` of an .npz file, or that of an .npy file."""
+def load_array(path: Path, key: str | None) -> np.ndarray:
+    """Return the array `key` of an .npz file, or that of an .npy file. Raises `MandorlaError` where there is none."""
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray) != (key is None):

@@ -30,6 +30,7 @@ from skimage.transform import resize
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.data.instances import Instances
 from mandorla.data.random import Draws
 
 VIEWS = {"view0": "chelsea", "view1": "coffee", "view2": "astronaut"}
@@ -72,10 +73,7 @@ class Polydigits:
         self.ids = [f"{part}-{index}" for index in range(num)]
         self.modalities = tuple(Modality(name, 3, (config.size, config.size)) for name in VIEWS)
         self._digits, labels = _digit_windows(config.size, config.digit_size)
-        instances = split_instances(labels)[part]
-        by_class = [instances[labels[instances] == label] for label in range(10)]
-        self._counts = np.array([len(rows) for rows in by_class])
-        self._by_class = np.stack([np.resize(rows, self._counts.max()) for rows in by_class])  # the tails go unused
+        self._instances = Instances(labels, split_instances(labels)[part])
         self._photographs = {name: _photograph_windows(photo, config.size) for name, photo in VIEWS.items()}
 
     def __len__(self) -> int:
@@ -86,21 +84,11 @@ class Polydigits:
         draws = Draws(self.seed, indices, f"polydigits/{self.part}")
         digit = (draws / "digit").integers(10)
         factors = {"digit": digit}
-        instances = self._different_instances(draws / "instance", digit)
+        instances = self._instances.draw(draws / "instance", digit, VIEWS)
         x = {}
         for name, instance in zip(VIEWS, instances, strict=True):
             x[name] = torch.from_numpy(self._view(name, instance, draws / name, factors))
         return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
-
-    def _different_instances(self, draws: Draws, digit: np.ndarray) -> list[np.ndarray]:
-        """Return a digit image for each view, all of class `digit`, no two alike, each int `(B,)`."""
-        taken = np.empty((len(digit), 0), dtype=np.int64)
-        for k, name in enumerate(VIEWS):
-            choice = (draws / name).integers(self._counts[digit] - k)
-            for other in np.sort(taken, axis=1).T:  # the choice is among those that are left: step over the taken ones
-                choice += choice >= other
-            taken = np.column_stack([taken, choice])
-        return list(self._by_class[digit, taken.T])
 
     def _view(self, name: str, instance: np.ndarray, draws: Draws, factors: dict[str, np.ndarray]) -> np.ndarray:
         """Return one view `(B, 3, size, size)` and note its private factors."""

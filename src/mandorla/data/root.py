@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mandorla.config import Relative, Settings
+from mandorla.errors import MandorlaError
 
 VARIABLE = "MANDORLA_DATA"
 
@@ -19,6 +20,14 @@ class RootedConfig(Settings):
     def locate(self, path: str) -> Path:
         """Return where the relative `path` lies."""
         return Path(self.root or os.environ.get(VARIABLE) or "data").expanduser() / path
+
+    def find(self, path: str, source: str = "") -> Path:
+        """Return where the file `path` lies. Raises `MandorlaError`, which says the `source` it comes from."""
+        found = self.locate(path)
+        if not found.is_file():
+            source = f"; it comes from {source}" if source else ""
+            raise MandorlaError(f"{found}: no such file{source}; put it there, or set data.root or {VARIABLE}")
+        return found
 
     def settle(self) -> "RootedConfig":
         """Return the same settings with the root as an absolute path, whatever the current folder will be."""
