@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from mandorla.data import load_data
+from mandorla.data.dataset import on_device
 from mandorla.data.mnist import IDX
 from mandorla.data.polymnist import PHOTOGRAPHS, Polymnist, PolymnistConfig, resize_exactly
 from mandorla.errors import MandorlaError
@@ -209,7 +210,7 @@ def test_files_of_the_authors(root, splits, tmp_path):
 
 
 def test_missing_and_wrong_files(root, tmp_path):
-    with pytest.raises(MandorlaError, match=r"mnist/mnist\.npz: no such file; it comes from https.*data\.root or MANDO"):
+    with pytest.raises(MandorlaError, match=r"mnist/mnist\.npz: no such file; it comes from https.*data\.root"):
         load_data(config(tmp_path), seed=0)
     (tmp_path / "mnist").mkdir()
     path = tmp_path / "mnist" / "mnist.npz"
@@ -228,14 +229,14 @@ def test_missing_and_wrong_files(root, tmp_path):
 
 
 def test_moved_to_a_device_it_gives_the_same(splits):
-    moved = splits.train.on(torch.device("cpu"))
-    assert isinstance(moved, Polymnist)
+    moved = on_device(splits.train, torch.device("cpu"))
+    assert isinstance(moved, Polymnist) and moved is not splits.train
     assert torch.equal(moved.batch([5]).x["view2"], splits.train.batch([5]).x["view2"])
 
 
 @pytest.mark.gpu
 def test_bit_identical_on_a_gpu(splits):
-    ours, theirs = (part.batch(range(500)) for part in (splits.train, splits.train.on(torch.device("cuda"))))
+    ours, theirs = (part.batch(range(500)) for part in (splits.train, on_device(splits.train, torch.device("cuda"))))
     for name, x in theirs.x.items():
         assert x.device.type == "cuda"
         assert torch.equal(x.cpu(), ours.x[name])

@@ -96,6 +96,11 @@ class Splits:
         return sha256(f"{self.contents} {json.dumps(scales, sort_keys=True)}".encode()).hexdigest()
 
 
+def on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """Return `dataset` with its batches composed on `device` where it can do so, else as it is."""
+    return dataset.on(device) if hasattr(dataset, "on") else dataset
+
+
 def all_present(x: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the `present` masks of a batch in which nothing is missing, each bool `(B,)`."""
     return {name: torch.ones(len(value), dtype=torch.bool) for name, value in x.items()}

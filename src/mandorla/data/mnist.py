@@ -56,8 +56,8 @@ def load_mnist(config: RootedConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]
         "test": (arrays["x_test"], arrays["y_test"].astype(np.int64)),
     }
     for part, (_, digits) in parts.items():
-        counts = np.unique_counts(digits)
-        if counts.values.tolist() != list(range(10)) or counts.counts.min() < FEWEST:
+        classes, counts = np.unique(digits, return_counts=True)
+        if classes.tolist() != list(range(10)) or counts.min() < FEWEST:
             raise MandorlaError(f"{path}: not {FEWEST} images of each digit 0 to 9 for {part}; fetch it anew")
     return parts
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mandorla.data import keep_record, load_data
-from mandorla.data.dataset import Batch, Dataset
+from mandorla.data.dataset import Batch, Dataset, on_device
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe, claim_run
 from mandorla.training import choose_device, fit
@@ -37,6 +37,7 @@ def train_vae(recipe: Recipe) -> None:
     splits = keep_record(run, splits)
     (run / FOLDER).mkdir(exist_ok=True)
     write_description(run, vae)
+    train = on_device(splits.train, device)
     check = _to(splits.val.batch(_spread(splits.val, _VALIDATION)), device)
 
     def picture(trained: Objective, path: Path) -> None:
@@ -47,8 +48,8 @@ def train_vae(recipe: Recipe) -> None:
         config.training,
         run / FOLDER,
         seed=recipe.seed,
-        num_samples=len(splits.train),
-        fetch=lambda indices: _to(splits.train.batch(indices), device),
+        num_samples=len(train),
+        fetch=lambda indices: _to(train.batch(indices), device),
         loss=lambda module, batch, progress: module(batch, progress),
         validate=lambda trained: separation(trained.vae, check) | {n: float(v) for n, v in trained(check)[1].items()},
         picture=picture,
