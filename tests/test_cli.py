@@ -46,8 +46,8 @@ def calls(monkeypatch):
 
         return record
 
-    def read_recipe(source, overrides):
-        calls.append(("read_recipe", (source, overrides), {}))
+    def read_recipe(source, overrides, stage=None):
+        calls.append(("read_recipe", (source, overrides, stage), {}))
         return load_settings(Recipe, overrides=overrides)
 
     for module, names in {
@@ -107,13 +107,13 @@ def test_public_names():
 @pytest.mark.parametrize(("verb", "target"), [("vae", "train_vae"), ("diffusion", "train_diffusion")])
 def test_train_passes_recipe_overrides_and_run(calls, verb, target):
     assert run("train", verb, "lgg", "seed=3", "--run", "runs/0 1") == 0
-    assert calls[0] == ("read_recipe", ("lgg", ["seed=3", 'run="runs/0 1"']), {})
+    assert calls[0] == ("read_recipe", ("lgg", ["seed=3", 'run="runs/0 1"'], verb), {})
     assert calls[1] == (target, (Recipe(run="runs/0 1", seed=3),), {})
 
 
 def test_train_without_a_recipe_takes_the_bundled_one(calls):
     assert run("train", "vae", "seed=1") == 0
-    assert calls[0][1] == ("polydigits", ["seed=1"])
+    assert calls[0][1] == ("polydigits", ["seed=1"], "vae")
 
 
 def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):

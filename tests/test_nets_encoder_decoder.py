@@ -167,3 +167,39 @@ def test_own_class_by_import_path(tmp_path, monkeypatch):
 def test_unknown_key_of_a_network_is_named(tmp_path):
     with pytest.raises(MandorlaError, match="did you mean `net.hidden`"):
         from_yaml(tmp_path, "net: {kind: perceptron, hiden: [3]}")
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "message"),
+    [
+        ("encode_shared", lambda h: h[:, :1], r"`encode_shared` fails .*its code has shape \(2, 1\), not \(2, 2\)"),
+        (
+            "encode_private",
+            lambda h, c: (h[:, :3], c),
+            r"`encode_private` .*its log std has shape \(2, 2\), not \(2, 3\)",
+        ),
+        ("encode_private", lambda h, c: h, r"`encode_private` fails on two empty samples \(.*unpack"),
+        ("decode", lambda c, u: c, r"`decode` .*its reconstruction has shape \(2, 2\), not \(2, 1, 4\)"),
+        ("decode", None, r"`decode` fails on two empty samples \(NotImplementedError\): mend it"),
+    ],
+)
+def test_own_class_with_a_mistake(monkeypatch, method, result, message):
+    class Wrong(EncoderDecoder):
+        def features(self, x):
+            return x.flatten(1)
+
+        def encode_shared(self, h):
+            return h[:, :2]
+
+        def encode_private(self, h, c):
+            return h[:, :3], h[:, :3]
+
+        def decode(self, c, u):
+            return torch.cat([c, u], 1)[:, None, :4]
+
+    monkeypatch.setitem(encoder_decoder._REGISTRY, "wrong", Wrong)
+    build = (CustomConfig(kind="wrong"), Modality("x", 1, (4,)), (2,), (3,))
+    assert build_encoder_decoder(*build).training
+    monkeypatch.setattr(Wrong, method, EncoderDecoder.decode if result is None else lambda self, *z: result(*z))
+    with pytest.raises(MandorlaError, match=f"encoder_decoder 'wrong' for 'x': {message}"):
+        build_encoder_decoder(*build)

@@ -7,9 +7,7 @@ import pytest
 
 from mandorla.config import load_settings
 from mandorla.errors import MandorlaError
-from mandorla.recipe import SHIPPED, Recipe, claim_run, read_recipe, run_config
-
-ALL = ("data", "vae", "seed")
+from mandorla.recipe import SHIPPED, Recipe, claim_run, read_recipe, read_run, run_config
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.yaml")))
@@ -27,7 +25,7 @@ def test_a_file_comes_before_a_name_and_a_folder_is_a_run(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("phantom").write_text("{run: mine, seed: 7}")
     assert read_recipe("phantom").seed == 7
-    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'a run'))}"]), ALL)
+    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'a run'))}"]), "vae")
     again = read_recipe(str(run))
     assert again == load_settings(Recipe, path=run / "config.yaml")
     run.rename("moved")
@@ -44,16 +42,19 @@ def test_unknown_recipe(tmp_path):
         run_config(tmp_path)
 
 
-def claimed(run: Path, *changes: str, blocks=ALL) -> Path:
-    return claim_run(read_recipe("polydigits", [f"run={json.dumps(str(run))}", *changes]), blocks)
+def trained(run: Path) -> None:
+    """Make it look as if stage 1 had been trained."""
+    (run / "vae").mkdir()
+    (run / "vae" / "model.json").write_text("{}")
+
+
+def claimed(run: Path, *changes: str, stage="vae") -> Path:
+    return claim_run(read_recipe("polydigits", [f"run={json.dumps(str(run))}", *changes]), stage)
 
 
 def test_claim_writes_the_resolved_recipe(tmp_path):
     run = claimed(tmp_path / "deep" / "run", "vae.model.shared.channels=9")
     assert load_settings(Recipe, path=run / "config.yaml").vae.model.shared.channels == 9
-    environment = json.loads((run / "environment.json").read_text())
-    assert environment["seed"] == 0
-    assert "torch" in environment["packages"]
     assert not list(run.glob("*.part"))
 
 
@@ -61,8 +62,7 @@ def test_settings_may_change_until_something_is_trained_with_them(tmp_path):
     claimed(tmp_path)
     claimed(tmp_path, "vae.training.steps=5")
     assert read_recipe(str(tmp_path)).vae.training.steps == 5
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "model.json").write_text("{}")
+    trained(tmp_path)
     claimed(tmp_path, "vae.training.steps=5", "device=cpu", "evaluate.judge_steps=3")
     assert read_recipe(str(tmp_path)).device == "cpu"
     with pytest.raises(MandorlaError, match="begun with vae.training.steps=5, not 6.* delete .*vae to train it anew"):
@@ -84,8 +84,7 @@ def test_settings_may_change_until_something_is_trained_with_them(tmp_path):
 )
 def test_the_difference_is_named(tmp_path, begun, now, message):
     claimed(tmp_path, begun)
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "model.json").write_text("{}")
+    trained(tmp_path)
     with pytest.raises(MandorlaError, match=f"was begun with {message}"):
         claimed(tmp_path, now)
 
@@ -98,6 +97,76 @@ def test_impossible_values_are_refused(change):
 
 def test_a_stage_changes_its_own_block_only(tmp_path):
     claimed(tmp_path, "vae.training.steps=5")
-    claimed(tmp_path, "vae.training.steps=6", "diffusion.mode=private", blocks=("diffusion",))
+    claimed(tmp_path, "vae.training.steps=6", "diffusion.mode=private", stage="diffusion")
     recipe = read_recipe(str(tmp_path))
     assert (recipe.vae.training.steps, recipe.diffusion.mode) == (5, "private")
+
+
+def test_a_run_can_be_used_from_any_folder(tmp_path, monkeypatch):
+    """Where its data lay is written down; if they moved, MANDORLA_DATA or `data.root` says where to."""
+    monkeypatch.delenv("MANDORLA_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    claim_run(read_recipe("folders", ["run=r"]), "vae")
+    assert read_run(Path("r")).data.root == str(tmp_path / "data")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    run = Path("../r")
+    assert read_run(run).data.root == str(tmp_path / "data")
+    assert Path(read_run(run).run).resolve() == tmp_path / "r"
+    monkeypatch.setenv("MANDORLA_DATA", str(tmp_path / "moved"))
+    assert read_run(run).data.root == str(tmp_path / "data"), "what was trained on, as long as it is there"
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert read_run(run).data.root == str(tmp_path / "moved")
+    trained(tmp_path / "r")
+    Path("here").mkdir()
+    claim_run(read_recipe("../r", ["data.root=here"]), "vae")
+    assert read_run(run).data.root == str(tmp_path / "elsewhere" / "here"), "the data of a trained run may move"
+
+
+def test_paths_in_a_recipe_are_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("vae_uv").mkdir()
+    Path("vae_uv/vae.yaml").write_text(
+        "{run: ../runs/mine, data: {kind: folders, root: ../data, folders: {a: a, b: b}}}"
+    )
+    for source in ("vae_uv/vae.yaml", str(tmp_path / "vae_uv" / "vae.yaml")):
+        recipe = read_recipe(source)
+        assert (recipe.run, recipe.data.root) == (str(tmp_path / "runs" / "mine"), str(tmp_path / "data"))
+    monkeypatch.chdir("vae_uv")
+    assert Path(read_recipe("vae.yaml").run).resolve() == tmp_path / "runs" / "mine"
+    assert read_recipe("vae.yaml", ["run=../r"]).run == "../r"
+    assert read_recipe("folders").run == "runs/folders", "those that ship start at the current folder"
+
+
+@pytest.mark.parametrize("text", ["", "# all gone\n", "seed: 3\n"])
+def test_a_damaged_run_is_no_default_run(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    for read in (read_run, lambda run: read_recipe(str(run)), lambda run: claimed(run)):
+        with pytest.raises(MandorlaError, match=r"config.yaml is empty or damaged \(it has no `data`\): restore it"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "other"),
+    [
+        ("vae", "diffusion.training.steps=5", "diffusion"),
+        ("diffusion", "vae.training.steps=5", "vae"),
+        ("diffusion", "data.num_train=5", "vae"),
+        ("diffusion", "imports=[]", "vae"),
+    ],
+)
+def test_a_key_of_the_other_stage_is_refused(stage, key, other):
+    name = key.partition("=")[0]
+    with pytest.raises(MandorlaError, match=f"`{name}` is used by `mandorla train {other}`, not by .* {stage}`"):
+        read_recipe("polydigits", [key], stage)
+    read_recipe("polydigits", ["run=x", "seed=1", "device=cpu", "evaluate.num_test=10"], stage)
+    with pytest.raises(MandorlaError, match="unknown key `vea`"):
+        read_recipe("polydigits", ["vea.training.steps=5"], stage)
+
+
+def test_the_last_command_says_what_is_evaluated(tmp_path):
+    claimed(tmp_path, "evaluate.num_test=20")
+    claimed(tmp_path, "evaluate.num_test=30", "device=cpu", "vae.training.steps=7", stage="diffusion")
+    recipe = read_run(tmp_path)
+    assert (recipe.evaluate.num_test, recipe.device, recipe.vae.training.steps) == (30, "cpu", 900)

@@ -7,6 +7,7 @@ again by typing it once more.
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -114,23 +115,25 @@ def demo(
 @train.command("vae")
 def train_vae(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
     """Train stage 1 and write the latents of the training and validation set; the same command again resumes."""
-    recipe = _read_recipe(settings, run)
+    recipe = _read_recipe(settings, run, "vae")
     if dry_run:
         return _print_yaml(recipe)
     from mandorla.vae.training import train_vae
 
     train_vae(recipe)
+    print(f"stage 1 (vae) is trained in {recipe.run}; next: mandorla train diffusion {shlex.quote(recipe.run)}")
 
 
 @train.command("diffusion")
 def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
     """Train stage 2 on the latents that stage 1 wrote into the same run; the same command again resumes."""
-    recipe = _read_recipe(settings, run)
+    recipe = _read_recipe(settings, run, "diffusion")
     if dry_run:
         return _print_yaml(recipe)
     from mandorla.diffusion.training import train_diffusion
 
     train_diffusion(recipe)
+    print(f"stage 2 (diffusion) is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
 
 
 @app.command()
@@ -226,8 +229,8 @@ def config(
             console.print(Padding(Text(row.meaning), (0, 0, 0, 4), expand=False))
 
 
-def _read_recipe(settings: list[str] | None, run: Path | None):
-    """Return the recipe that `[RECIPE] [KEY.SUB=VALUE]...` names."""
+def _read_recipe(settings: list[str] | None, run: Path | None, stage: Literal["vae", "diffusion"] | None = None):
+    """Return the recipe that `[RECIPE] [KEY.SUB=VALUE]...` names; `stage` is what it is read for."""
     from mandorla.recipe import read_recipe
 
     sources = [text for text in settings or [] if "=" not in text]
@@ -236,7 +239,7 @@ def _read_recipe(settings: list[str] | None, run: Path | None):
         raise MandorlaError(f"one recipe at a time, got {' '.join(sources)}; changes to it are written key.sub=value")
     if run is not None:
         overrides.append(f"run={json.dumps(str(run))}")
-    return read_recipe(sources[0] if sources else RECIPE, overrides)
+    return read_recipe(sources[0] if sources else RECIPE, overrides, stage)
 
 
 def _print_yaml(recipe) -> None:

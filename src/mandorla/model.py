@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.config import load_settings
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
 from mandorla.data.intensity import Fitted, read_intensity
@@ -26,7 +25,7 @@ from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import load_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Whitening
-from mandorla.recipe import Recipe, run_config
+from mandorla.recipe import read_run
 from mandorla.training import choose_device
 from mandorla.vae.latent_cache import encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
@@ -58,7 +57,7 @@ class Mandorla:
 
     def __init__(self, run: Path):
         self.run = run
-        self.recipe = load_settings(Recipe, path=run_config(run))
+        self.recipe = read_run(run)
         self.device = choose_device(self.recipe.device)
         self.vae, self._vae_weights = load_vae(run)
         self.vae: VAE = self.vae.to(self.device)

@@ -1,31 +1,30 @@
 """The root of all settings, the recipes that ship, and the run folder that a recipe writes to.
 
 A recipe is one YAML with the blocks `data`, `vae`, `diffusion` and `evaluate`. The run folder keeps the resolved one
-(`config.yaml`), so that every later command needs the folder alone.
+(`config.yaml`), so that every later command needs the folder alone, from wherever it is given: paths to data and to
+the user's own networks are absolute there.
 """
 
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from importlib.metadata import distributions
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mandorla.config import Settings, describe, dump, load_settings
+from mandorla.config import COMMAND_LINE, Relative, Settings, describe, dump, load_settings, read_yaml
 from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
+from mandorla.data.root import VARIABLE, RootedConfig
 from mandorla.diffusion.config import DiffusionConfig
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.settings import EvaluateConfig
+from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.storage import write_text
 from mandorla.vae.config import VAEConfig
 
+Stage = Literal["vae", "diffusion"]
 CONFIG = "config.yaml"
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -33,12 +32,15 @@ SHIPPED = Path(__file__).parent / "recipes"
 class Recipe(Settings):
     """Everything that a run can be told."""
 
-    run: str = Field("runs/polydigits", pattern=r"^[^\x00-\x1f]+$")
-    """run folder; a relative one is meant from where the command is given"""
+    run: Annotated[str, Relative()] = Field("runs/polydigits", pattern=r"^[^\x00-\x1f]+$")
+    """run folder; a relative one is meant from the YAML file that names it, on the command line from the current
+    folder"""
     seed: int = Field(0, ge=0, lt=2**63)
     """same seed, same result: data, weights, batches, samples"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute; auto takes a GPU if there is one"""
+    imports: Annotated[tuple[str, ...], Relative(SUFFIX)] = ()
+    """your own Python files (`nets.py`, relative as `run` is) and modules (`package.module`) that register networks"""
     data: DataConfig = PolydigitsConfig()
     """paired data"""
     vae: VAEConfig = VAEConfig()
@@ -49,20 +51,37 @@ class Recipe(Settings):
     """what is measured"""
 
 
-def read_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None = None) -> Recipe:
     """Return the recipe in a YAML file, in a run folder, or of a name that ships with mandorla, changed by `overrides`.
 
-    Raises MandorlaError if there is no such recipe or a key is wrong.
+    What it imports is imported. Raises MandorlaError if there is no such recipe, a key is wrong, or an override is of
+    no use to the training of `stage`.
     """
     path = Path(source)
     if path.is_dir():
-        path, overrides = run_config(path), [f"run={json.dumps(source)}", *overrides]
-    elif not path.is_file():
+        recipe = _load_run(path, overrides)
+    elif path.is_file():
+        recipe = load_settings(Recipe, path=path, overrides=overrides)
+    else:
         path = SHIPPED / f"{source}.yaml"
         if not path.is_file():
             names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
             raise MandorlaError(f"no recipe {source!r}: give a YAML file, a run folder, or one of {names}")
-    return load_settings(Recipe, path=path, overrides=overrides)
+        recipe = load_settings(Recipe, path=path, overrides=overrides, folder=Path())
+    if stage:
+        _check_used(overrides, stage)
+    import_all(recipe.imports, source)
+    return recipe
+
+
+def read_run(run: Path) -> Recipe:
+    """Return the resolved recipe in a run folder; what it imports is imported.
+
+    Raises MandorlaError if `run` is not a run folder, or its recipe is damaged or imports what is not there.
+    """
+    recipe = _load_run(run)
+    import_all(recipe.imports, str(run / CONFIG))
+    return recipe
 
 
 def run_config(run: Path) -> Path:
@@ -74,31 +93,63 @@ def run_config(run: Path) -> Path:
     return run / CONFIG
 
 
-def claim_run(recipe: Recipe, blocks: Sequence[str]) -> Path:
+def claim_run(recipe: Recipe, stage: Stage) -> Path:
     """Write the resolved recipe into its run folder and return the folder.
 
-    `blocks` are the top-level keys that this command uses. Raises MandorlaError if the run was begun with other values
-    of them and something was trained with those: two trainings do not share a folder.
+    A training changes what it uses, the device and the evaluation; the rest stays as it was. Raises MandorlaError if
+    the run was begun with other values and something was trained with those: two trainings do not share a folder.
     """
     run = Path(recipe.run)
     if (run / CONFIG).is_file():
-        begun = load_settings(Recipe, path=run / CONFIG)
-        for block in blocks:
-            then, now = getattr(begun, block), getattr(recipe, block)
+        begun = _load_run(run)
+        for block in _BLOCKS[stage]:
+            then, now = (_without_root(getattr(each, block)) for each in (begun, recipe))
             if then != now and _trained(run, block):
                 raise MandorlaError(
                     f"{run} was begun with {_first_difference(block, then, now)}: choose another run folder, or delete"
                     f" {run / _OWNER.get(block, 'vae')} to train it anew"
                 )
-        kept = {block: getattr(recipe, block) for block in blocks}
-        recipe = begun.model_copy(update=kept | {"run": recipe.run, "device": recipe.device})
+        kept = (*_BLOCKS[stage], *_ANY_TIME, *(("imports",) if stage == "vae" else ()))
+        recipe = begun.model_copy(update={block: getattr(recipe, block) for block in kept})
+    data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
+    recipe = recipe.model_copy(update={"run": ".", "data": data, "imports": settle(recipe.imports)})
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / CONFIG, dump(recipe))
-    write_text(run / "environment.json", json.dumps(_environment(recipe), indent=1))
     return run
 
 
+_BLOCKS = {"vae": ("data", "vae", "seed"), "diffusion": ("diffusion", "seed")}  # what a training depends on
+_ANY_TIME = ("device", "evaluate")
 _OWNER = {"diffusion": "diffusion"}
+_USED_BY = {"data": "vae", "vae": "vae", "imports": "vae", "diffusion": "diffusion"}
+
+
+def _load_run(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a run folder; where the data's folder is gone, MANDORLA_DATA takes its place."""
+    path = run_config(run)
+    for key in ("data", "vae", "diffusion"):
+        if key not in read_yaml(path)[0]:
+            raise MandorlaError(
+                f"{path} is empty or damaged (it has no `{key}`): restore it, or delete {run} and train anew"
+            )
+    recipe = load_settings(Recipe, path=path)
+    root, other = getattr(recipe.data, "root", None), os.environ.get(VARIABLE)
+    moved = [f"data.root={json.dumps(other)}"] if root and other and not Path(root).is_dir() else []
+    return load_settings(Recipe, path=path, overrides=[*moved, *overrides])
+
+
+def _check_used(overrides: Sequence[str], stage: Stage) -> None:
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        if (other := _USED_BY.get(key.partition(".")[0], stage)) != stage:
+            raise MandorlaError(
+                f"{COMMAND_LINE}: `{key}` is used by `mandorla train {other}`, not by `mandorla train {stage}`:"
+                " give it there"
+            )
+
+
+def _without_root(block):
+    """Return a block of settings without the folder of its files, which may move."""
+    return block.model_copy(update={"root": None}) if isinstance(block, RootedConfig) else block
 
 
 def _trained(run: Path, block: str) -> bool:
@@ -112,25 +163,3 @@ def _first_difference(block: str, then, now) -> str:
     new = {row.key: row.default for row in describe(now) if row.type != "block"}
     key = next(key for key in old | new if old.get(key) != new.get(key))
     return f"{block}.{key}={old.get(key)}, not {new.get(key)}"
-
-
-def _environment(recipe: Recipe) -> dict:
-    import torch
-
-    root = Path(__file__).parent
-    commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "command": " ".join(sys.argv),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit or None,
-        "seed": recipe.seed,
-        "python": platform.python_version(),
-        "machine": {
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-        },
-        "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
-    }

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mandorla.config import Settings
+from mandorla.environment import note_environment
 from mandorla.errors import MandorlaError
 from mandorla.storage import locked, whole, write_text
 
@@ -103,6 +104,7 @@ def fit(
         _progress() as progress,
         _Log(folder, training.step) as training.log,
     ):
+        note_environment(folder, seed)
         task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)
         while training.step < config.steps:

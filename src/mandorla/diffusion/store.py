@@ -5,11 +5,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mandorla.config import load_settings
 from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
-from mandorla.recipe import Recipe, run_config
+from mandorla.recipe import read_run, run_config
 from mandorla.storage import read_json, write_text
 from mandorla.training import WEIGHTS, load_tensors
 
@@ -51,7 +50,7 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
             f"{run / FOLDER} was trained on latents of other weights than {run / 'vae'} holds: delete it and train"
             " stage 2 again"
         )
-    diffusion = Diffusion(load_settings(Recipe, path=run_config(run)).diffusion, layout)
+    diffusion = Diffusion(read_run(run).diffusion, layout)
     weights = {name: z for name, z in tensors.items() if not name.startswith(_WHITENING)}
     try:
         diffusion.load_state_dict(weights)

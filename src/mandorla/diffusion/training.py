@@ -39,7 +39,7 @@ def train_diffusion(recipe: Recipe) -> None:
             f"{run / FOLDER} was trained on the latents of another stage 1 or of other data: delete it to train stage"
             " 2 on the present ones"
         )
-    run = claim_run(recipe, ("diffusion", "seed"))
+    run = claim_run(recipe, "diffusion")
     seed = recipe.seed
     torch.manual_seed(seed)
     device = choose_device(recipe.device)

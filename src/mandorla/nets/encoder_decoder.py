@@ -24,6 +24,7 @@ from mandorla.errors import MandorlaError
 from mandorla.latents import Shape
 from mandorla.nets.blocks import Residual, batch_norm, conv, initialise, resize, transposed_conv
 
+_OWN = ("convolutional", "perceptron")
 _REGISTRY: dict[str, type["EncoderDecoder"]] = {}
 
 
@@ -55,13 +56,28 @@ class EncoderDecoder(nn.Module):
 
 
 def register(name: str) -> Callable[[type[EncoderDecoder]], type[EncoderDecoder]]:
-    """Make an `EncoderDecoder` class available as `kind: name`."""
+    """Make an `EncoderDecoder` class available as `kind: name`.
+
+    Raises MandorlaError if the class is no `EncoderDecoder`, or the name is that of a network of mandorla's own.
+    """
+
+    if not isinstance(name, str):
+        raise MandorlaError(f'register takes a name, not {name!r}: write @register("name") above the class')
 
     def add(cls: type[EncoderDecoder]) -> type[EncoderDecoder]:
+        if name in _OWN:
+            raise MandorlaError(f"register({name!r}): mandorla has a network of this name: choose another")
+        if not (isinstance(cls, type) and issubclass(cls, EncoderDecoder)):
+            raise MandorlaError(f"register({name!r}): {cls!r} is no subclass of mandorla.EncoderDecoder: derive it")
         _REGISTRY[name] = cls
         return cls
 
     return add
+
+
+def registered() -> dict[str, type[EncoderDecoder]]:
+    """Return the registered classes by name."""
+    return dict(_REGISTRY)
 
 
 class ConvolutionalConfig(Settings):
@@ -97,7 +113,7 @@ class CustomConfig(Settings):
 
 def _tag(value: Any) -> str:
     kind = value.get("kind", "convolutional") if isinstance(value, dict) else getattr(value, "kind", None)
-    return kind if kind in ("convolutional", "perceptron") else "custom"
+    return kind if kind in _OWN else "custom"
 
 
 EncoderDecoderConfig = Annotated[
@@ -113,7 +129,8 @@ def build_encoder_decoder(
 ) -> EncoderDecoder:
     """Build the network that `config` describes for one modality.
 
-    Raises MandorlaError if a custom class cannot be found or does not accept its options.
+    Raises MandorlaError if a custom class cannot be found, does not accept its options, or gives other shapes than it
+    must.
     """
     if isinstance(config, ConvolutionalConfig):
         return Convolutional(modality, shared, private, config)
@@ -121,11 +138,41 @@ def build_encoder_decoder(
         return Perceptron(modality, shared, private, config)
     cls = _find(config.kind)
     try:
-        return cls(modality, shared, private, **config.options)
+        network = cls(modality, shared, private, **config.options)
     except TypeError as error:
         raise MandorlaError(
-            f"encoder_decoder {config.kind!r} for {modality.name!r} cannot be built: {error}"
+            f"encoder_decoder {config.kind!r} for {modality.name!r} cannot be built: {error}; mend its constructor or"
+            " encoder_decoder.options"
         ) from error
+    _check_shapes(network, f"encoder_decoder {config.kind!r} for {modality.name!r}")
+    return network
+
+
+@torch.no_grad()
+def _check_shapes(network: EncoderDecoder, what: str) -> None:
+    """Run two empty samples through a user's network: its mistakes are better known before the training."""
+    shared, private, x = ((2, *shape) for shape in (network.shared, network.private, network.modality.shape))
+    network.eval()
+    method = "features"
+    try:
+        with torch.random.fork_rng():
+            h = network.features(torch.zeros(x))
+            method, c = "encode_shared", network.encode_shared(h)
+            _expect({"code": (c, shared)})
+            method, (mean, log_std) = "encode_private", network.encode_private(h, c)
+            _expect({"mean": (mean, private), "log std": (log_std, private)})
+            method = "decode"
+            _expect({"reconstruction": (network.decode(c, mean), x)})
+    except Exception as error:  # whatever a user's code raises
+        reason = str(error) or type(error).__name__
+        raise MandorlaError(f"{what}: `{method}` fails on two empty samples ({reason}): mend it") from error
+    network.train()
+
+
+def _expect(results: dict[str, tuple[Tensor, Shape]]) -> None:
+    for name, (value, shape) in results.items():
+        if value.shape != shape:
+            raise ValueError(f"its {name} has shape {tuple(value.shape)}, not {shape}")
 
 
 def _find(kind: str) -> type[EncoderDecoder]:
@@ -133,14 +180,19 @@ def _find(kind: str) -> type[EncoderDecoder]:
         return _REGISTRY[kind]
     module, separator, name = kind.partition(":")
     if not separator:
-        known = ", ".join(["convolutional", "perceptron", *_REGISTRY])
-        raise MandorlaError(f"encoder_decoder.kind {kind!r} is not known: use one of {known}, or package.module:Class")
+        known = ", ".join([*_OWN, *_REGISTRY])
+        raise MandorlaError(
+            f"encoder_decoder.kind {kind!r} is not known: use one of {known}, or package.module:Class, or name the file"
+            " that registers it under `imports`"
+        )
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise MandorlaError(f"encoder_decoder.kind {kind!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever stands in that module
+        raise MandorlaError(
+            f"encoder_decoder.kind {kind!r} cannot be imported ({error}): mend it, or name its file under `imports`"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, EncoderDecoder)):
-        raise MandorlaError(f"encoder_decoder.kind {kind!r} is not a subclass of mandorla.EncoderDecoder")
+        raise MandorlaError(f"encoder_decoder.kind {kind!r} is not a subclass of mandorla.EncoderDecoder: derive it")
     return cls
 
 

@@ -21,13 +21,12 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from mandorla.config import load_settings
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Dataset, Splits
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Shape, Whitening
-from mandorla.recipe import Recipe, run_config
+from mandorla.recipe import read_run
 from mandorla.storage import locked, read_json
 from mandorla.training import choose_device, load_tensors, save_tensors
 from mandorla.vae.model import VAE, pool
@@ -80,7 +79,7 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     MandorlaError if `run` is not a run folder or its stage 1 is not trained.
     """
     vae, weights = load_vae(run)
-    recipe = load_settings(Recipe, path=run_config(run))
+    recipe = read_run(run)
     splits = splits or follow_record(run, load_data(recipe.data, recipe.seed))
     accept_data(run, splits)  # first, so that a cache of other data is refused if this is interrupted
     made_from = {"weights": weights, "data": splits.fingerprint}

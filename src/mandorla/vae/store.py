@@ -10,10 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mandorla.config import load_settings
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
-from mandorla.recipe import Recipe, run_config
+from mandorla.recipe import read_run, run_config
 from mandorla.storage import read_json, write_text
 from mandorla.training import WEIGHTS, load_tensors
 from mandorla.vae.model import VAE
@@ -32,7 +31,7 @@ def load_vae(run: Path) -> tuple[VAE, str]:
 
     Raises MandorlaError if `run` is not a run folder, stage 1 is not trained, or weights and settings do not match.
     """
-    recipe = load_settings(Recipe, path=run_config(run))
+    recipe = read_run(run)
     weights, _ = load_tensors(run / FOLDER / WEIGHTS)
     described = read_json(run / FOLDER / DESCRIPTION, "modalities")
     modalities = tuple(Modality(m["name"], m["channels"], tuple(m["size"])) for m in described["modalities"])

@@ -33,7 +33,7 @@ def train_vae(recipe: Recipe) -> None:
     objective = Objective(vae, config.loss).to(device)
     if device.type == "cpu" and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
-    run = claim_run(recipe, ("data", "vae", "seed"))
+    run = claim_run(recipe, "vae")
     splits = keep_record(run, splits)
     (run / FOLDER).mkdir(exist_ok=True)
     write_description(run, vae)

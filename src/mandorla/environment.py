@@ -1,0 +1,57 @@
+"""With what a training ran: command, commit, packages, machine. Kept beside its weights."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import distributions
+from pathlib import Path
+
+import torch
+
+from mandorla.storage import write_text
+
+FILE = "environment.json"
+
+
+def note_environment(folder: Path, seed: int) -> None:
+    """Append what this process runs with to `environment.json` in `folder`: one entry per command that trained there.
+
+    A file that is damaged is begun anew.
+    """
+    try:
+        entries = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = []
+    entry = {
+        "command": " ".join(sys.argv),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "seed": seed,
+        "python": platform.python_version(),
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
+    }
+    write_text(folder / FILE, json.dumps([*entries, entry], indent=1))
+
+
+def _commit() -> str | None:
+    """Return the commit of this package's source, `-dirty` behind it where files differ; None outside of git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True)
+
+    here = Path(__file__)
+    try:
+        if git("ls-files", "--error-unmatch", here.name).returncode:
+            return None  # installed into the folder of another project
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").stdout.strip() or None
+    except OSError:  # no git on this machine
+        return None

@@ -1,0 +1,171 @@
+"""A user's own networks: found from any folder, in both stages, and again after loading."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mandorla
+from mandorla import imports
+from mandorla.cli import main
+from mandorla.errors import MandorlaError
+from mandorla.imports import import_all
+from mandorla.nets import encoder_decoder
+from mandorla.nets.encoder_decoder import registered
+from mandorla.recipe import read_recipe, read_run
+
+NETS = '''
+import torch
+from torch import nn
+
+from beside import WIDTH
+from mandorla import EncoderDecoder, register
+
+
+@register("mine")
+class Mine(EncoderDecoder):
+    """A linear layer for everything."""
+
+    number = 1
+
+    def __init__(self, modality, shared, private, factor=1):
+        super().__init__(modality, shared, private)
+        size = torch.Size(modality.shape).numel()
+        self.read = nn.Sequential(nn.Flatten(), nn.Linear(size, factor * WIDTH), nn.SiLU())
+        self.to_shared = nn.Linear(factor * WIDTH, shared[0])
+        self.to_private = nn.Linear(factor * WIDTH + shared[0], 2 * private[0])
+        self.write = nn.Sequential(nn.Linear(shared[0] + private[0], size), nn.Unflatten(1, modality.shape))
+
+    def features(self, x):
+        return self.read(x)
+
+    def encode_shared(self, h):
+        return self.to_shared(h)
+
+    def encode_private(self, h, c):
+        return self.to_private(torch.cat([h, c], 1)).chunk(2, 1)
+
+    def decode(self, c, u):
+        return self.write(torch.cat([c, u], 1))
+'''
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Return a folder with `mynets.py` and what it imports, which is also the current folder."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "mynets.py").write_text(NETS)
+    (folder / "beside.py").write_text("WIDTH = 8\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+RECIPE = """
+run: ../r
+device: cpu
+imports: [mynets.py]
+data: {kind: polydigits, num_train: 64, num_val: 16, num_test: 16}
+vae:
+  model: {shared: {channels: 4}, private: {channels: 4}, encoder_decoder: {kind: mine, options: {factor: 2}}}
+  training: {steps: 2, batch_size: 16}
+diffusion:
+  network: {width: 16, depth: 1, heads: 2}
+  training: {steps: 2, batch_size: 16}
+  sampling: {steps: 2}
+"""
+
+
+def command(*arguments: str) -> None:
+    """Run a command line, which must succeed, as if nothing had been imported."""
+    forget()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+
+
+def forget() -> None:
+    """Forget all networks of users."""
+    encoder_decoder._REGISTRY.clear()
+    imports._files.clear()
+
+
+def test_both_stages_and_loading_from_other_folders(project, tmp_path, monkeypatch):
+    Path("mine.yaml").write_text(RECIPE)
+    command("train", "vae", "mine.yaml")
+    assert read_run(tmp_path / "r").imports == (str(project / "mynets.py"),)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    command("train", "diffusion", "../r")
+    command("sample", "../r", "--num", "2", "--out", "here")
+    assert Path("here/view0/0001.png").is_file()
+    monkeypatch.chdir(tmp_path)
+    forget()
+    assert type(mandorla.load("r").vae.networks["view1"]).__name__ == "Mine"
+    new = "import mandorla; print(mandorla.load('../r').sample(2).x['view1'].shape)"
+    environment = os.environ | {"PYTHONPATH": str(Path(mandorla.__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", new], cwd="elsewhere", env=environment, capture_output=True, text=True
+    )
+    assert "torch.Size([2, 3, 24, 24])" in result.stdout, result.stderr
+    (project / "mynets.py").unlink()
+    with pytest.raises(
+        MandorlaError, match="r/config.yaml: imports: .*mynets.py: no such file; put it there, or write"
+    ):
+        mandorla.load("r")
+
+
+def test_two_projects_may_use_one_name(project, tmp_path):
+    """Each reading of a recipe gives the name to its own network; a file that changed is read again."""
+    other = tmp_path / "other.py"
+    other.write_text(NETS.replace("number = 1", "number = 2"))
+    for _ in range(2):
+        import_all(["mynets.py"], "recipe")
+        assert registered()["mine"].number == 1
+        import_all([str(other)], "recipe")
+        assert registered()["mine"].number == 2
+    other.write_text(NETS.replace("number = 1", "number = 33"))
+    os.utime(other, (1, 1))
+    import_all([str(other)], "recipe")
+    assert registered()["mine"].number == 33
+
+
+def test_modules_are_imported_by_name(project, monkeypatch):
+    monkeypatch.syspath_prepend(project)
+    shutil.copy("mynets.py", "my_module_of_nets.py")
+    import_all(["my_module_of_nets"], "recipe")
+    assert registered()["mine"].__module__ == "my_module_of_nets"
+    assert imports.settle(["my_module_of_nets", "mynets.py"]) == ("my_module_of_nets", str(project / "mynets.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.py", None, "mine.yaml: imports: .*none.py: no such file; put it there, or write where it is now"),
+        ("no_such_module", None, "imports: no_such_module: No module named 'no_such_module'; install it, or name its"),
+        ("a.py", "x = 1\nx ===", r"imports: .*a.py:2: SyntaxError: invalid syntax.*; mend it"),
+        ("b.py", "\n1 / 0", r"imports: .*b.py:2: ZeroDivisionError: division by zero; mend it"),
+        ("c.py", "\nimport not_installed", r"imports: .*c.py:2: No module named 'not_installed'; install it"),
+        ("d.py", "import sys\nsys.exit('bye')", r"imports: .*d.py:2: SystemExit: bye; mend it"),
+        ("e.py", "import mandorla\n@mandorla.register('perceptron')\nclass A: pass", "e.py:2: .*'perceptron'.* choose"),
+        ("f.py", "import mandorla\n@mandorla.register('a')\nclass A: pass", "f.py:2: .*no subclass of mandorla"),
+        ("g.py", "import mandorla\n@mandorla.register\nclass A: pass", "g.py:2: .*write @register"),
+    ],
+)
+def test_what_cannot_be_imported_is_named(project, name, text, message):
+    if text:
+        Path(name).write_text(text)
+    Path("mine.yaml").write_text(RECIPE.replace("mynets.py", name))
+    for _ in range(2):
+        with pytest.raises(MandorlaError, match=message):
+            read_recipe("mine.yaml")
+
+
+def test_an_unknown_network_says_where_it_could_come_from():
+    with pytest.raises(
+        MandorlaError, match="'mien' is not known: .* or name the file that registers it under `imports`"
+    ):
+        encoder_decoder.build_encoder_decoder(encoder_decoder.CustomConfig(kind="mien"), None, (4,), (4,))
