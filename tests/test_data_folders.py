@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from mandorla.data import load_data
+from mandorla.data import load_data, pair_files
 from mandorla.data.folders import FoldersConfig
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 KEY = r"(?P<subject>p\d)_(?P<slice>s\d)"
 
@@ -73,7 +73,7 @@ def test_sixteen_bits_stay_sixteen(root):
 def test_unpaired_is_an_error_or_a_missing_modality(root):
     (root / "second" / "x7" / "p2_s1_t2.tif").unlink()
     (root / "first" / "p5_s0_t1.png").unlink()
-    with pytest.raises(MandorlaError, match=r"t1 has no file for 'p5/s0' and 0 other key"):
+    with pytest.raises(MandorlaError, match=r"no t1 for 'p5/s0' \(1 such sample\(s\)\), which has .*p5_s0_t2.tif; add"):
         load_data(config(root), seed=0)
     splits = load_data(config(root, unpaired="keep"), seed=0)
     missing = set()
@@ -88,6 +88,79 @@ def test_unpaired_is_an_error_or_a_missing_modality(root):
 def test_a_folder_that_is_called_like_an_image_is_none(root):
     (root / "second" / "p9_s9.png").mkdir()
     assert len(load_data(config(root), seed=0).train)
+
+
+def pairs(root, **settings):
+    """Return the samples as `{id: {modality: path within root}}`."""
+    found = pair_files(config(root, **settings))
+    return {
+        key: {name: os.path.relpath(places[row], root) for name, places in found.files.items() if places[row]}
+        for row, key in enumerate(found.ids)
+    }
+
+
+def test_a_glob_pairs_by_what_its_wildcards_stand_for(tmp_path):
+    for case in ("p1/a", "p2/b"):
+        for name in ("t1", "t2"):
+            paint(tmp_path / "scans" / case / f"{name}_x.png", 0)
+    both = {"t1": "scans/*/*/t1_*.png", "t2": "scans/**/t2_?.png"}
+    assert pairs(tmp_path, folders=both, key=".+") == {
+        f"{case}/x": {name: f"scans/{case}/{name}_x.png" for name in both} for case in ("p1/a", "p2/b")
+    }
+    key = "(?P<subject>p.)/(?P<session>.)"
+    assert list(pairs(tmp_path, folders=both, key=key)) == ["p1/a", "p2/b"]
+    assert list(pairs(tmp_path, folders={"t1": "scans/*/a/t1*", "t2": "scans/*/a/t2*"}, key=".+")) == ["p1/_x"]
+
+
+def test_a_suffix_of_two_parts_is_no_part_of_the_key(tmp_path):
+    for path in ("t1/p1.nii.gz", "t1/p2.nii", "t2/p1_t2.nii", "t2/p2_t2.nii.gz"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    assert list(pairs(tmp_path, folders={"t1": "t1", "t2": "t2/*_t2.nii*"}, key=".+")) == ["p1", "p2"]
+
+
+def test_a_glob_may_name_an_array_in_each_file(tmp_path):
+    for case in ("p1", "p2"):
+        np.savez(tmp_path / f"{case}.npz", t1=np.zeros((3, 4)), t2=np.ones((3, 4)))
+    found = pairs(tmp_path, folders={"t1": "*.npz:t1", "t2": "*.npz:t2"}, key=".+")
+    assert found == {case: {name: f"{case}.npz:{name}" for name in ("t1", "t2")} for case in ("p1", "p2")}
+
+
+def test_a_list_of_files_is_paired_by_their_paths_below_the_common_folder(tmp_path):
+    for path in ("a/p1/x.png", "a/p2/x.png", "b/p1/x.png", "c/p2/x.png"):
+        paint(tmp_path / path, 0)
+    first, second = ["a/p2/x.png", "a/p1/x.png"], ["b/p1/x.png", "c/p2/x.png"]
+    found = pairs(tmp_path, folders={"t1": first, "t2": second}, key="p.")
+    assert found == {"p1": {"t1": "a/p1/x.png", "t2": "b/p1/x.png"}, "p2": {"t1": "a/p2/x.png", "t2": "c/p2/x.png"}}
+    assert list(pairs(tmp_path, folders={"t1": first, "t2": ["b/p1/x.png"]}, key=".+", unpaired="keep")) == [
+        "p1/x",
+        "p2/x",
+        "x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({"t1": "first", "t2": "first"}, "s0_t1.png: is t2 of 'p0/s0', and also t1 of 'p0/s0'"),
+        ({"t1": "first", "t2": "link"}, "link/p0_s0_t1.png: is t2 of 'p0/s0', and also t1"),
+        ({"t1": "first", "t2": "nowhere/*.png"}, "nowhere: no such folder; mend data.folders.t2"),
+        ({"t1": "first", "t2": "second/*.png"}, "second: no file like .*.png that can be read"),
+        ({"t1": "first", "t2": ["second/no.png"]}, "second/no.png: no such file; mend data.folders.t2"),
+        ({"t1": "first", "t2": []}, "data.folders.t2: an empty list"),
+    ],
+)
+def test_wrong_folders_are_named(root, folders, message):
+    (root / "link").symlink_to(root / "first")
+    with pytest.raises(MandorlaError, match=message):
+        pairs(root, folders=folders)
+
+
+def test_what_the_key_does_not_match_may_be_left_out(root):
+    break_name(root)
+    with pytest.warns(MandorlaWarning, match=r"data: 1 file\(s\) left out, such as .*other.png: data.key .* not match"):
+        splits = load_data(config(root, unpairable="skip"), seed=0)
+    assert sum(map(len, splits.parts.values())) == 24
 
 
 def break_duplicate(root):
@@ -130,13 +203,13 @@ def break_folder(root):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (break_duplicate, r"p1_s1_t1.png: has the key 'p1/s1' of .*p1_s1_again.png"),
+        (break_duplicate, r"p1_s1_t1.png: is t1 of 'p1/s1', and so is .*p1_s1_again.png"),
         (break_size, r"p3_s1_t1.png: 6x9 pixels .* unlike .*p0_s0_t1.png with 6x8"),
         (break_channels, r"p3_s1_t1.png: 6x8 pixels of 3 channel\(s\)"),
         (break_type, "p3_s1_t1.png: 6x8 pixels of 1 channel.* in uint16, unlike"),
         (break_file, "p3_s1_t1.png: cannot be read as an image"),
         (break_name, "other.png: data.key .* does not match"),
-        (break_emptiness, "first: holds no image"),
+        (break_emptiness, "first: holds no file that can be read"),
         (break_encoding, "unprintable characters in the name"),
         (break_folder, "first: no such folder"),
     ],
@@ -153,3 +226,5 @@ def test_settings_are_checked(root):
         load_data(config(root, folders={"t1": "first"}), seed=0)
     with pytest.raises(ValidationError, match="is no regular expression"):
         config(root, key="(")
+    with pytest.raises(ValidationError, match="groups patient, slice but no `subject`"):
+        config(root, key="(?P<patient>p.)_(?P<slice>s.)")

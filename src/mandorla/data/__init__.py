@@ -1,5 +1,6 @@
 """Paired data: sources, splits and batches in which a modality may be missing."""
 
+import warnings
 from dataclasses import replace
 from hashlib import sha256
 from typing import Annotated
@@ -8,15 +9,20 @@ from pydantic import Field
 
 from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
-from mandorla.data.folders import FoldersConfig, load_folders
+from mandorla.data.decode import FilesConfig, load_pairs
+from mandorla.data.folders import FoldersConfig, pair_folders
 from mandorla.data.intensity import UNIT
+from mandorla.data.pairing import Pairs
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.record import follow_record, keep_record
+from mandorla.data.table import TableConfig, pair_table
+from mandorla.errors import MandorlaWarning
 
+_Files = FoldersConfig | TableConfig
 DataConfig = Annotated[
-    PolydigitsConfig | PolymnistConfig | PhantomConfig | ArraysConfig | FoldersConfig, Field(discriminator="kind")
+    PolydigitsConfig | PolymnistConfig | PhantomConfig | ArraysConfig | _Files, Field(discriminator="kind")
 ]
 
 _LOADERS = {
@@ -24,7 +30,10 @@ _LOADERS = {
     PolymnistConfig: load_polymnist,
     PhantomConfig: load_phantom,
     ArraysConfig: load_arrays,
-    FoldersConfig: load_folders,
+}
+_PAIRERS = {
+    FoldersConfig: pair_folders,
+    TableConfig: pair_table,
 }
 
 
@@ -33,6 +42,12 @@ def load_data(config: DataConfig, seed: int) -> Splits:
 
     `seed` chooses what is random about the parts: the training samples of a composed source, the split of files.
     """
+    if isinstance(config, FilesConfig):
+        pairs = pair_files(config)
+        if skipped := pairs.report.skipped:
+            text = f"data: {len(skipped)} file(s) left out, such as {skipped[0].place}: {skipped[0].why}"
+            warnings.warn(text, MandorlaWarning, stacklevel=2)
+        return load_pairs(pairs, config, seed, f"data.{config.kind}")
     splits = _LOADERS[type(config)](config, seed)
     if splits.contents:
         return splits
@@ -41,4 +56,20 @@ def load_data(config: DataConfig, seed: int) -> Splits:
     return replace(splits, intensity={m.name: UNIT for m in splits.modalities}, contents=contents)
 
 
-__all__ = ["Batch", "DataConfig", "Dataset", "Modality", "Splits", "follow_record", "keep_record", "load_data"]
+def pair_files(config: FilesConfig) -> Pairs:
+    """Return which files are of one sample, and a report, without reading them."""
+    return _PAIRERS[type(config)](config)
+
+
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "Dataset",
+    "Modality",
+    "Pairs",
+    "Splits",
+    "follow_record",
+    "keep_record",
+    "load_data",
+    "pair_files",
+]

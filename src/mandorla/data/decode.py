@@ -1,22 +1,18 @@
 """From files to arrays: what all sources share that read files one by one."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from mandorla.data.dataset import Splits
 from mandorla.data.images import decode_image
-from mandorla.data.pairing import Pairs
-from mandorla.data.stored import StoredConfig, divide
+from mandorla.data.pairing import PairingConfig, Pairs
+from mandorla.data.stored import divide
 from mandorla.errors import MandorlaError
 
 
-class FilesConfig(StoredConfig):
+class FilesConfig(PairingConfig):
     """Say how files are paired and read."""
-
-    unpaired: Literal["error", "keep"] = "error"
-    """What to do where a modality has no file for a key: stop, or keep the sample with that modality missing."""
 
 
 def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Splits:

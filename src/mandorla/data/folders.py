@@ -1,76 +1,109 @@
-"""Paired images from one folder per modality.
+"""Paired files from one folder, glob or list per modality.
 
-Files are paired by key, never by order. The key is read off the file's path within its folder, without the suffix, by a
-regular expression: what its named groups match, or all that it matches if it names none. The group `subject`, if there
-is one, says which files belong to one patient. So `p07_s12_t1.png` and `p07_s12_t2.png` are paired by
+Files are paired by key, never by order. The key is read off a file's name by a regular expression: what its named
+groups match, or all that it matches if it names none. The group `subject`, if there is one, says which files belong to
+one patient. The name of a file is
+
+- in a folder, its path within it, without the suffix
+- for a glob, what the wildcards stand for: `p07/a` for `scans/p07/a_t1.nii.gz` and the glob `scans/*/*_t1.nii.gz`
+- in a list, its path below the folder that all files of the list have in common, without the suffix
+
+So `t1/p07_s12_t1.png` and `t2/p07_s12_t2.png` are paired by
 
     key: "(?P<subject>p[0-9]+)_(?P<slice>s[0-9]+)"
+
+and a glob may end in the key of an array: `cases/*.npz:t1`.
 """
 
+import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Literal
 
-from pydantic import field_validator
-
-from mandorla.data.dataset import Splits
-from mandorla.data.decode import FilesConfig, load_pairs
-from mandorla.data.images import SUFFIXES, find_images
-from mandorla.data.pairing import Found, Pairs, pair
+from mandorla.data.decode import FilesConfig
+from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key
+from mandorla.data.readers import SUFFIXES, find, split_place, stem, to_regex
 from mandorla.errors import MandorlaError
 
 
 class FoldersConfig(FilesConfig):
-    """Name the folders of `folders` and how their files are paired."""
+    """Name the files of `folders` and how they are paired."""
 
     kind: Literal["folders"] = "folders"
-    folders: dict[str, str]
-    """Folder of each modality, searched with its subfolders for PNG, JPEG and TIFF files."""
-    key: str = ".+"
-    """Regular expression for the part of a file's path that pairs it; a group `subject` names the patient."""
-
-    @field_validator("key")
-    @classmethod
-    def _key_compiles(cls, key: str) -> str:
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise ValueError(f"{key!r} is no regular expression ({error})") from error
-        return key
-
-
-def load_folders(config: FoldersConfig, seed: int) -> Splits:
-    """Return train, val and test, divided by patient under `seed`.
-
-    Raises `MandorlaError` as `pair_folders` and `load_pairs` do.
-    """
-    return load_pairs(pair_folders(config), config, seed, "data.folders")
+    folders: dict[str, str | list[str]]
+    """Files of each modality: a folder, searched with its subfolders; a glob (`scans/*/t1.nii.gz`); or a list."""
+    key: KeyPattern = ".+"
+    """Regular expression for the part of a file's name that pairs it; a group `subject` names the patient."""
 
 
 def pair_folders(config: FoldersConfig) -> Pairs:
     """Return the samples in the folders.
 
-    Raises `MandorlaError` for a missing or empty folder, a file that the key does not match, and as `pair` does.
+    Raises `MandorlaError` for a missing or empty folder, a glob without a file, a listed file that is missing, a file
+    that the key does not match, and as `pair` does.
     """
     pattern = re.compile(config.key)
-    found = [file for name, folder in config.folders.items() for file in _find(name, config.locate(folder), pattern)]
-    return pair(found, list(config.folders), config.unpaired, "data.folders")
+    found: list[Found | Unpairable] = []
+    for modality, where in config.folders.items():
+        if isinstance(where, list):
+            named = _in_list([str(config.locate(place)) for place in where], f"data.folders.{modality}")
+        elif (folder := config.locate(where)).is_dir():
+            named = _in_folder(folder, f"data.folders.{modality}")
+        else:
+            named = _in_glob(config, where, f"data.folders.{modality}")
+        for place, name in named:
+            key = read_key(pattern, name)
+            found.append(Unpairable(place, key) if isinstance(key, str) else Found(place, modality, *key))
+    return pair(found, list(config.folders), config, "data.folders")
 
 
-def _find(modality: str, folder: Path, pattern: re.Pattern[str]) -> Iterator[Found]:
-    """Yield the image files in `folder`."""
-    if not folder.is_dir():
-        raise MandorlaError(f"{folder}: no such folder; mend data.folders, or set data.root or MANDORLA_DATA")
-    paths = find_images(folder, "**/*")
+def _in_folder(folder: Path, setting: str) -> Iterator[tuple[str, str]]:
+    """Yield place and name of each file in a folder."""
+    paths = find(folder)
     if not paths:
         raise MandorlaError(
-            f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}); put some there, or mend data.folders"
+            f"{folder}: holds no file that can be read ({', '.join(SUFFIXES)}); put some there, or mend {setting}"
         )
     for path in paths:
-        match = pattern.search(path.relative_to(folder).with_suffix("").as_posix())
-        if match is None:
-            raise MandorlaError(f"{path}: data.key {pattern.pattern!r} does not match its name")
-        named = {group: text or "" for group, text in match.groupdict().items()}
-        key = "/".join(named.values()) or match[0]
-        yield Found(str(path), modality, key, named.get("subject", key))
+        yield str(path), _name(path, folder)
+
+
+def _in_glob(config: FoldersConfig, where: str, setting: str) -> Iterator[tuple[str, str]]:
+    """Yield place and name of each file that a glob matches."""
+    glob, key = split_place(where)
+    fixed = next((index for index, part in enumerate(glob.parts) if {"*", "?"} & set(part)), None)
+    folder = config.locate(str(PurePath(*glob.parts[:fixed])))
+    if fixed is None or not folder.is_dir():
+        raise MandorlaError(f"{folder}: no such folder; mend {setting}, or set data.root or MANDORLA_DATA")
+    pattern = "/".join(glob.parts[fixed:])
+    paths = find(folder, pattern)
+    if not paths:
+        raise MandorlaError(f"{folder}: no file like {pattern} that can be read; put some there, or mend {setting}")
+    for path in paths:
+        yield f"{path}:{key}" if key else str(path), _wildcards(pattern, path.relative_to(folder).as_posix())
+
+
+def _in_list(places: Sequence[str], setting: str) -> Iterator[tuple[str, str]]:
+    """Yield place and name of each file in a list."""
+    paths = [split_place(place)[0] for place in places]
+    for path in paths:
+        if not path.exists():
+            raise MandorlaError(f"{path}: no such file; mend {setting}, or set data.root or MANDORLA_DATA")
+    if not paths:
+        raise MandorlaError(f"{setting}: an empty list; name its files, or leave the modality out")
+    common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    for place, path in zip(places, paths, strict=True):
+        yield place, _name(path.absolute(), common)
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_name(stem(path)).as_posix()
+
+
+def _wildcards(pattern: str, path: str) -> str:
+    """Return what the wildcards of a glob stand for, without the suffix."""
+    match = to_regex(pattern).fullmatch(path)
+    end = len(path) - len(PurePath(path).name) + len(stem(PurePath(path)))
+    spans = [match.span(group) for group in range(1, match.re.groups + 1)]
+    return "/".join(filter(None, (path[start : min(stop, end)].strip("/") for start, stop in spans if start >= 0)))

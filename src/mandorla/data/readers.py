@@ -109,12 +109,19 @@ def find(folder: Path, pattern: str = "**/*") -> list[Path]:
     Links are followed; what begins with a dot is left out. Raises `MandorlaError` for a link that leads back to a
     folder above it, and for names with line breaks or that are not Unicode: they would not fit into a list of names.
     """
-    matches = re.compile(_translate(pattern)).fullmatch
+    matches = to_regex(pattern).fullmatch
     found = [path for path in _walk(folder) if matches(path.relative_to(folder).as_posix())]
     for path in found:
         if not str(path.relative_to(folder)).isprintable():
             raise MandorlaError(f"{str(path)!r}: unprintable characters in the name; rename the file")
     return sorted(found)
+
+
+def to_regex(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern as `find` takes it, with a group for each wildcard."""
+    parts = {"**/": "(.*/)?", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
+    split = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in split), re.DOTALL)
 
 
 def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -128,11 +135,6 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- search
-
-
-def _translate(pattern: str) -> str:
-    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
 
 
 def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
