@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -236,6 +238,24 @@ def test_an_interrupted_command_says_how_to_go_on(calls, monkeypatch, capsys):
     assert "the same command" in capsys.readouterr().err
 
 
+def test_interrupted_while_it_starts_it_ends_without_a_word(tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    source = Path(mandorla.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(source)])}
+    for start in (["-m", "mandorla"], [str(source.parent / "vae_uv" / "vae_train.py")]):
+        result = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
+
+
+def test_training_says_what_comes_next(calls, capsys):
+    assert run("train", "vae", "--run", "runs/my scans") == 0
+    assert capsys.readouterr().out.endswith(
+        "trained in runs/my scans; next: mandorla train diffusion 'runs/my scans'\n"
+    )
+    assert run("train", "diffusion", "--run", "r") == 0
+    assert capsys.readouterr().out.endswith("trained in r; next: mandorla evaluate r\n")
+
+
 def test_wrong_arguments_are_refused(capsys):
     assert run("smaple", "r") == 2
     assert run("sample") == 2
@@ -268,5 +288,10 @@ def test_the_whole_path(tmp_path, monkeypatch, capsys):
     assert run("swap", "r", "--shared-from", "0", "--private-from", "15") == 0
     for path in ("r/samples/grid.png", "r/samples/view0/0001.png", "out/view1/0001.png", "r/swap/swap.npz"):
         assert Path(path).is_file(), path
+    for path in Path("r/diffusion").iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run("sample", "r", "--out", "zz/x") == 2
+    assert "train this stage first" in capsys.readouterr().err
+    assert not Path("zz").exists()
     assert run("sample", "out") == 2
     assert "not a run folder" in capsys.readouterr().err

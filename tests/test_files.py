@@ -1,6 +1,5 @@
 """Files in, files out: what is written, what is refused, and that nothing half-written stays."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from mandorla.data.images import read_image, write_image
 from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
 from mandorla.errors import MandorlaError
 from mandorla.model import Mandorla
+from mandorla.storage import locked
 
 
 class FakeTest:
@@ -274,10 +274,30 @@ def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_a_killed_command_left_is_no_hindrance(model, tmp_path):
-    (tmp_path / f".out.{os.getpid()}.partial").mkdir()
-    files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
+def test_what_a_killed_command_left_is_removed(model, tmp_path):
+    (tmp_path / ".out.partial" / "t1").mkdir(parents=True)
+    (tmp_path / ".out.partial" / "samples.npz").touch()
+    out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.npz", "t1", "t2"]
+
+
+def test_two_commands_do_not_write_into_one_folder(model, tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    with locked(tmp_path / ".out.partial"), pytest.raises(MandorlaError, match="another command is writing here"):
+        files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_takes_the_folders_that_were_made_for_it(model, tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    monkeypatch.setattr(model, "sample", lambda *_, **__: 1 / 0)
+    for out in ("old/new/newer/out", "new/out"):
+        with pytest.raises(ZeroDivisionError):
+            files.sample(model, tmp_path / out, num=2, seed=0, steps=None)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "run"]
+    monkeypatch.undo()
+    assert (files.sample(model, tmp_path / "new" / "newer" / "out", num=2, seed=0, steps=None) / "grid.png").is_file()
 
 
 def test_pictures_get_the_intensity_of_the_training(model, t1, tmp_path):
@@ -323,5 +343,7 @@ def test_swap_from_files(model, tmp_path):
         files.swap(model, "0", str(tmp_path / "a.npz"), None)
     with pytest.raises(MandorlaError, match="no sample 5 in the test split: it has 5"):
         files.swap(model, "5", "0", None)
+    with pytest.raises(MandorlaError, match="no sample 777777777...77777777 in the test split: it has 5"):
+        files.swap(model, 5000 * "7", "0", None)
     with pytest.raises(MandorlaError, match="absent.npz: no such file"):
         files.swap(model, "absent.npz", "0", None)

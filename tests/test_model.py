@@ -328,6 +328,9 @@ def test_mistakes(digits, call, message):
 
 
 def test_load_refuses_what_is_no_run(tmp_path, polydigits_run, copy_of):
+    for nothing in (None, 3, b"run", ["run"]):
+        with pytest.raises(MandorlaError, match="load takes the path of a run folder, not"):
+            mandorla.load(nothing)
     with pytest.raises(MandorlaError, match="no such run folder"):
         mandorla.load(tmp_path / "none")
     with pytest.raises(MandorlaError, match="is not a run folder"):

@@ -1,6 +1,9 @@
 """Recipes: those that ship are valid, a run folder is one, and a folder belongs to what it was begun with."""
 
 import json
+import re
+import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,23 @@ def test_shipped_recipes(name):
     recipe = read_recipe(name)
     assert recipe.run == f"runs/{name}"
     assert recipe.seed == 0
-    text = (SHIPPED / f"{name}.yaml").read_text()
-    assert text.startswith("# "), "a header says what for"
-    assert f"mandorla train vae {name}" in text
     assert read_recipe(name, ["seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+def test_headers_of_recipes(name):
+    """What for; which data, on what, how long, what comes out; and the commands, which read this recipe."""
+    lines = takewhile(lambda line: line.startswith("# "), (SHIPPED / f"{name}.yaml").read_text().splitlines())
+    purpose, *parts = re.split(r"(Data|Hardware|Minutes|Expect|Command): ", " ".join(line[2:] for line in lines))
+    header = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert len(purpose.split()) > 5 and purpose.rstrip().endswith(".")
+    assert list(header) == ["Data", "Hardware", "Minutes", "Expect", "Command"]
+    assert "CPU" in header["Hardware"] or "GPU" in header["Hardware"]
+    for key in ("Minutes", "Expect"):
+        assert re.search(r"\d|not measured", header[key]), f"{key}: a number"
+    commands = [shlex.split(command) for command in header["Command"].split(" && ")]
+    assert [command[1:4] for command in commands[:2]] == [["train", "vae", name], ["train", "diffusion", name]]
+    assert commands[2][1:] == ["evaluate", f"runs/{name}"]
 
 
 def test_a_file_comes_before_a_name_and_a_folder_is_a_run(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
 
-from mandorla.cli import main  # noqa: E402
+from mandorla.__main__ import main  # noqa: E402
 
 if __name__ == "__main__":
     main(["train", "vae", str(HERE / "vae.yaml"), *sys.argv[1:]])

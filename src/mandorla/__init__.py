@@ -4,10 +4,10 @@ Names are imported on first use, so that `import mandorla` alone stays fast and 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from mandorla.errors import MandorlaError, MandorlaWarning
 
+TYPE_CHECKING = False  # type checkers know the name; importing `typing` would take longer than all of this
 if TYPE_CHECKING:
     from mandorla.latents import Latents
     from mandorla.model import Mandorla, load

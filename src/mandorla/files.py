@@ -5,12 +5,11 @@ the model runs. A folder appears under its name only when everything in it has b
 """
 
 import difflib
-import os
 import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -24,6 +23,7 @@ from mandorla.data.stored import StoredConfig, shrink
 from mandorla.errors import MandorlaError
 from mandorla.model import Mandorla
 from mandorla.pictures import grid
+from mandorla.storage import locked
 
 Arrays = dict[str, np.ndarray]
 
@@ -207,10 +207,10 @@ def _read_sample(model: Mandorla, text: str) -> Arrays:
     """Return arrays of all or some modalities: of one sample of the test split, or from an `.npz`."""
     if not text.isdecimal():
         return _read_npz(Path(text), model.modalities)
-    test, index = model.data().test, int(text)
-    if index >= len(test):
-        raise MandorlaError(f"no sample {index} in the test split: it has {len(test)}, counted from 0")
-    batch = test.batch([index])
+    test = model.data().test
+    if len(text) > 18 or int(text) >= len(test):
+        raise MandorlaError(f"no sample {_short(text)} in the test split: it has {len(test)}, counted from 0")
+    batch = test.batch([int(text)])
     return {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
 
 
@@ -246,23 +246,33 @@ def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
 
 @contextmanager
 def _new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; rename it to `target` if all goes well, else remove it."""
+    """Give a temporary folder beside `target`; rename it to `target` if all goes well, else remove it.
+
+    What a killed command left there is removed; folders above `target` that are made for it go again if it fails.
+    """
     target = target.resolve()
     if target.exists() and not (target.is_dir() and (replace or not any(target.iterdir()))):
         raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed command: in containers process numbers recur
-    folder.mkdir()
+    folder = target.with_name(f".{target.name}.partial")
+    new = [parent for parent in target.parents if not parent.exists()]
     try:
-        yield folder
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            try:
+                yield folder
+                if target.exists():
+                    shutil.rmtree(target)
+                folder.rename(target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise MandorlaError(f"{target} cannot be written ({error}): make room, or choose another folder") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for parent in new:
+            with suppress(OSError):  # not empty: something was written
+                parent.rmdir()
 
 
 def _arrays(x: Mapping) -> Arrays:
@@ -289,6 +299,10 @@ def _nearest(name: str, names: Sequence[str] | Mapping) -> str:
 def _list(names: Sequence[str] | Mapping) -> str:
     shown = list(names)[:5]
     return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:9]}...{text[-8:]}"
 
 
 def _size(size: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ many are drawn.
 """
 
 import difflib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,9 +47,11 @@ class Samples:
 
 def load(run: Path | str) -> "Mandorla":
     """Return the model in a run folder. Raises MandorlaError if there is none."""
+    if not isinstance(run, str | os.PathLike):
+        raise MandorlaError(f"load takes the path of a run folder, not {run!r}")
     run = Path(run)
     if not run.is_dir():
-        raise MandorlaError(f"{run}: no such run folder")
+        raise MandorlaError(f"{run}: no such run folder: give the folder that `mandorla train vae` wrote")
     return Mandorla(run)
 
 
