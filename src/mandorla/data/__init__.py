@@ -12,6 +12,7 @@ from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.decode import FilesConfig, load_pairs
 from mandorla.data.folders import FoldersConfig, pair_folders
 from mandorla.data.intensity import UNIT
+from mandorla.data.mhd import MhdConfig, load_mhd
 from mandorla.data.pairing import Pairs
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
@@ -20,14 +21,14 @@ from mandorla.data.record import follow_record, keep_record
 from mandorla.data.table import TableConfig, pair_table
 from mandorla.errors import MandorlaWarning
 
+_Composed = PolydigitsConfig | PolymnistConfig | MhdConfig | PhantomConfig
 _Files = FoldersConfig | TableConfig
-DataConfig = Annotated[
-    PolydigitsConfig | PolymnistConfig | PhantomConfig | ArraysConfig | _Files, Field(discriminator="kind")
-]
+DataConfig = Annotated[_Composed | ArraysConfig | _Files, Field(discriminator="kind")]
 
 _LOADERS = {
     PolydigitsConfig: load_polydigits,
     PolymnistConfig: load_polymnist,
+    MhdConfig: load_mhd,
     PhantomConfig: load_phantom,
     ArraysConfig: load_arrays,
 }

@@ -4,7 +4,8 @@ With s a waveform in [-1, 1], w a Hann window of sum 1 and h the hop,
 
     P[f, k] = | 2 sum_n w[n] s[n + k h] exp(-2 pi i f n) |^2,      S[m, k] = 10 log10 sum_f T_m(f) P[f, k]
 
-(a constant is not doubled), so that a steady sine of amplitude 1 is about 0 dB; S ends below at a floor. T_m are triangles of height 1 that are evenly spaced in mel,
+(a constant is not doubled), so that a steady sine of amplitude 1 is about 0 dB; S ends below at a floor. T_m are
+triangles of height 1 that are evenly spaced in mel,
 
     mel(f) = 2595 log10(1 + f / 700),
 
