@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -47,11 +47,31 @@ class ArraysConfig(StoredConfig):
     """Where the files can be had, quoted when one is missing."""
 
 
+class Rows(NamedTuple):
+    """Hold what arrays give, row by row: images `x` `(N, C, *size)` and, bool `(N,)`, whether they are `present`."""
+
+    x: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    ids: list[str]
+    groups: np.ndarray
+    labels: dict[str, np.ndarray]
+    parts: list[str] | None
+
+
 def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     """Return train, val and test, divided by group under `seed`.
 
-    Raises `MandorlaError` for a missing file or array, fewer than two modalities, unequal numbers of samples, a type or
-    number of axes that is no image, and as `divide` does.
+    Raises `MandorlaError` as `gather_arrays` and `divide` do.
+    """
+    rows = gather_arrays(config)
+    return divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.images", rows.labels, rows.parts)
+
+
+def gather_arrays(config: ArraysConfig) -> Rows:
+    """Return the samples in the arrays, undivided.
+
+    Raises `MandorlaError` for a missing file or array, fewer than two modalities, unequal numbers of samples, and a
+    type or number of axes that is no image.
     """
     if len(config.images) < 2:
         raise MandorlaError(f"data.images: {len(config.images)} modality given, paired data need two or more")
@@ -87,7 +107,7 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     x = {name: _to_images(config, f"data.images.{name}", array) for name, array in arrays.items()}
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
     given = None if parts is None else _names(parts).tolist()
-    return divide(x, present, ids, _names(groups), config, seed, "data.images", labels, given)
+    return Rows(x, present, ids, _names(groups), labels, given)
 
 
 def _names(array: np.ndarray) -> np.ndarray:

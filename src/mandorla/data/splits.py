@@ -135,13 +135,13 @@ def check_duplicates(
 
     Raises `MandorlaError` for the same image; warns of images that look the same. Blank images do not count.
     """
-    if found := _shared(digests, rows, ids):
+    if found := find_shared(digests, rows, ids):
         name, (one, other) = found[0]
         raise MandorlaError(
             f"{source}: {len(found)} image(s) lie in two parts, such as {name} of samples {one!r} and {other!r}; "
             "remove one, give both the same group, or set data.duplicates to keep"
         )
-    if found := _shared(looks, rows, ids):
+    if found := find_shared(looks, rows, ids):
         name, (one, other) = found[0]
         warnings.warn(
             f"{source}: {len(found)} image(s) look like one in another part, such as {name} of samples {one!r} and "
@@ -235,10 +235,13 @@ def _draw(names: Sequence[str], num: int, stratum: Mapping[str, str]) -> tuple[l
     return taken, rest
 
 
-def _shared(
+def find_shared(
     digests: Mapping[str, Sequence[bytes]], rows: Mapping[str, np.ndarray], ids: Sequence[str]
 ) -> list[tuple[str, tuple[str, str]]]:
-    """Return the images of a later part that an earlier one has too: modality, and the ids of both samples."""
+    """Return the images of a later part that an earlier one has too: modality, and the ids of both samples.
+
+    `digests[modality]` are hashes by row, empty for an image that is not to count; `rows` are those of each part.
+    """
     found = []
     for name, hashes in digests.items():
         first: dict[bytes, tuple[str, str]] = {}
