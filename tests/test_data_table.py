@@ -128,7 +128,7 @@ def test_quoted_cells_may_hold_line_breaks(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("p1b_t1.png", "p1x_t1.png", r"scans.csv:5: no file 'p1x_t1.png' beside the table or in "),
+        ("p1b_t1.png", "p1x_t1.png", r"scans.csv:5: no file 'p1x_t1.png' in .* or .*; put it there"),
         ("p1b_t1.png", "p1a_t1.png", "p1a_t1.png: is t1 of 'p1/b', and also t1 of 'p1/a'"),
         ("p2a_t2.png", "p2a_t1.png", "p2a_t1.png: is t2 of 'p2/a', and also t1 of 'p2/a'"),
         ("p1,b,p1b_t1.png", "p1,a,p1b_t1.png", "scans.csv:5: has the key 'p1/a' of .*scans.csv:4"),

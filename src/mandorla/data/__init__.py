@@ -8,11 +8,13 @@ from typing import Annotated
 from pydantic import Field
 
 from mandorla.data.arrays import ArraysConfig, load_arrays
+from mandorla.data.bids import BidsConfig, pair_bids
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.decode import FilesConfig, load_pairs
 from mandorla.data.folders import FoldersConfig, pair_folders
 from mandorla.data.intensity import UNIT
 from mandorla.data.mhd import MhdConfig, load_mhd
+from mandorla.data.msd import MsdConfig, pair_msd
 from mandorla.data.pairing import Pairs
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
@@ -22,7 +24,7 @@ from mandorla.data.table import TableConfig, pair_table
 from mandorla.errors import MandorlaWarning
 
 _Composed = PolydigitsConfig | PolymnistConfig | MhdConfig | PhantomConfig
-_Files = FoldersConfig | TableConfig
+_Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig
 DataConfig = Annotated[_Composed | ArraysConfig | _Files, Field(discriminator="kind")]
 
 _LOADERS = {
@@ -35,6 +37,8 @@ _LOADERS = {
 _PAIRERS = {
     FoldersConfig: pair_folders,
     TableConfig: pair_table,
+    MsdConfig: pair_msd,
+    BidsConfig: pair_bids,
 }
 
 

@@ -264,6 +264,17 @@ def to_modality(name: str, aliases: Mapping[str, str] | None = None) -> str | No
     return _table().get(re.sub(r"[\W_]+", "", name).lower())
 
 
+def is_mask(name: str) -> bool:
+    """Return whether a name, as `to_modality` gives it, is that of a mask."""
+    return name.endswith("_mask")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the names of modalities and masks in the order of the tables above, others after them."""
+    known = [*ALIASES, *MASKS]
+    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
 def to_part(name: str) -> str:
     """Return `name` as one of train, val and test if it means one of them, else as it is."""
     name = name.strip()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mandorla.data.decode import FilesConfig
-from mandorla.data.pairing import MASKS, NOTHING, Pairs, Row, Unpairable, pair_rows, to_modality, to_part, to_values
+from mandorla.data.pairing import NOTHING, Pairs, Row, Unpairable, is_mask, pair_rows, to_modality, to_part, to_values
 from mandorla.data.readers import split_place, suffix
 from mandorla.errors import MandorlaError
 
@@ -65,6 +65,9 @@ def pair_table(config: TableConfig) -> Pairs:
     labels = [name for name in columns if name not in taken] if config.labels is None else config.labels
     values = {to_label_name(name): to_values(columns[name]) for name in labels}
 
+    def given(names: Sequence[str], index: int) -> Iterator[tuple[str, str]]:
+        return ((name, cell) for name in names if (cell := columns[name][index]).lower() not in NOTHING)
+
     def rows() -> Iterator[Row | Unpairable]:
         for index, line in enumerate(lines):
             where = f"{path}:{line}"
@@ -76,8 +79,8 @@ def pair_table(config: TableConfig) -> Pairs:
                 where,
                 "/".join([subject, *rest]).rstrip("/"),
                 subject,
-                {name: place for name in modalities if (place := _locate(config, path, columns[name][index], where))},
-                {name: place for name in masks if (place := _locate(config, path, columns[name][index], where))},
+                {name: find_place(config, path.parent, cell, where) for name, cell in given(modalities, index)},
+                {name: find_place(config, path.parent, cell, where) for name, cell in given(masks, index)},
                 {name: column[index] for name, column in values.items()},
                 to_part(columns[split][index]) or None if split else None,
             )
@@ -125,20 +128,23 @@ def to_label_name(column: str) -> str:
     return "group_label" if column == GROUP else column
 
 
+def find_place(config: FilesConfig, folder: Path, text: str, where: str) -> str:
+    """Return the place that `text` names in `folder`, or under `data.root` for what is not there.
+
+    Raises `MandorlaError`, which begins with `where`, if it is in neither.
+    """
+    for place in (str(folder / text), str(config.locate(text))):
+        if split_place(place)[0].exists():
+            return place
+    raise MandorlaError(
+        f"{where}: no file {text!r} in {folder} or {config.locate('')}; put it there, or mend the entry"
+    )
+
+
 def _holds_places(cells: Sequence[str]) -> bool:
     given = [cell for cell in cells if cell.lower() not in NOTHING]
     return bool(given) and all(suffix(split_place(cell)[0]) for cell in given)
 
 
 def _is_mask(name: str) -> bool:
-    return to_modality(name) in MASKS or name.lower().endswith(("mask", "_seg"))
-
-
-def _locate(config: TableConfig, table: Path, cell: str, where: str) -> str | None:
-    """Return the place that a cell names, if it names one."""
-    if cell.lower() in NOTHING:
-        return None
-    for place in (str(table.parent / cell), str(config.locate(cell))):
-        if split_place(place)[0].exists():
-            return place
-    raise MandorlaError(f"{where}: no file {cell!r} beside the table or in {config.locate('')}; mend the row")
+    return is_mask(to_modality(name) or name) or name.lower().endswith(("mask", "_seg"))

@@ -1,0 +1,147 @@
+"""Paired files in the Brain Imaging Data Structure (BIDS).
+
+    sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz
+    sub-01/ses-a/anat/sub-01_ses-a_acq-sag_ce-gadolinium_T1w.nii.gz
+    participants.tsv
+
+A file's name is a list of *entities*, `key-value`, and ends in a suffix that tells the modality, by the names in
+`mandorla.data.pairing`; T1w with the entity `ce` is `t1gd`. A suffix such as `mask` or `dseg` tells a mask, called by
+the entity `label` or `desc`. Subject and session are the key. The columns of `participants.tsv` are labels. Only the
+folders of subjects in `folder` are looked at: derivatives are data of their own.
+
+Reference: The brain imaging data structure, a format for organizing and describing outputs of neuroimaging experiments
+(Gorgolewski et al., 2016), https://doi.org/10.1038/sdata.2016.44.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mandorla.data.decode import FilesConfig
+from mandorla.data.pairing import Found, Pairs, Unpairable, in_order, is_mask, pair, to_modality, to_values
+from mandorla.data.readers import NIFTI, find, stem, suffix
+from mandorla.data.table import read_table, to_label_name
+from mandorla.errors import MandorlaError
+
+PARTICIPANTS = "participants.tsv"
+PARTICIPANT = "participant_id"
+
+
+class BidsConfig(FilesConfig):
+    """Name the folder of `bids` and which of its files to take."""
+
+    kind: Literal["bids"] = "bids"
+    folder: str = "."
+    """Folder that holds the folders `sub-...`."""
+    modalities: list[str] | None = None
+    """Modalities to take; null takes all that are found."""
+    datatypes: list[str] = ["anat"]
+    """Folders of a subject or session to look into; files that lie beside them are taken too."""
+    entities: dict[str, str | None] = {}
+    """Which of several files of a modality to take, such as `{acq: highres, run: null}`: one with that value, or, for
+    null, without that entity. A file that has another value is never taken."""
+    labels: list[str] | None = None
+    """Columns of `participants.tsv` to take as labels; null takes all."""
+
+
+class _File(NamedTuple):
+    path: Path
+    name: str
+    key: str
+    subject: str
+    entities: Mapping[str, str]
+
+
+def pair_bids(config: BidsConfig) -> Pairs:
+    """Return the samples, one for each session of each subject.
+
+    Raises `MandorlaError` for a missing folder, several files of one modality that `data.entities` does not choose
+    from, a broken `participants.tsv`, and as `pair` does; a file without a BIDS name, or in another subject's folder,
+    is unpairable.
+    """
+    folder = config.locate(config.folder)
+    subjects = sorted(path for path in folder.glob("sub-*") if path.is_dir())
+    if not subjects:
+        raise MandorlaError(f"{folder}: no folder sub-... in it; mend data.folder, or set data.root or MANDORLA_DATA")
+    parsed = [_parse(path, subject) for subject in subjects for path in _find(subject, config.datatypes)]
+    files = [file for file in parsed if isinstance(file, _File)]
+    names = in_order({file.name for file in files})
+    masks = [name for name in names if is_mask(name)]
+    modalities = config.modalities or [name for name in names if name not in masks]
+    wanted = [file for file in files if file.name in modalities or file.name in masks]
+    found = [Found(str(file.path), file.name, file.key, file.subject) for file in _choose(wanted, config.entities)]
+    pairs = pair([*found, *(file for file in parsed if file not in files)], modalities, config, str(folder), masks)
+    return replace(pairs, labels=_labels(folder / PARTICIPANTS, pairs.groups, config.labels))
+
+
+def _find(subject: Path, datatypes: Sequence[str]) -> list[Path]:
+    """Return the NIfTI files of a subject that lie in a folder of a datatype, or directly in that of a session."""
+    paths = []
+    for path in find(subject):
+        session, *rest = [*path.relative_to(subject).parts[:-1], ""]
+        datatype = "/".join(filter(None, rest if session.startswith("ses-") else [session, *rest]))
+        if suffix(path) in NIFTI and datatype in ("", *datatypes):
+            paths.append(path)
+    return paths
+
+
+def _parse(path: Path, folder: Path) -> _File | Unpairable:
+    """Return what a file's name tells."""
+    *pairs, last = stem(path).split("_")
+    entities = dict(pair.partition("-")[::2] for pair in pairs)
+    if not all(entities.values()) or len(entities) < len(pairs) or "-" in last or not last or "sub" not in entities:
+        return Unpairable(str(path), "has no BIDS name, such as sub-01_ses-a_T1w.nii.gz")
+    sessions = [part for part in path.relative_to(folder).parts[:-1] if part.startswith("ses-")]
+    subject, key = f"sub-{entities['sub']}", [f"{name}-{entities[name]}" for name in ("sub", "ses") if name in entities]
+    if subject != folder.name or (sessions and sessions != key[1:]):
+        return Unpairable(str(path), f"lies in {'/'.join([folder.name, *sessions])} but is named {'/'.join(key)}")
+    name = to_modality(last) or last.lower()
+    if is_mask(name) or name.endswith("mask"):
+        part = entities.get("label") or entities.get("desc")
+        name = f"{part.lower()}_mask" if part else name.removesuffix("mask").rstrip("_") + "_mask"
+    elif "ce" in entities:
+        name = name.removesuffix("gd") + "gd"
+    return _File(path, name, "/".join(key), subject, entities)
+
+
+def _choose(files: Sequence[_File], entities: Mapping[str, str | None]) -> list[_File]:
+    """Return one file for each key and modality, as `entities` choose."""
+    chosen: dict[tuple[str, str], _File] = {}
+    for file in files:
+        if any(file.entities.get(entity, value) != value for entity, value in entities.items()):
+            continue
+        other = chosen.setdefault((file.key, file.name), file)
+        if other is file:
+            continue
+        more, less = (sum(entity in one.entities for entity in entities) for one in (file, other))
+        if more == less:
+            differing = sorted(set(file.entities.items()) ^ set(other.entities.items()))
+            names = ", ".join(dict.fromkeys(entity for entity, _ in differing))
+            raise MandorlaError(
+                f"{file.path}: is {file.name} of {file.key!r}, and so is {other.path.name}; "
+                + (f"choose by data.entities ({names})" if names else "remove one")
+            )
+        chosen[file.key, file.name] = file if more > less else other
+    return list(chosen.values())
+
+
+def _labels(path: Path, subjects: Sequence[str], wanted: Sequence[str] | None) -> dict[str, list[str | float | None]]:
+    """Return the columns of `participants.tsv`, a value for each of `subjects`."""
+    if wanted is None and not path.exists():
+        return {}
+    columns, lines = read_table(path)
+    for name in (PARTICIPANT, *(wanted or ())):
+        if name not in columns:
+            raise MandorlaError(f"{path}: no column {name!r}; it has {', '.join(columns)}")
+    rows: dict[str, int] = {}
+    for index, (name, line) in enumerate(zip(columns[PARTICIPANT], lines, strict=True)):
+        subject = f"sub-{name.removeprefix('sub-')}"
+        if rows.setdefault(subject, index) != index:
+            raise MandorlaError(f"{path}:{line}: {subject} is there twice; remove one row")
+    labels = {}
+    for name in wanted if wanted is not None else [name for name in columns if name != PARTICIPANT]:
+        values = to_values([columns[name][rows[subject]] if subject in rows else "" for subject in subjects])
+        if wanted is not None or any(value is not None for value in values):
+            labels[to_label_name(name)] = values
+    return labels
