@@ -121,7 +121,9 @@ def _to_images(config: ArraysConfig, key: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise MandorlaError(f"{key}: {array.dtype} values are no pixels: store integers or floats")
     array = array[:, None] if array.ndim == config.dimensions + 1 else np.moveaxis(array, -1, 1)
-    return array.astype(np.float32) if array.dtype == bool else array
+    if array.dtype == bool:
+        return array.astype(np.float32)
+    return array if isinstance(array, np.memmap) else np.ascontiguousarray(array)  # an .npy may not fit into memory
 
 
 def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str | None], np.ndarray]) -> np.ndarray:
@@ -147,7 +149,7 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
 def load_array(path: Path, key: str | None) -> np.ndarray:
     """Return the array `key` of an .npz file, or that of an .npy file. Raises `MandorlaError` where there is none."""
     try:
-        content = np.load(path, allow_pickle=False)
+        content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if isinstance(content, np.ndarray) != (key is None):
             raise ValueError("an .npy file holds one array, an .npz file several by name; this is the other kind")
         array = content if key is None else content.get(key)

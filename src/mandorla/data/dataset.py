@@ -7,7 +7,8 @@ many at once. The same index gives the same sample, always.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from mandorla.data.intensity import Fitted
+
+CHUNK = 2**24  # values that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,12 @@ class Splits:
 def on_device(dataset: Dataset, device: torch.device) -> Dataset:
     """Return `dataset` with its batches composed on `device` where it can do so, else as it is."""
     return dataset.on(device) if hasattr(dataset, "on") else dataset
+
+
+def row_chunks(values: np.ndarray) -> Iterator[slice]:
+    """Yield slices that cover the rows of `values` `(N, ...)`, each of a size that is cheaply turned to floats."""
+    step = max(1, CHUNK // max(1, math.prod(values.shape[1:])))
+    return (slice(start, min(start + step, len(values))) for start in range(0, len(values), step))
 
 
 def all_present(x: dict[str, Tensor]) -> dict[str, Tensor]:

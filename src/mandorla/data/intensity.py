@@ -35,6 +35,7 @@ from mandorla.storage import read_json, write_text
 FILE = "intensity.json"
 LEVELS = 1024  # among which the background is looked for
 NUM_VALUES = 2**24  # at most so many values, spread evenly, are looked at for a percentile or a deviation
+NUM_ROWS = 2**13  # of at most about so many samples, spread evenly: each must be fetched
 NUM_SEEN = 256  # training samples, spread evenly, that say what is usual
 DARKEST = 0.05  # share of the training samples that are too dark, or blank, to say what is usual
 MARGIN = 0.1  # of the range [0, 1]: how far a median, or a share of saturated values, may leave what is usual
@@ -185,6 +186,10 @@ class Fitted:
             unit[rows] = own.apply(values[rows])
         return unit
 
+    def apply_float(self, values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+        """Return what `apply` would, of stored values that became floats, such as means."""
+        return self.apply(values, groups) if self.subjects else self.usual.apply(values)
+
     def apply_new(self, values: np.ndarray, groups: Sequence[str] | None = None) -> np.ndarray:
         """Return new samples `values` `(B, ...)` as float32 in [0, 1]; none of their subjects is one of the training.
 
@@ -309,6 +314,7 @@ def _range(settings: IntensityConfig, images: np.ndarray, rows: np.ndarray) -> I
 
 def _spread(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the values of the images at `rows`, or evenly spread ones if there are too many."""
+    rows = rows[:: -(-len(rows) // NUM_ROWS)]
     step = -(-len(rows) * images[0].size // NUM_VALUES)
     return np.concatenate([images[row].ravel()[place % step :: step] for place, row in enumerate(rows)])
 

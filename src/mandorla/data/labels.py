@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from mandorla.data.dataset import row_chunks
 from mandorla.errors import MandorlaError
 
 MANY = 1000  # from here on an integer is a number and not a class
-CHUNK = 256  # masks that are resized at once
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,11 @@ def shrink_mask(masks: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         return masks
     small = np.empty((len(masks), *size), masks.dtype)
     values = [None] if masks.dtype.kind == "f" else np.unique(masks)[::-1]  # the first of equally common ones is taken
-    for start in range(0, len(masks), CHUNK):
-        chunk = masks[start : start + CHUNK]
+    for rows in row_chunks(masks):
+        chunk = masks[rows]
         maps = [chunk if value is None else chunk == value for value in values]
         shares = [interpolate(torch.from_numpy(m[:, None].astype(np.float32)), size=size, mode="area") for m in maps]
-        small[start : start + CHUNK] = (
-            shares[0][:, 0].numpy() if values[0] is None else values[torch.cat(shares, 1).argmax(1).numpy()]
-        )
+        small[rows] = shares[0][:, 0].numpy() if values[0] is None else values[torch.cat(shares, 1).argmax(1).numpy()]
     return small
 
 

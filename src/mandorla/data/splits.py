@@ -12,6 +12,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from mandorla.data.dataset import Splits
+from mandorla.data.dataset import Splits, row_chunks
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import read_json, write_text
 
@@ -103,11 +104,36 @@ def split_as_given(
     return _rows(groups, home)
 
 
-def digest_rows(images: np.ndarray) -> list[bytes]:
-    """Return a hash of each image of `(N, ...)` as it is stored; empty for an image of a single value."""
-    return [
-        b"" if image.min() == image.max() else blake2b(image.tobytes(), digest_size=16).digest() for image in images
-    ]
+@dataclass(frozen=True)
+class Marks:
+    """Hold what tells the images of one modality apart, without the images.
+
+    - `hashes`: of each image as it is stored, uint8 `(N, 16)`; zeros where it is missing
+    - `blank`: bool `(N,)`, whether an image is missing or of a single value
+    - `cells`: means of its stored values over a few areas, float32 `(N, C, ...)`, zeros where it is missing
+    """
+
+    hashes: np.ndarray
+    blank: np.ndarray
+    cells: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, present: np.ndarray) -> "Marks":
+        """Return those of `images` `(N, C, *size)`; `present`, bool `(N,)`, says which are there."""
+        hashes = np.zeros((len(images), 16), np.uint8)
+        blank, cells = ~present, []
+        for row in np.flatnonzero(present):
+            image = np.ascontiguousarray(images[row])
+            hashes[row] = np.frombuffer(blake2b(image, digest_size=16).digest(), np.uint8)
+            blank[row] = image.min() == image.max()
+        for rows in row_chunks(images):
+            cells.append(_cells(images[rows].astype(np.float32)))
+            cells[-1][~present[rows]] = 0
+        return cls(hashes, blank, np.concatenate(cells))
+
+    def digests(self) -> list[bytes]:
+        """Return the hash of each image; empty for a blank one."""
+        return [b"" if blank else row.tobytes() for row, blank in zip(self.hashes, self.blank, strict=True)]
 
 
 def digest_looks(unit: np.ndarray) -> list[bytes]:
@@ -116,10 +142,7 @@ def digest_looks(unit: np.ndarray) -> list[bytes]:
     An image is averaged down to a few cells of few levels, so that a copy of other size, type or compression mostly
     looks the same. What has no space, or less of it than cells, has none.
     """
-    cells = NEAR_CELLS.get(unit.ndim - 2, 0)
-    if not cells or min(unit.shape[2:]) < cells:
-        return [b""] * len(unit)
-    small = interpolate(torch.from_numpy(unit), size=(cells,) * (unit.ndim - 2), mode="area").numpy()
+    small = _cells(unit)
     levels = np.minimum(small * NEAR_LEVELS, NEAR_LEVELS - 1).astype(np.uint8)
     return [b"" if len(np.unique(image)) < NEAR_VARIETY else image.tobytes() for image in levels]
 
@@ -187,6 +210,14 @@ def read_splits(path: Path) -> dict[str, list[str] | str]:
     if not isinstance(written, dict) or written.get("hash") != _hash(written):
         raise MandorlaError(f"{path}: its hash does not fit what it holds, it was changed or damaged; {_AGAIN}")
     return written
+
+
+def _cells(images: np.ndarray) -> np.ndarray:
+    """Return float images `(N, C, *size)` averaged down to a few cells; `(N, 0)` if they have less space than cells."""
+    cells = NEAR_CELLS.get(images.ndim - 2, 0)
+    if not cells or min(images.shape[2:]) < cells:
+        return np.zeros((len(images), 0), np.float32)
+    return interpolate(torch.from_numpy(images), size=(cells,) * (images.ndim - 2), mode="area").numpy()
 
 
 def _check_disjoint(splits: Splits) -> None:

@@ -1,7 +1,8 @@
 """What the sources that read files share: where they look, how they hold images, how they divide them.
 
-Images are decoded once and stay in memory as they were stored (a byte per pixel for most); a batch is cut out and
-brought to float32 in [0, 1] when asked for, as `mandorla.data.intensity` says.
+Images are decoded once and stay as they were stored (a byte per pixel for most), in memory or memory-mapped from a
+cache; a batch is cut out and brought to float32 in [0, 1] when asked for, as `mandorla.data.intensity` says. Nothing
+here makes floats of a whole array, so that a set may be larger than memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch.nn.functional import interpolate
 
-from mandorla.data.dataset import Batch, Modality, Splits
+from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, check_duplicates, digest_looks, digest_rows, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, Marks, check_duplicates, digest_looks, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
-
-CHUNK = 256  # images that are resized at once
 
 
 class StoredConfig(RootedConfig):
@@ -96,12 +95,14 @@ def divide(
     source: str,
     labels: Mapping[str, np.ndarray | Sequence[str | float | None]] | None = None,
     parts: Sequence[str | None] | None = None,
+    marks: Mapping[str, Marks] | None = None,
 ) -> Splits:
     """Return the images `x[name]` `(N, C, *size)`, of any number type, as train, val and test, divided by group.
 
-    Images and masks are averaged down to `config.size`; what is missing is set to zero. `labels` go to the factors, as
-    `mandorla.data.labels` says; a mask called `..._mask` also gives `..._present`, whether it marks anything. `parts`
-    names the part of each sample where the data bring their own division. `source` names the data in errors.
+    Images and masks are averaged down to `config.size`; what stands where a modality is missing is never looked at.
+    `labels` go to the factors, as `mandorla.data.labels` says; a mask called `..._mask` also gives `..._present`,
+    whether it marks anything. `parts` names the part of each sample where the data bring their own division. `marks`
+    are those of images that were looked at before: of their size, and without NaN. `source` names the data in errors.
 
     Raises `MandorlaError` for values that are NaN or infinite or do not fit `config.intensity`, a division that leaks,
     the same image in two parts, and names in the settings that the data do not have.
@@ -115,9 +116,10 @@ def divide(
     stored = {}
     for name, images in x.items():
         place = f"{source}, modality {name}"
-        _check_numbers(images, present[name], ids, place)
+        if marks is None:
+            _check_numbers(images, present[name], ids, place)
         stored[name] = shrink(images, config.size, place)
-        stored[name][~present[name]] = 0
+    marks = marks or {name: Marks.of(images, present[name]) for name, images in stored.items()}
     intensity = {
         name: fit(
             config.intensity_of.get(name, config.intensity),
@@ -129,17 +131,16 @@ def divide(
         )
         for name, images in stored.items()
     }
-    digests = {name: digest_rows(images) for name, images in stored.items()}
     if config.duplicates == "error":
-        looks = {name: _looks(images, intensity[name], groups) for name, images in stored.items()}
-        check_duplicates(digests, looks, rows, ids, source)
+        looks = {name: digest_looks(intensity[name].apply_float(m.cells, groups)) for name, m in marks.items()}
+        check_duplicates({name: m.digests() for name, m in marks.items()}, looks, rows, ids, source)
     values = {name: label.values for name, label in known.items()}
     datasets = {
         part: StoredDataset(stored, present, intensity, values, ids[r].tolist(), groups[r], r)
         for part, r in rows.items()
     }
     classes = {name: label.classes for name, label in known.items() if label.classes}
-    return Splits(**datasets, intensity=intensity, classes=classes, contents=_contents(stored, present, ids, rows))
+    return Splits(**datasets, intensity=intensity, classes=classes, contents=_contents(stored, marks, ids, rows))
 
 
 def with_intensity(splits: Splits, intensity: Mapping[str, Fitted]) -> Splits:
@@ -195,40 +196,32 @@ def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, pla
             raise MandorlaError(f"{place}: NaN or infinite values in sample {str(ids[row])!r}; remove or fill them")
 
 
-def _looks(images: np.ndarray, intensity: Fitted, groups: np.ndarray) -> list[bytes]:
-    chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
-    return [look for chunk in chunks for look in digest_looks(intensity.apply(images[chunk], groups[chunk]))]
-
-
 def _contents(
-    stored: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray], ids: np.ndarray, rows: Mapping[str, np.ndarray]
+    stored: Mapping[str, np.ndarray], marks: Mapping[str, Marks], ids: np.ndarray, rows: Mapping[str, np.ndarray]
 ) -> str:
     """Return a hash of names, division, order and images."""
     digest = sha256(repr([(name, images.dtype.str, images.shape[1:]) for name, images in stored.items()]).encode())
     for part in PARTS:
         digest.update(repr((part, ids[rows[part]].tolist())).encode())
-        for name, images in stored.items():
-            digest.update(present[name][rows[part]].tobytes())
-            for row in rows[part]:
-                digest.update(images[row].tobytes())
+        for name in stored:
+            digest.update(marks[name].hashes[rows[part]].tobytes())
     return digest.hexdigest()
 
 
 def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.ndarray:
-    """Return a copy of `images` `(N, C, *size)` averaged over areas down to `size`, in the same type.
+    """Return `images` `(N, C, *size)` averaged over areas down to `size`, in the same type; themselves if they are so.
 
     Raises `MandorlaError`, which names `source`, if an image would have to grow or has another number of axes.
     """
     if size is None or size == images.shape[2:]:
-        return images.copy()
+        return images
     if len(size) != images.ndim - 2 or any(wanted > own for wanted, own in zip(size, images.shape[2:], strict=True)):
         raise MandorlaError(
             f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}"
         )
     small = np.empty((*images.shape[:2], *size), dtype=images.dtype)
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        chunk = torch.from_numpy(chunk.astype(np.result_type(chunk.dtype, np.float32)))
+    for rows in row_chunks(images):
+        chunk = torch.from_numpy(images[rows].astype(np.result_type(images.dtype, np.float32)))
         mean = interpolate(chunk, size=size, mode="area").numpy()
-        small[start : start + CHUNK] = mean if images.dtype.kind == "f" else np.rint(mean)
+        small[rows] = mean if images.dtype.kind == "f" else np.rint(mean)
     return small
