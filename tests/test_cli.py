@@ -291,7 +291,7 @@ def test_the_whole_path(tmp_path, monkeypatch, capsys):
     for path in Path("r/diffusion").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert run("sample", "r", "--out", "zz/x") == 2
-    assert "train this stage first" in capsys.readouterr().err
+    assert "run `mandorla train diffusion r` first" in capsys.readouterr().err
     assert not Path("zz").exists()
     assert run("sample", "out") == 2
     assert "not a run folder" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_without_stage_1(tmp_path):
     recipe = tiny_recipe(tmp_path / "begun")
     with interrupted(1):
         train_vae(recipe)
-    with pytest.raises(MandorlaError, match="weights.safetensors is missing: train this stage first"):
+    with pytest.raises(MandorlaError, match="has no trained stage 1: run `mandorla train vae .*` first"):
         train_diffusion(recipe)
     assert not (tmp_path / "begun" / "diffusion").exists()
 

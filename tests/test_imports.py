@@ -53,6 +53,14 @@ class Mine(EncoderDecoder):
 '''
 
 
+@pytest.fixture(autouse=True)
+def networks_of_other_tests():
+    """Leave the networks registered that were."""
+    before = registered()
+    yield
+    encoder_decoder._REGISTRY.update(before)
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """Return a folder with `mynets.py` and what it imports, which is also the current folder."""

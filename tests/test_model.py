@@ -340,7 +340,7 @@ def test_load_refuses_what_is_no_run(tmp_path, polydigits_run, copy_of):
     model = mandorla.load(run)
     x = some(model, 2)
     model.swap(x, x)
-    with pytest.raises(MandorlaError, match="diffusion.* is missing: train this stage first"):
+    with pytest.raises(MandorlaError, match="has no trained stage 2: run `mandorla train diffusion .*` first"):
         model.sample(1)
 
 

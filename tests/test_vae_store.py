@@ -50,5 +50,5 @@ def test_mistakes(polydigits_run, copy_of, tmp_path):
         load_vae(run)
     config.write_text(text)
     (run / "vae" / "weights.safetensors").unlink()
-    with pytest.raises(MandorlaError, match="weights.safetensors is missing: train this stage first"):
+    with pytest.raises(MandorlaError, match="has no trained stage 1: run `mandorla train vae .*` first"):
         load_vae(run)

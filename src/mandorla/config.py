@@ -107,9 +107,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise MandorlaError(f"{path}: no such file") from error
+        raise MandorlaError(f"{path}: no such file; mend the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise MandorlaError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise MandorlaError(f"{path}: cannot be read as UTF-8 text ({error}); save it as that") from error
     lines: dict[Keys, int] = {}
     tree = _parse_yaml(text, str(path), lines)
     if tree is None:
@@ -122,7 +122,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any], dict[Keys, int]]]:
     """Yield the file at `path` after the files that its `base` leads to: name, values, lines."""
     if path in above:
-        raise MandorlaError(f"{path}: is its own base, by way of {', '.join(map(str, above))}")
+        raise MandorlaError(f"{path}: is its own base, by way of {', '.join(map(str, above))}; remove one")
     layer, lines = read_yaml(path)
     base = layer.pop("base", None)
     if base is not None:
@@ -494,13 +494,15 @@ def _parse_yaml(text: str, place: str, lines: dict[Keys, int]) -> Any:
                     raise MandorlaError(f"{place}:{line}: a key is one word, not a list or a mapping")
                 where = (*keys, key.value)
                 if where[-1] in tree:
-                    raise MandorlaError(f"{place}:{line}: `{_dotted(where)}` is given twice")
+                    raise MandorlaError(f"{place}:{line}: `{_dotted(where)}` is given twice; remove one")
                 lines[where] = line
                 tree[where[-1]] = build(value, where)
             return tree
         tag = node.tag.removeprefix(_TAG)
         if tag not in _SCALARS:
-            raise MandorlaError(f"{place}:{node.start_mark.line + 1}: the YAML tag {node.tag} is not allowed here")
+            raise MandorlaError(
+                f"{place}:{node.start_mark.line + 1}: the YAML tag {node.tag} is not allowed here; remove it"
+            )
         return _SCALARS[tag][2](node.value)
 
     try:
@@ -508,6 +510,6 @@ def _parse_yaml(text: str, place: str, lines: dict[Keys, int]) -> Any:
         return None if node is None else build(node, ())
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise MandorlaError(f"{place}{line}: not valid YAML: {error.problem}") from error
+        raise MandorlaError(f"{place}{line}: not valid YAML: {error.problem}; mend it") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise MandorlaError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise MandorlaError(f"{place}: not valid YAML: {' '.join(str(error).split())}; mend it") from error

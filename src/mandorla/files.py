@@ -119,19 +119,19 @@ def _read_inputs(model: Mandorla, source: Path, given: Sequence[Modality]) -> tu
         return _read_folders(model, source, given)
     x = _read_npz(source, given)
     if missing := [modality.name for modality in given if modality.name not in x]:
-        raise MandorlaError(f"{source}: no array for {_list(missing)}")
+        raise MandorlaError(f"{source}: no array for {_list(missing)}; add it, or leave it out of what is given")
     return x, _numbers(len(next(iter(x.values()))))
 
 
 def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
     """Return the arrays in `path` that are named like one of `modalities`, checked."""
     if not path.exists():
-        raise MandorlaError(f"{path}: no such file or folder")
+        raise MandorlaError(f"{path}: no such file or folder; mend the path")
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: np.asarray(archive[name]) for name in archive.files}
     except (AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError, BadZipFile, zlib.error) as error:
-        raise MandorlaError(f"{path}: not a whole .npz file of plain arrays") from error
+        raise MandorlaError(f"{path}: not a whole .npz file of plain arrays; write it anew with numpy.savez") from error
     x = {
         modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")
         for modality in modalities
@@ -167,7 +167,9 @@ def _read_folders(model: Mandorla, source: Path, given: Sequence[Modality]) -> t
     stems = sorted(set().union(*files.values()))
     for name, by_stem in files.items():
         if unpaired := [stem for stem in stems if stem not in by_stem]:
-            raise MandorlaError(f"{source / name}: no image for {_list(unpaired)}, which another given modality has")
+            raise MandorlaError(
+                f"{source / name}: no image for {_list(unpaired)}, which another given modality has; add it"
+            )
     key = re.compile(data.key) if isinstance(data, FoldersConfig) else None
     subjects = [_subject(key, stem) for stem in stems]
     x = {}
@@ -196,7 +198,9 @@ def _image_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in find_images(folder, "*"):
         if path.stem in files:
-            raise MandorlaError(f"{path}: {files[path.stem].name} has the same stem; images are paired by stem")
+            raise MandorlaError(
+                f"{path}: {files[path.stem].name} has the same stem; images are paired by stem: rename one"
+            )
         files[path.stem] = path
     if not files:
         raise MandorlaError(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))})")
@@ -218,7 +222,7 @@ def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
     """Return `array` as float32 if it is `(N, C, *size)` of `modality` in [0, 1]; `place` says where it comes from."""
     _check_shape(array, modality, place)
     if not len(array):
-        raise MandorlaError(f"{place}: no samples")
+        raise MandorlaError(f"{place}: no samples; give at least one")
     if not np.issubdtype(array.dtype, np.floating):
         raise MandorlaError(f"{place}: {array.dtype} values, expected floating-point numbers in [0, 1]: rescale them")
     if not np.isfinite(array).all():

@@ -111,7 +111,7 @@ class Mandorla:
     def decode(self, latents: Latents) -> dict[str, Tensor]:
         """Return every modality whose private part is in `latents`, clipped to [0, 1]."""
         if latents.shared is None:
-            raise MandorlaError("latents without a shared part cannot be decoded")
+            raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
         decoded = {
             name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in _chunks(len(u))]
@@ -149,7 +149,7 @@ class Mandorla:
         _check_whole("num_samples", num_samples, 1)
         wanted = self._names(wanted)
         if both := sorted(set(wanted) & set(x)):
-            raise MandorlaError(f"modality {both[0]!r} is both given and wanted")
+            raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         keys = [(index, draw) for index in range(len(encoded[SHARED])) for draw in range(num_samples)]
@@ -189,10 +189,10 @@ class Mandorla:
         if len(first) != len(last):
             raise MandorlaError(f"interpolate needs as many samples at both ends, not {len(first)} and {len(last)}")
         if first.residual != last.residual:
-            raise MandorlaError("interpolate needs residual private parts at both ends, or at neither")
+            raise MandorlaError("interpolate needs residual private parts at both ends, or at neither: see to_residual")
         names = [name for name in first.private if name in last.private]
         if not names:
-            raise MandorlaError("interpolate needs a modality that both ends have")
+            raise MandorlaError("interpolate needs a modality that both ends have: give one")
         frames = []
         for weight in torch.linspace(0, 1, num).tolist():
             c = first.shared if part == "private" else to_sphere(torch.lerp(first.shared, last.shared, weight))
@@ -297,12 +297,12 @@ class Mandorla:
         components = {name: _to_floats(f"latent {name!r}", z, self.device) for name, z in source.components.items()}
         count = max(map(len, components.values()), default=0)
         if not count:
-            raise MandorlaError("no sample is given")
+            raise MandorlaError("no sample is given: give at least one")
         for name, z in components.items():
             if z.shape != (shape := (count, *self.vae.layout.shapes[name])):
                 raise MandorlaError(f"latent {name!r} has shape {tuple(z.shape)}, not {shape}")
             if not torch.isfinite(z).all():
-                raise MandorlaError(f"latent {name!r} has NaN or infinite values")
+                raise MandorlaError(f"latent {name!r} has NaN or infinite values: remove them")
         return replace(Latents.of(components), residual=source.residual)
 
     def _names(self, names: Sequence[str]) -> list[str]:
@@ -333,7 +333,7 @@ class Mandorla:
         if len(counts) > 1:
             raise MandorlaError("modalities of different length: sample i must be at index i in each")
         if 0 in counts:
-            raise MandorlaError("no sample is given")
+            raise MandorlaError("no sample is given: give at least one")
         (count,) = counts
         present = present or {name: np.ones(count, bool) for name in tensors}
         masks = {name: torch.as_tensor(present.get(name, ()), dtype=torch.bool, device=self.device) for name in tensors}
@@ -342,13 +342,13 @@ class Mandorla:
                 raise MandorlaError(f"present must say for each of the {count} samples whether it has {name!r}")
             here = value[masks[name]]
             if not torch.isfinite(here).all():
-                raise MandorlaError(f"{name!r} has NaN or infinite values")
+                raise MandorlaError(f"{name!r} has NaN or infinite values: remove or fill them")
             if here.numel() and not (here.min() >= 0 and here.max() <= 1):
                 raise MandorlaError(
                     f"{name!r} has values from {here.min():g} to {here.max():g}, not in [0, 1]: rescale"
                 )
         if not torch.stack(list(masks.values())).any(0).all():
-            raise MandorlaError("a sample without any modality cannot be encoded")
+            raise MandorlaError("a sample without any modality cannot be encoded: leave it out")
         self._warn_of_strange({name: value[masks[name]] for name, value in tensors.items()})
         return tensors, masks
 

@@ -74,9 +74,11 @@ def gather_arrays(config: ArraysConfig) -> Rows:
     type or number of axes that is no image.
     """
     if len(config.images) < 2:
-        raise MandorlaError(f"data.images: {len(config.images)} modality given, paired data need two or more")
+        raise MandorlaError(
+            f"data.images: {len(config.images)} modality given, paired data need two or more: name them"
+        )
     if unknown := set(config.present) - set(config.images):
-        raise MandorlaError(f"data.present: no modality {sorted(unknown)[0]!r} in data.images")
+        raise MandorlaError(f"data.present: no modality {sorted(unknown)[0]!r} in data.images: mend its name")
     load = lru_cache(load_array)
     arrays = {name: _read(config, f"data.images.{name}", array, load) for name, array in config.images.items()}
     first, num = next((name, len(array)) for name, array in arrays.items())
@@ -91,13 +93,15 @@ def gather_arrays(config: ArraysConfig) -> Rows:
     rows |= {"data.split": parts} if config.split else {}
     for key, array in rows.items():
         if len(array) != num:
-            raise MandorlaError(f"{key}: {len(array)} samples where data.images.{first} has {num}")
+            raise MandorlaError(f"{key}: {len(array)} samples where data.images.{first} has {num}; mend the files")
     for key in ("data.groups", "data.split"):
         if key in rows and (rows[key].ndim != 1 or rows[key].dtype.kind not in "biufSU"):
-            raise MandorlaError(f"{key}: expected one name or number per sample")
+            raise MandorlaError(f"{key}: expected one name or number per sample; name another array")
     for name, mask in masks.items():
         if mask.dtype != bool or mask.ndim != 1 or not mask.any():
-            raise MandorlaError(f"data.present.{name}: expected one true or false per sample and some that are true")
+            raise MandorlaError(
+                f"data.present.{name}: expected one true or false per sample and some that are true; mend it"
+            )
 
     present = {name: masks.get(name, np.ones(num, dtype=bool)) for name in arrays}
     if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
@@ -134,7 +138,7 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
     array = load(config.find(match["npz"] or match["npy"], config.source), match["key"])
     part = match["part"]
     if array.ndim == 0:
-        raise MandorlaError(f"{key}: a single value, not one per sample")
+        raise MandorlaError(f"{key}: a single value, not one per sample; name another array")
     if part is None:
         return array
     if part == "bits":
@@ -142,7 +146,7 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
             raise MandorlaError(f"{key}: packed bits are uint8 with two axes or more, not {array.dtype} {array.shape}")
         return np.unpackbits(array, axis=-1).astype(bool)
     if array.ndim < 2 or int(part) >= array.shape[-1]:
-        raise MandorlaError(f"{key}: no channel {part} on the last axis of shape {array.shape}")
+        raise MandorlaError(f"{key}: no channel {part} on the last axis of shape {array.shape}; it counts from 0")
     return array[..., int(part)]
 
 
@@ -154,9 +158,9 @@ def load_array(path: Path, key: str | None) -> np.ndarray:
             raise ValueError("an .npy file holds one array, an .npz file several by name; this is the other kind")
         array = content if key is None else content.get(key)
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise MandorlaError(f"{path}: cannot be read as a NumPy file ({error})") from error
+        raise MandorlaError(f"{path}: cannot be read as a NumPy file ({error}); replace it") from error
     if array is None:
-        raise MandorlaError(f"{path}: no array {key!r} in it, only {', '.join(content)}")
+        raise MandorlaError(f"{path}: no array {key!r} in it, only {', '.join(content)}; mend the name")
     if not isinstance(array, np.ndarray) or not array.ndim:
-        raise MandorlaError(f"{path}: {key or 'it'} is no array with a row per sample")
+        raise MandorlaError(f"{path}: {key or 'it'} is no array with a row per sample; name another")
     return array

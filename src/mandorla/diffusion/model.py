@@ -89,7 +89,9 @@ class Diffusion(nn.Module):
                 f"this stage 2 was trained in mode {mode!r}, which does not generate shared parts: use mode joint"
             )
         if mode == "conditional" and SHARED not in known:
-            raise MandorlaError("this stage 2 was trained in mode 'conditional': it needs the shared part as condition")
+            raise MandorlaError(
+                "this stage 2 was trained in mode 'conditional': it needs the shared part as condition: give it"
+            )
 
 
 def sample_noise(layout: Layout, seed: int, keys: Sequence[tuple[int, ...]]) -> Components:

@@ -43,6 +43,8 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
 
     Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1.
     """
+    if not (run / FOLDER / WEIGHTS).is_file():
+        raise MandorlaError(f"{run} has no trained stage 2: run `mandorla train diffusion {run}` first")
     tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
     owner = belongs_to(run)
     if owner is None or owner[0] != vae_weights:

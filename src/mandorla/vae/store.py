@@ -32,6 +32,8 @@ def load_vae(run: Path) -> tuple[VAE, str]:
     Raises MandorlaError if `run` is not a run folder, stage 1 is not trained, or weights and settings do not match.
     """
     recipe = read_run(run)
+    if not (run / FOLDER / WEIGHTS).is_file():
+        raise MandorlaError(f"{run} has no trained stage 1: run `mandorla train vae {run}` first")
     weights, _ = load_tensors(run / FOLDER / WEIGHTS)
     described = read_json(run / FOLDER / DESCRIPTION, "modalities")
     modalities = tuple(Modality(m["name"], m["channels"], tuple(m["size"])) for m in described["modalities"])
