@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from mandorla.data import load_data
 from mandorla.data.arrays import ArraysConfig
 from mandorla.data.intensity import MinMax, Percentile, Window
 from mandorla.errors import MandorlaError
+from mandorla.recipe import read_recipe
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 256, (40, 12, 8, 2), dtype=np.uint8)
@@ -199,6 +201,68 @@ def test_mistakes_are_named_in_one_line(root, changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_files_follow_one_another(root):
+    """Two files with patients of their own, looked up by number; in the second some have no t1 but a copy of t2."""
+    x = RNG.integers(1, 256, (12, 12, 8, 2), dtype=np.uint8)
+    has_t1, patient = np.array([True, False, True]), np.arange(12) // 4
+    x[4:8, ..., 0] = x[4:8, ..., 1]
+    names = np.array(["p", "q", "r"])
+    np.savez(root / "more.npz", x=x, patient=patient, names=names, has_t1=has_t1, mask=np.packbits(MASK[:12], axis=-1))
+    np.savez(root / "first.npz", x=STACK, patient=PATIENT, names=[f"patient {k}" for k in range(10)])
+    files = ("first.npz", "more.npz")
+    settings = ArraysConfig(
+        root=str(root),
+        images={"t1": ("first.npz:x:0", "more.npz:x:0"), "t2": ("first.npz:x:1", "more.npz:x:1")},
+        groups=tuple(f"{file}:names[patient]" for file in files),
+        present={"t1": (None, "more.npz:has_t1[patient]")},
+        labels={"lesion_mask": ("labels.npz:mask:bits", "more.npz:mask:bits")},
+    )
+    splits = load_data(settings, seed=0)
+    groups = {part: {name.rpartition("-")[0] for name in dataset.ids} for part, dataset in splits.parts.items()}
+    assert set.union(*groups.values()) == {f"patient {k}" for k in range(10)} | {"p", "q", "r"}
+    assert sum(map(len, groups.values())) == 13
+    patients = [f"patient {k // 4}" for k in range(40)] + ["p"] * 4 + ["q"] * 4 + ["r"] * 4
+    stack, mask = np.concatenate([STACK, x]), np.concatenate([MASK, MASK[:12]])
+    for dataset in splits.parts.values():
+        batch, rows = dataset.batch(range(len(dataset))), rows_of(dataset)
+        assert batch.factors["group"].tolist() == [patients[row] for row in rows]
+        copied = batch.factors["group"] == "q"
+        np.testing.assert_array_equal(batch.present["t1"], ~copied)
+        assert batch.present["t2"].all()
+        assert (batch.x["t1"][torch.from_numpy(copied)] == 0).all()
+        np.testing.assert_allclose(batch.x["t1"][~copied, 0], stack[rows][~copied, ..., 0] / 255, atol=1e-6)
+        np.testing.assert_array_equal(batch.factors["lesion_mask"], mask[rows])
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        (
+            {"groups": ("scans.npz:patient", "scans.npz:short")},
+            "data.groups: 40 [+] 7 samples where .*t1 has 40 [+] 40",
+        ),
+        ({"groups": ("scans.npz:short", "scans.npz:patient")}, "data.groups: 7 [+] 40 samples"),
+        ({"groups": "scans.npz:patient"}, "data.groups: 40 samples where data.images.t1 has 40 [+] 40"),
+        ({"present": {"t1": (None, None, None)}}, "data.present.t1: 40 [+] 40 [+] 0 samples where"),
+        ({"present": {"t1": ()}}, "data.present.t1: an empty list"),
+        ({"groups": ("scans.npz:patient", "scans.npz:name")}, "data.groups: samples of one file are unlike .*int64"),
+        (
+            {"groups": ("scans.npz:name[x]",) * 2},
+            "data.groups: x holds no row numbers of name: give integers from 0 to 39",
+        ),
+        (
+            {"groups": ("scans.npz:short[patient]",) * 2},
+            "patient holds no row numbers of short: give integers from 0 to 6",
+        ),
+        ({"groups": ("scans.npz:patient[none]",) * 2}, "no array 'none' in it"),
+    ],
+)
+def test_mistakes_in_lists(root, changes, complaint):
+    settings = config(root, t1=("scans.npz:x:0",) * 2, t2=("scans.npz:x:1",) * 2, duplicates="keep", **changes)
+    with pytest.raises(MandorlaError, match=complaint):
+        load_data(settings, seed=0)
+
+
 def test_one_modality_is_not_paired(root):
     with pytest.raises(MandorlaError, match="paired data need two or more"):
         load_data(ArraysConfig(root=str(root), images={"t1": "t1.npy"}), seed=0)
@@ -232,3 +296,30 @@ def test_glioma_slices():
     flair, mask = parts[0].x["flair"][:, 0], torch.from_numpy(parts[0].factors["lesion_mask"])
     assert flair[mask].mean() > flair[~mask].mean() + 0.3  # tumours are bright in FLAIR, and the mask lies on them
     assert 0.3 < parts[0].factors["lesion_present"].mean() < 0.6
+
+
+@pytest.mark.skipif(
+    not all((SHARED_DATA / "lgg" / f"lgg_128{name}.npz").exists() for name in ("", "_incomplete")),
+    reason="no lgg/lgg_128.npz and lgg/lgg_128_incomplete.npz under MANDORLA_DATA",
+)
+def test_copies_of_flair_never_reach_a_batch():
+    """Where a contrast was not taken, the published file holds FLAIR in its place: 10 patients, 444 slices."""
+    data = read_recipe("lgg-incomplete", [f"data.root={json.dumps(str(SHARED_DATA))}"]).data
+    file = np.load(SHARED_DATA / "lgg" / "lgg_128_incomplete.npz")
+    has = {"t1": "has_pre", "t1gd": "has_post"}
+    lacking = {name: set(file["patients"][~file[key]]) for name, key in has.items()}
+    assert [len(patients) for patients in lacking.values()] == [6, 10]
+    missing = dict.fromkeys(has, 0)
+    for dataset in load_data(data, seed=0).parts.values():
+        for start in range(0, len(dataset), 250):
+            batch = dataset.batch(range(start, min(start + 250, len(dataset))))
+            assert batch.present["flair"].all()
+            for name, patients in lacking.items():
+                without = torch.from_numpy(np.isin(batch.factors["group"], list(patients)))
+                assert torch.equal(batch.present[name], ~without)
+                assert not batch.x[name][without].any()
+                same = (batch.x[name] == batch.x["flair"]).flatten(1).all(1) & batch.x["flair"].flatten(1).any(1)
+                assert not same.any()
+                missing[name] += int(without.sum())
+    assert missing["t1gd"] == 444
+    assert 0 < missing["t1"] < 444

@@ -2,12 +2,14 @@
 
 An array is named by its file and place: `scans.npz:x` is the array `x` in `scans.npz`, `scans.npz:x:2` the channel 2 on
 its last axis, `scans.npz:m:bits` a mask whose bits were packed along the last axis (`numpy.packbits`), `t1.npy` the
-array in `t1.npy`. Row i of every array is the same sample. So three contrasts that were stacked along the last axis,
-and a mask, read
+array in `t1.npy`; `scans.npz:sex[patient]` is the array `sex`, looked up by the row numbers that `patient` holds. Row i
+of every array is the same sample. So three contrasts that were stacked along the last axis, and a mask, read
 
     images: {t1: lgg/lgg_128.npz:x:0, flair: lgg/lgg_128.npz:x:1, t1gd: lgg/lgg_128.npz:x:2}
-    groups: lgg/lgg_128.npz:patient
+    groups: lgg/lgg_128.npz:patients[patient]
     labels: {lesion_mask: lgg/lgg_128.npz:mask:bits}
+
+A list of arrays is one after the other; every list then names one array for each file, in the same order.
 """
 
 import re
@@ -15,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,24 +27,27 @@ from mandorla.data.dataset import Splits
 from mandorla.data.stored import StoredConfig, divide
 from mandorla.errors import MandorlaError
 
-NAME = re.compile(r"((?P<npz>.+\.npz):(?P<key>[^:]+)|(?P<npy>.+\.npy))(:(?P<part>\d+|bits))?")
+NAME = re.compile(r"((?P<npz>.+\.npz):(?P<key>[^:\[]+)(\[(?P<by>[^\]]+)\])?|(?P<npy>.+\.npy))(:(?P<part>\d+|bits))?")
+Places = str | tuple[str, ...]
 
 
 class ArraysConfig(StoredConfig):
     """Name the arrays of `arrays`: images, groups, what is missing, and what else is known."""
 
     kind: Literal["arrays"] = "arrays"
-    images: dict[str, str]
-    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL`, `FILE.npz:KEY:bits` or `FILE.npy`."""
-    groups: str | None = None
+    images: dict[str, Places]
+    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL`, `FILE.npz:KEY:bits`, `FILE.npz:KEY[ROWS]` or
+    `FILE.npy`, or a list of such that follow one another."""
+    groups: Places | None = None
     """Array that names the group (patient) of each sample; without one, each sample is a group of its own."""
-    present: dict[str, str] = {}
-    """Bool array of each modality that is missing for some samples: true where it is there."""
+    present: dict[str, str | tuple[str | None, ...]] = {}
+    """Bool array of each modality that is missing for some samples: true where it is there; in a list, null stands for
+    a file whose samples all have it."""
     dimensions: Literal[1, 2, 3] = 2
     """Spatial axes of an image; an array with one axis more than samples and space has its channels last."""
-    labels: dict[str, str] = {}
+    labels: dict[str, Places] = {}
     """Array of each label, for evaluation: integers or names are classes, floats numbers, arrays of images masks."""
-    split: str | None = None
+    split: Places | None = None
     """Array that says train, val or test for each sample; without one, groups are divided by the shares and seed."""
     source: str = ""
     """Where the files can be had, quoted when one is missing."""
@@ -79,38 +85,39 @@ def gather_arrays(config: ArraysConfig) -> Rows:
         )
     if unknown := set(config.present) - set(config.images):
         raise MandorlaError(f"data.present: no modality {sorted(unknown)[0]!r} in data.images: mend its name")
+    places: dict[str, Places | tuple[str | None, ...] | None] = {
+        "data.groups": config.groups,
+        "data.split": config.split,
+    }
+    for block, named in (("images", config.images), ("present", config.present), ("labels", config.labels)):
+        places |= {f"data.{block}.{name}": place for name, place in named.items()}
     load = lru_cache(load_array)
-    arrays = {name: _read(config, f"data.images.{name}", array, load) for name, array in config.images.items()}
-    first, num = next((name, len(array)) for name, array in arrays.items())
-    masks = {name: _read(config, f"data.present.{name}", array, load) for name, array in config.present.items()}
-    labels = {name: _read(config, f"data.labels.{name}", array, load) for name, array in config.labels.items()}
-    groups = _read(config, "data.groups", config.groups, load) if config.groups else np.arange(num)
-    parts = _read(config, "data.split", config.split, load) if config.split else None
-
-    rows = {f"data.images.{name}": array for name, array in arrays.items()} | {"data.groups": groups}
-    rows |= {f"data.present.{name}": mask for name, mask in masks.items()}
-    rows |= {f"data.labels.{name}": values for name, values in labels.items()}
-    rows |= {"data.split": parts} if config.split else {}
-    for key, array in rows.items():
-        if len(array) != num:
-            raise MandorlaError(f"{key}: {len(array)} samples where data.images.{first} has {num}; mend the files")
+    parts = {key: _read_all(config, key, place, load) for key, place in places.items() if place is not None}
+    first = f"data.images.{next(iter(config.images))}"
+    lengths = [len(array) for array in parts[first]]
+    arrays = {key: _join(key, of_files, first, lengths) for key, of_files in parts.items()}
+    num = sum(lengths)
     for key in ("data.groups", "data.split"):
-        if key in rows and (rows[key].ndim != 1 or rows[key].dtype.kind not in "biufSU"):
+        if key in arrays and (arrays[key].ndim != 1 or arrays[key].dtype.kind not in "biufSU"):
             raise MandorlaError(f"{key}: expected one name or number per sample; name another array")
-    for name, mask in masks.items():
+    for name in config.present:
+        mask = arrays[f"data.present.{name}"]
         if mask.dtype != bool or mask.ndim != 1 or not mask.any():
             raise MandorlaError(
                 f"data.present.{name}: expected one true or false per sample and some that are true; mend it"
             )
 
-    present = {name: masks.get(name, np.ones(num, dtype=bool)) for name in arrays}
+    everywhere = np.ones(num, dtype=bool)
+    present = {name: arrays.get(f"data.present.{name}", everywhere) for name in config.images}
     if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
         raise MandorlaError(
             f"data.present: sample {alone[0]} and {len(alone) - 1} other(s) have no modality: remove them"
         )
-    x = {name: _to_images(config, f"data.images.{name}", array) for name, array in arrays.items()}
+    x = {name: _to_images(config, key, arrays[key]) for name in config.images for key in [f"data.images.{name}"]}
+    labels = {name: arrays[f"data.labels.{name}"] for name in config.labels}
+    groups = arrays.get("data.groups", np.arange(num))
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
-    given = None if parts is None else _names(parts).tolist()
+    given = _names(arrays["data.split"]).tolist() if config.split else None
     return Rows(x, present, ids, _names(groups), labels, given)
 
 
@@ -130,15 +137,49 @@ def _to_images(config: ArraysConfig, key: str, array: np.ndarray) -> np.ndarray:
     return array if isinstance(array, np.memmap) else np.ascontiguousarray(array)  # an .npy may not fit into memory
 
 
+def _read_all(
+    config: ArraysConfig,
+    key: str,
+    places: Places | tuple[str | None, ...],
+    load: Callable[[Path, str | None], np.ndarray],
+) -> list[np.ndarray | None]:
+    """Return the arrays called `places`, the value of the setting `key`, one for each file."""
+    places = (places,) if isinstance(places, str) else places
+    if not places:
+        raise MandorlaError(f"{key}: an empty list; name an array for each file")
+    return [None if place is None else _read(config, key, place, load) for place in places]
+
+
+def _join(key: str, arrays: list[np.ndarray | None], first: str, lengths: list[int]) -> np.ndarray:
+    """Return the `arrays` of one setting one after the other; `lengths` are those of the setting `first`."""
+    of_files = zip(arrays, chain(lengths, repeat(0)), strict=False)
+    arrays = [np.ones(length, dtype=bool) if array is None else array for array, length in of_files]
+    own = [len(array) for array in arrays]
+    if own != lengths:
+        text, expected = (" + ".join(map(str, numbers)) for numbers in (own, lengths))
+        raise MandorlaError(f"{key}: {text} samples where {first} has {expected}; mend the files")
+    kinds = {(array.shape[1:], array.dtype.kind if array.dtype.kind in "SU" else array.dtype) for array in arrays}
+    if len(kinds) > 1:
+        texts = " and ".join(f"{dtype} {list(shape)}" for shape, dtype in kinds)
+        raise MandorlaError(f"{key}: samples of one file are unlike those of another ({texts}); make them alike")
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
 def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str | None], np.ndarray]) -> np.ndarray:
-    """Return the array called `name`, the value of the setting `key`."""
+    """Return the array called `name`, a value of the setting `key`."""
     match = NAME.fullmatch(name)
     if match is None:
         raise MandorlaError(f"{key}: {name!r} names no array; write FILE.npz:KEY, FILE.npz:KEY:CHANNEL or FILE.npy")
-    array = load(config.find(match["npz"] or match["npy"], config.source), match["key"])
+    path = config.find(match["npz"] or match["npy"], config.source)
+    array = load(path, match["key"])
+    if match["by"]:
+        rows = load(path, match["by"])
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows) or rows.min() < 0 or rows.max() >= len(array):
+            raise MandorlaError(
+                f"{key}: {match['by']} holds no row numbers of {match['key']}: give integers from 0 to {len(array) - 1}"
+            )
+        array = array[rows]
     part = match["part"]
-    if array.ndim == 0:
-        raise MandorlaError(f"{key}: a single value, not one per sample; name another array")
     if part is None:
         return array
     if part == "bits":
