@@ -20,11 +20,12 @@ from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.record import follow_record, keep_record
+from mandorla.data.scans import ScansConfig, pair_scans
 from mandorla.data.table import TableConfig, pair_table
 from mandorla.errors import MandorlaWarning
 
 _Composed = PolydigitsConfig | PolymnistConfig | MhdConfig | PhantomConfig
-_Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig
+_Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig | ScansConfig
 DataConfig = Annotated[_Composed | ArraysConfig | _Files, Field(discriminator="kind")]
 
 _LOADERS = {
@@ -39,6 +40,7 @@ _PAIRERS = {
     TableConfig: pair_table,
     MsdConfig: pair_msd,
     BidsConfig: pair_bids,
+    ScansConfig: pair_scans,
 }
 
 
