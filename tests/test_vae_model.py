@@ -124,6 +124,15 @@ def test_three_unlike_modalities_side_by_side():
         assert vae.decode(m.name, latents.shared, latents.private[m.name]).shape == (4, *m.shape)
 
 
+@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("shared", [VECTOR, MAP])
+def test_the_posterior_sees_the_shared_code_or_not(shared, sees):
+    vae, x = build(shared, posterior_sees_shared=sees), data()
+    features, codes = vae.encode(x, all_present(x))
+    here, elsewhere = (vae.posterior("t1", features["t1"], c)[0] for c in (codes["t1"], codes["t1"].flip(0)))
+    assert torch.equal(here, elsewhere) != sees
+
+
 def test_log_std_stays_in_bounds():
     vae, x = build(), data()
     torch.nn.init.constant_(vae.networks["t1"].read_private[-1].bias, 1e3)

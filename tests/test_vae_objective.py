@@ -5,8 +5,8 @@ import torch
 
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.nets.encoder_decoder import ConvolutionalConfig
-from mandorla.vae.model import VAE, LatentConfig, ModelConfig
-from mandorla.vae.objective import LossConfig, Objective, frozen, leak
+from mandorla.vae.model import VAE, LatentConfig, ModelConfig, pool
+from mandorla.vae.objective import LossConfig, Objective, frozen, leak, let_through
 
 SMALL = ConvolutionalConfig(channels=(6, 8), hidden=12)
 MODALITIES = tuple(Modality(name, 1, (10, 13)) for name in ("t1", "t2", "pd"))
@@ -89,6 +89,31 @@ def test_a_modality_does_not_write_its_own_content_into_the_shared_code():
     others = build(**OFF)
     others(batch())[0].backward()
     assert reached(others, "t1.read_shared"), "other modalities' reconstructions do teach it"
+
+
+def test_the_gradient_of_a_target_flows_where_it_is_told_to():
+    z = torch.rand(3, requires_grad=True)
+    for share in (0.0, 0.25, 1.0):
+        through = let_through(z, share)
+        torch.testing.assert_close(through, z)
+        assert through.requires_grad == (share > 0)
+    let_through(z, 0.25).sum().backward()
+    assert (z.grad == 0.25).all()
+    objective, only = build(**OFF, target_gradient=1.0), batch()
+    for name in ("t2", "pd"):
+        only.present[name][:] = False
+    objective(only)[0].backward()
+    assert reached(objective, "t1.read_shared")
+
+
+@pytest.mark.parametrize("subsets", [True, False])
+def test_reconstruction_reads_random_subsets_or_all(subsets, monkeypatch):
+    objective, given, decoded = build(**OFF, subsets=subsets, shared_noise=0.0), batch(40), []
+    monkeypatch.setattr(objective.vae, "decode", lambda name, c, u: decoded.append(c) or given.x[name])
+    objective(given)
+    whole = pool(objective.vae.encode(given.x, given.present)[1], given.present)
+    assert len(decoded) == 3
+    assert all(torch.allclose(c, whole, atol=1e-5) for c in decoded) != subsets
 
 
 def test_the_private_code_reads_the_shared_one_and_does_not_shape_it(monkeypatch):

@@ -53,6 +53,8 @@ class ModelConfig(Settings):
     """network of every modality"""
     encoder_decoder_of: dict[str, EncoderDecoderConfig] = {}
     """another network for single modalities, by name"""
+    posterior_sees_shared: bool = True
+    """read u from x and c; else from x alone, with zeros in the place of c"""
 
 
 class VAE(nn.Module):
@@ -64,7 +66,7 @@ class VAE(nn.Module):
     def __init__(self, config: ModelConfig, modalities: tuple[Modality, ...]):
         super().__init__()
         _check(config, modalities)
-        self.modalities = modalities
+        self.modalities, self.posterior_sees_shared = modalities, config.posterior_sees_shared
         shared = config.shared.shape(modalities[0].size)
         private = {m.name: config.private_of.get(m.name, config.private).shape(m.size) for m in modalities}
         self.layout = Layout({SHARED: shared} | private)
@@ -92,6 +94,7 @@ class VAE(nn.Module):
 
     def posterior(self, name: str, features: Tensor, c: Tensor) -> Posterior:
         """Return mean and log standard deviation of q(u | x, c) of one modality, each `(B, *shape)`."""
+        c = c if self.posterior_sees_shared else torch.zeros_like(c)
         mean, log_std = self.networks[name].encode_private(features, c)
         return mean.float(), log_std.float().clamp(-7, 2)
 

@@ -5,7 +5,7 @@ loss = reconstruction / n + kl_weight KL / n                        x_m from (c_
      + swap_weight [InfoNCE(c', c_i) - log q(u_j | x', c_i) / d]    x' = d_m(c_i, u_j): both parts must be read again
      + leak_weight dependence(u_m; c)                               kernel measure, zero if u says nothing about c
 
-n: number of values of x_m, d: size of u_m. The target's own gradient does not flow into its c (`target-detached`), so
+n: number of values of x_m, d: size of u_m. The target's own gradient does not flow into its c (`target_gradient`), so
 nothing private has a reason to enter c. Re-encoding x' uses frozen encoders: the decoder learns to show c_i and u_j in
 the image, the encoders do not learn to read hidden marks.
 """
@@ -47,6 +47,10 @@ class LossConfig(Settings):
     """weight of the dependence of u on c"""
     shared_noise: float = Field(0.1, ge=0)
     """standard deviation of the noise on c (unit mean square) before decoding"""
+    subsets: bool = True
+    """decode from the c of a random subset of the modalities, drawn anew for each target; else of all that are there"""
+    target_gradient: float = Field(0.0, ge=0, le=1)
+    """share of the gradient of a target's reconstruction that flows into the c read from that target itself"""
 
 
 class Objective(nn.Module):
@@ -81,8 +85,8 @@ class Objective(nn.Module):
             rows = batch.present[name]
             if rows.sum() < 4:
                 continue
-            detached = codes | {name: codes[name].detach()}
-            c = pool(detached, random_subsets(batch.present))[rows]
+            held = codes | {name: let_through(codes[name], config.target_gradient)}
+            c = pool(held, random_subsets(batch.present) if config.subsets else batch.present)[rows]
             c = c + config.shared_noise * torch.randn_like(c)
             mean, log_std = vae.posterior(name, features[name], c.detach())
             u = mean + log_std.exp() * torch.randn_like(mean)
@@ -112,6 +116,12 @@ class Objective(nn.Module):
         pair, both = {"decoded": again[name], "given": c}, {"decoded": everyone, "given": everyone}
         shown = agreement(pair, both, self.config.temperature, self.config.max_cells)
         return shown, private_recovery(u, mean).mean()
+
+
+def let_through(z: Tensor, share: float) -> Tensor:
+    """Return `z` as it is, through which only that `share` of the gradient flows."""
+    still = z.detach()
+    return still + share * (z - still) if share else still
 
 
 def leak(u: Tensor, c: Tensor, max_cells: int) -> Tensor:
