@@ -254,6 +254,8 @@ def test_training_says_what_comes_next(calls, capsys):
     )
     assert run("train", "diffusion", "--run", "r") == 0
     assert capsys.readouterr().out.endswith("trained in r; next: mandorla evaluate r\n")
+    assert run("evaluate", "r") == 0
+    assert capsys.readouterr().out == "report: r/report.html\n"
 
 
 def test_wrong_arguments_are_refused(capsys):

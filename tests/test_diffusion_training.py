@@ -10,7 +10,7 @@ from tiny import interrupted, same_training, signals_recipe, tiny_recipe
 import mandorla
 from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.training import train_diffusion
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.training import load_tensors, save_tensors
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.training import train_vae
@@ -139,7 +139,9 @@ def test_a_run_is_not_shared_by_two_settings(polydigits_run, copy_of, change, me
 def test_settings_of_stage_1_stay_those_of_the_run(polydigits_run, copy_of):
     """The recipe of stage 2 may say other things about stage 1: what the run was begun with is what holds."""
     run = without_stage_2(polydigits_run, copy_of)
-    train_diffusion(tiny_recipe(run, "polydigits", "vae.training.steps=99", "data.num_train=1000"))
+    with pytest.warns(MandorlaWarning, match="begun with .*: stage 2 follows what was trained") as warned:
+        train_diffusion(tiny_recipe(run, "polydigits", "vae.training.steps=99", "data.num_train=1000"))
+    assert "num_train=200, not 1000" in str(warned[0].message) and "steps=6, not 99" in str(warned[1].message)
     recipe = mandorla.load(run).recipe
     assert (recipe.vae.training.steps, recipe.data.num_train) == (6, 200)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mandorla.config import load_settings
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.recipe import SHIPPED, Recipe, claim_run, read_recipe, read_run, run_config
 
 
@@ -113,7 +113,11 @@ def test_impossible_values_are_refused(change):
 
 def test_a_stage_changes_its_own_block_only(tmp_path):
     claimed(tmp_path, "vae.training.steps=5")
-    claimed(tmp_path, "vae.training.steps=6", "diffusion.mode=private", stage="diffusion")
+    trained(tmp_path)
+    with pytest.warns(
+        MandorlaWarning, match="begun with vae.training.steps=5, not 6: stage 2 follows what was trained"
+    ):
+        claimed(tmp_path, "vae.training.steps=6", "diffusion.mode=private", stage="diffusion")
     recipe = read_recipe(str(tmp_path))
     assert (recipe.vae.training.steps, recipe.diffusion.mode) == (5, "private")
 

@@ -201,6 +201,7 @@ def evaluate(run: Run) -> None:
     from mandorla.evaluate import evaluate
 
     evaluate(run)
+    print(f"report: {run / 'report.html'}")
 
 
 @app.command()

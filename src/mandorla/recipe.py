@@ -7,6 +7,7 @@ the user's own networks are absolute there.
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.data.root import VARIABLE, RootedConfig
 from mandorla.diffusion.config import DiffusionConfig
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.storage import write_text
@@ -96,19 +97,25 @@ def run_config(run: Path) -> Path:
 def claim_run(recipe: Recipe, stage: Stage) -> Path:
     """Write the resolved recipe into its run folder and return the folder.
 
-    A training changes what it uses, the device and the evaluation; the rest stays as it was. Raises MandorlaError if
-    the run was begun with other values and something was trained with those: two trainings do not share a folder.
+    A training changes what it uses, the device and the evaluation; the rest stays as it was. Stage 2 warns where the
+    recipe says anything else about stage 1 than what was trained. Raises MandorlaError if the run was begun with other
+    values and something was trained with those: two trainings do not share a folder.
     """
     run = Path(recipe.run)
     if (run / CONFIG).is_file():
         begun = _load_run(run)
-        for block in _BLOCKS[stage]:
+        for block in ("data", "vae", "diffusion", "seed"):
             then, now = (_without_root(getattr(each, block)) for each in (begun, recipe))
-            if then != now and _trained(run, block):
+            if then == now or not _trained(run, block):
+                continue
+            difference = f"{run} was begun with {_first_difference(block, then, now)}"
+            if block in _BLOCKS[stage]:
                 raise MandorlaError(
-                    f"{run} was begun with {_first_difference(block, then, now)}: choose another run folder, or delete"
-                    f" {run / _OWNER.get(block, 'vae')} to train it anew"
+                    f"{difference}: choose another run folder, or delete {run / _OWNER.get(block, 'vae')} to train it"
+                    " anew"
                 )
+            if stage == "diffusion":
+                warnings.warn(f"{difference}: stage 2 follows what was trained", MandorlaWarning, stacklevel=3)
         kept = (*_BLOCKS[stage], *_ANY_TIME, *(("imports",) if stage == "vae" else ()))
         recipe = begun.model_copy(update={block: getattr(recipe, block) for block in kept})
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
