@@ -51,17 +51,17 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other commands from writing into `folder` at the same time; the system lets go of it if this one is killed.
 
-    Raises MandorlaError if another command is at it. On Windows nothing is noticed.
+    If another command is at it, waits for it or raises MandorlaError. On Windows nothing is noticed.
     """
     if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError as error:
         raise MandorlaError(f"{folder}: another command is writing here; wait for it, or stop it") from error

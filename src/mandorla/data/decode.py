@@ -1,50 +1,255 @@
-"""From files to arrays: what all sources share that read files one by one."""
+"""From files to arrays: what all sources share that read files one by one.
 
-from collections.abc import Sequence
+Each file is decoded once, by worker processes where there is much to decode, and what was read goes straight to
+memory-mapped arrays (`mandorla.data.cache`): at no time does a set need to fit into memory. A cached set is found again
+by a hash of the files' names, sizes and times of change and of all settings that say how they are read.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
-from mandorla.data.images import decode_image
-from mandorla.data.pairing import PairingConfig, Pairs
+from mandorla.data.pairing import Pairs
+from mandorla.data.readers import split_place
+from mandorla.data.samples import FilesConfig, Slices, read_slices
+from mandorla.data.splits import Marks
 from mandorla.data.stored import divide
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
+
+VERSION = 1  # of what is kept: another one is not looked at
+MUCH = 2**28  # bytes of files from which on it pays to start processes
+MOST_WORKERS = 16
+PATIENCE = 60  # seconds of reading after which the cache is pointed to
+_SETTINGS = ("read", "read_of", "slices", "geometry", "size")
 
 
-class FilesConfig(PairingConfig):
-    """Say how files are paired and read."""
+class _Places(NamedTuple):
+    """Say where the files of one sample are."""
+
+    files: dict[str, str | None]
+    masks: dict[str, str | None]
 
 
 def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Splits:
     """Return the files of `pairs` as train, val and test, divided by subject under `seed`.
 
-    `source` names the data in errors. Raises `MandorlaError` for an unreadable image, images of different shape in one
-    modality, and as `divide` does.
+    A slice is a sample of its own, named `SAMPLE/s012` by its number along the axis of the file. `source` names the
+    data in errors. Raises `MandorlaError` as `read_slices` and `divide` do, and for images of different shape or type
+    in one modality.
     """
-    x = {name: _decode_all(places) for name, places in pairs.files.items()}
-    present = {name: np.array([place is not None for place in places]) for name, places in pairs.files.items()}
-    labels = pairs.labels | {name: _decode_all(places)[:, 0] for name, places in pairs.masks.items()}
-    return divide(x, present, pairs.ids, pairs.groups, config, seed, source, labels, pairs.parts)
+    both = sorted(set(pairs.files) & set(pairs.masks))
+    if both:
+        raise MandorlaError(f"{source}: {both[0]!r} is both a modality and a mask; name one otherwise")
+    for name in config.read_of:
+        if name not in pairs.files and name not in pairs.masks:
+            raise MandorlaError(
+                f"data.read_of: no modality or mask {name!r} in the data, only {', '.join(pairs.files)}"
+            )
+    kept = _read_all(pairs, config, source)
+    numbers = kept.notes["numbers"]
+    counts = [1 if here is None else len(here) for here in numbers]
+    rows = np.repeat(np.arange(len(counts)), counts)
+    ids = [
+        name if here is None else f"{name}/s{number:03d}"
+        for name, here in zip(pairs.ids, numbers, strict=True)
+        for number in ([None] if here is None else here)
+    ]
+    if empty := [name for name, count in zip(pairs.ids, counts, strict=True) if not count]:
+        if len(empty) == len(counts):
+            raise MandorlaError(f"{source}: no slice holds enough foreground; lower data.slices.keep")
+        text = (
+            f"{source}: {len(empty)} volume(s) left out that hold no slice with enough foreground, such as {empty[0]}"
+        )
+        warnings.warn(text, MandorlaWarning, stacklevel=2)
+
+    def spread(values: list) -> list:
+        return [values[row] for row in rows]
+
+    present = {name: np.array([place is not None for place in places])[rows] for name, places in pairs.files.items()}
+    labels = {name: spread(values) for name, values in pairs.labels.items()}
+    for name, places in pairs.masks.items():
+        labels[name] = kept.arrays[name]
+        marked = np.array([place is not None for place in places])[rows]
+        if name.endswith("_mask") and not marked.all():  # without a mask nobody knows
+            any_marked = kept.arrays[name].reshape(len(rows), -1).any(axis=1)
+            labels[f"{name.removesuffix('_mask')}_present"] = np.where(marked, any_marked, -1).astype(np.int64)
+    return divide(
+        {name: kept.arrays[name] for name in pairs.files},
+        present,
+        ids,
+        spread(pairs.groups),
+        config,
+        seed,
+        source,
+        labels,
+        spread(pairs.parts) if pairs.parts else None,
+        {
+            name: Marks(*(kept.arrays[f"{name}/{part}"] for part in ("hashes", "blank", "cells")))
+            for name in pairs.files
+        },
+    )
 
 
-def _decode_all(places: Sequence[str | None]) -> np.ndarray:
-    """Return the images `(N, C, H, W)`, all of one shape and type; zeros where there is no file."""
-    first = next(place for place in places if place)
-    model = decode_image(first)
-    images = np.zeros((len(places), *model.shape), dtype=model.dtype)
-    for image, place in zip(images, places, strict=True):
-        if place:
-            pixels = decode_image(place)
-            if (pixels.shape, pixels.dtype) != (model.shape, model.dtype):
+# ---------------------------------------------------------------------------------------------------------- reading all
+
+
+def _read_all(pairs: Pairs, config: FilesConfig, source: str) -> Kept:
+    """Return all that `pairs` names, by modality and mask, and the marks of each modality."""
+    places = [
+        _Places(
+            {name: pairs.files[name][row] for name in pairs.files},
+            {name: pairs.masks[name][row] for name in pairs.masks},
+        )
+        for row in range(len(pairs.ids))
+    ]
+    stamps = [_stamp(place, config) for p in places for place in (*p.files.values(), *p.masks.values())]
+    settings = config.model_dump(mode="json", include=set(_SETTINGS))
+    key = json.dumps([VERSION, list(pairs.files), list(pairs.masks), stamps, settings], sort_keys=True)
+    num_bytes = sum(size for _, files in stamps for _, size, _ in files)
+    workers = _num_workers(num_bytes) if config.workers is None else config.workers
+    started = time.monotonic()
+    kept = keep(
+        config.locate(config.cache) if config.cache else None,
+        sha256(key.encode()).hexdigest()[:32],
+        lambda folder: _write_all(folder, places, config, workers),
+    )
+    if config.cache is None and time.monotonic() - started > PATIENCE:
+        text = (
+            f"{source}: reading took {time.monotonic() - started:.0f} seconds; data.cache=.mandorla keeps what was read"
+        )
+        warnings.warn(text, MandorlaWarning, stacklevel=4)
+    return kept
+
+
+def _stamp(place: str | None, config: FilesConfig) -> tuple[str, list[tuple[str, int, int]]]:
+    """Return what tells whether the file at a place is still the same: name, size, time of change."""
+    if place is None:
+        return "", []
+    path, key = split_place(place)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    name = os.path.relpath(place, config.locate(""))  # what is moved with its cache stays valid
+    try:
+        states = [(file.name, file.stat()) for file in files]
+    except OSError as error:
+        raise MandorlaError(f"{error.filename}: no such file") from error
+    return name, [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
+def _num_workers(num_bytes: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS) if num_bytes >= MUCH and cores > 1 else 0
+
+
+def _write_all(folder: Path, places: list[_Places], config: FilesConfig, workers: int) -> dict:
+    """Read all samples, write the arrays into `folder` and return the notes on them."""
+    names = [*places[0].files, *places[0].masks]
+    columns = {name: _Alike(Column(folder / f"{number}.npy")) for number, name in enumerate(names)}
+    numbers: list[list[int] | None] = []
+    axes: dict[str, str] = {}
+    for here, slices in zip(places, _read_in_order(places, config, workers), strict=True):
+        numbers.append(slices.numbers)
+        every = {**here.files, **here.masks}
+        if slices.axes:
+            axes.setdefault(slices.axes, next(place for place in every.values() if place))
+        if len(axes) > 1:
+            (one, first), (other, second) = axes.items()
+            raise MandorlaError(f"{second}: its axes are {other}, those of {first} are {one}; set data.geometry.axes")
+        for name, column in columns.items():
+            if every[name]:
+                values = slices.values[name] if name in slices.values else slices.masks[name]
+                column.add(values, every[name], name in slices.volumes)
+            else:
+                column.column.add_missing(1 if slices.numbers is None else len(slices.numbers))
+    for column in columns.values():
+        column.column.close()
+    present = np.repeat(
+        [[place is not None for place in p.files.values()] for p in places],
+        [1 if here is None else len(here) for here in numbers],
+        axis=0,
+    )
+    if len(present):
+        for index, name in enumerate(places[0].files):
+            marks = Marks.of(np.load(folder / f"{index}.npy", mmap_mode="r"), present[:, index])
+            for part, array in (("hashes", marks.hashes), ("blank", marks.blank), ("cells", marks.cells)):
+                np.save(folder / f"{len(names)}.npy", array)
+                names.append(f"{name}/{part}")
+    return {"names": names, "numbers": numbers}
+
+
+class _Alike:
+    """Append the samples of one modality, which must be alike."""
+
+    def __init__(self, column: Column):
+        self.column, self.first = column, ""
+
+    def add(self, values: np.ndarray, place: str, any_type: bool) -> None:
+        column = self.column
+        if column.shape is not None and (values.shape[1:] != column.shape or values.dtype != column.dtype):
+            if values.shape[1:] != column.shape or not any_type:
+                one, other = _describe(values.shape[1:], values.dtype), _describe(column.shape, column.dtype)
+                sizes = ", or set data.size" if values.ndim > 2 and values.shape[1] == column.shape[0] else ""
                 raise MandorlaError(
-                    f"{place}: {_describe(pixels)}, unlike {first} with {_describe(model)}; make all of a modality"
-                    " alike"
+                    f"{place}: {one}, unlike {self.first} with {other}; make all of a modality alike{sizes}"
                 )
-            image[:] = pixels
-    return images
+            if (wide := _wider(values.dtype, column.dtype)) != column.dtype:
+                column.widen(wide)
+        column.add(values)
+        self.first = self.first or place
 
 
-def _describe(pixels: np.ndarray) -> str:
-    """Return a picture's height, width, channels and type in words."""
-    channels, height, width = pixels.shape
-    return f"{height}x{width} pixels of {channels} channel(s) in {pixels.dtype}"
+def _wider(one: np.dtype, other: np.dtype) -> np.dtype:
+    """Return a type that holds volumes of both: float64 has no place here, a scanner does not see so many digits."""
+    wide = np.result_type(one, other)
+    return np.dtype(np.float32) if wide == np.float64 else wide
+
+
+def _describe(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """Return the shape and type of one sample in words."""
+    size = "x".join(map(str, shape[1:]))
+    return f"{size + ' pixels of ' if size else ''}{shape[0]} channel(s) in {dtype}"
+
+
+def _read_in_order(places: list[_Places], config: FilesConfig, workers: int) -> Iterator[Slices]:
+    """Yield all samples in order; at most a few more than there are workers wait to be taken."""
+    from rich.console import Console
+    from rich.progress import track
+
+    if workers == 0:
+        read = (read_slices(*here, config) for here in places)
+    else:
+        read = _read_by_workers(places, config, workers)
+    console = Console(stderr=True)
+    yield from track(read, "reading files", len(places), console=console, disable=not console.is_terminal)
+
+
+def _read_by_workers(places: list[_Places], config: FilesConfig, workers: int) -> Iterator[Slices]:
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        waiting, rest = deque(), iter(places)
+        try:
+            for _ in range(2 * workers):
+                waiting += [pool.submit(read_slices, *here, config) for here in [next(rest, None)] if here]
+            while waiting:
+                yield waiting.popleft().result()
+                waiting += [pool.submit(read_slices, *here, config) for here in [next(rest, None)] if here]
+        except BrokenProcessPool as error:
+            raise MandorlaError(
+                "the processes that read files stopped: too little memory, or a script that does its work outside of "
+                "`if __name__ == '__main__':`; set data.workers=0"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -9,6 +9,7 @@ A *place* says where the values of one modality of one sample lie: `PATH`, or `P
 | HDF5 | `a.h5:PATH/IN/IT` | by `ReadOptions` |
 | NIfTI | `a.nii.gz`, a channel of four dimensions `a.nii.gz:2` | (1, D, H, W) and geometry |
 | DICOM | a folder with one series; one image `a.dcm` | (1, D, H, W) and geometry; (1, H, W) |
+| WAV | `a.wav` | log-mel spectrogram (1, bands, frames) |
 | table | `a.csv`, columns of it `a.csv:x,y` | (C, T), or (C,) by `ReadOptions` |
 
 What a file declares is checked before it is decoded, for a small file can claim to hold terabytes.
@@ -20,26 +21,31 @@ References: the NIfTI-1 data format (2004), https://nifti.nimh.nih.gov/nifti-1; 
 import csv
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 import numpy as np
+from scipy.io import wavfile
 
 from mandorla.config import Settings
 from mandorla.data.geometry import Geometry
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
+from mandorla.data.spectrogram import SpectrogramConfig, log_mel
 from mandorla.errors import MandorlaError
 
 NIFTI = (".nii.gz", ".nii")
 HDF5 = (".h5", ".hdf5")
 DICOM = (".dcm", ".dicom", ".ima")
+SOUNDS = (".wav",)
 TABLES = (".csv",)
-SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *TABLES)
+SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *SOUNDS, *TABLES)
 MOST_BYTES = 2**33  # that one place may hold
 MOST_VALUES = 2**31  # of a table, by the bytes of its text
 _PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
@@ -54,6 +60,10 @@ class ReadOptions(Settings):
     """Spatial axes of an array (null: 2) or a table (null: 1, its rows; 0: a table of one row is a vector)."""
     channels: Literal["first", "last"] = "last"
     """Where the channels of an array lie that has one axis more than space."""
+    nan: float | None = None
+    """Value that stands in for NaN, as some programs write it outside of a head; null refuses it."""
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    """How sounds become images."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ def read(place: str, options: ReadOptions) -> Reading:
         raise MandorlaError(f"{path}: no such file")
     try:
         reading = _reader(path)(path, key, options)
-        reading = Reading(_plain(reading.values), reading.geometry)
+        reading = Reading(_plain(reading.values, options), reading.geometry)
     except MandorlaError as error:
         text = str(error)
         raise MandorlaError(text if text.startswith(str(path)) else f"{place}: {text}") from error
@@ -187,6 +197,7 @@ def _reader(path: Path) -> Callable[[Path, str | None, ReadOptions], Reading]:
         return _read_series
     readers = dict.fromkeys(IMAGES, _read_picture) | dict.fromkeys(NIFTI, _read_nifti)
     readers |= dict.fromkeys(HDF5, _read_hdf5) | dict.fromkeys(DICOM, _read_dicom) | dict.fromkeys(TABLES, _read_table)
+    readers |= dict.fromkeys(SOUNDS, _read_sound)
     readers |= {".npy": _read_npy, ".npz": _read_npz}
     if reader := readers.get(suffix(path)):
         return reader
@@ -203,14 +214,25 @@ def _need(module: str, extra: str) -> ModuleType:
         raise MandorlaError(f"reading this needs {module}: pip install 'mandorla[{extra}]'") from error
 
 
-def _plain(values: np.ndarray) -> np.ndarray:
-    """Return values in a number type of this machine; a mask as 0 and 1."""
+def forget() -> None:
+    """Let go of the file that was read last, which is kept for its other parts."""
+    _pixels.cache_clear()
+    _voxels.cache_clear()
+
+
+def _plain(values: np.ndarray, options: ReadOptions) -> np.ndarray:
+    """Return finite values in a number type of this machine; a mask as 0 and 1."""
     if values.dtype.kind not in "biuf":
         raise MandorlaError(f"{values.dtype} values are no numbers that an image can have")
     if not values.size:
         raise MandorlaError(f"no values: its shape is {values.shape}")
     if values.dtype.kind == "f":
-        return values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
+        values = values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
+        if options.nan is not None:
+            values = np.where(np.isnan(values), values.dtype.type(options.nan), values)
+        if not np.isfinite(values).all():
+            raise MandorlaError("NaN or infinite values; remove or fill them (data.read.nan fills NaN)")
+        return values
     return values.astype(np.float32 if values.dtype == bool else values.dtype.newbyteorder("="), copy=False)
 
 
@@ -220,15 +242,21 @@ def _refuse_key(key: str | None) -> None:
 
 
 def _read_picture(path: Path, key: str | None, options: ReadOptions) -> Reading:
-    pixels = decode_image(path)
+    if key is None:
+        return Reading(decode_image(path))
+    pixels = _pixels(path, path.stat().st_mtime_ns)
     if key in ("left", "right"):
         half, odd = divmod(pixels.shape[2], 2)
         if odd:
             raise MandorlaError(f"{pixels.shape[2]} pixels wide, which two images side by side cannot be")
         return Reading(pixels[..., :half] if key == "left" else pixels[..., half:])
-    if key is not None:
-        raise MandorlaError(f"an image has the parts left and right, not {key!r}")
-    return Reading(pixels)
+    raise MandorlaError(f"an image has the parts left and right, not {key!r}")
+
+
+@lru_cache(maxsize=1)
+def _pixels(path: Path, changed: int) -> np.ndarray:
+    """Return a picture of which both halves are wanted; `changed` is the time of its last change."""
+    return decode_image(path)
 
 
 def _to_channels_first(array: np.ndarray, options: ReadOptions) -> np.ndarray:
@@ -308,18 +336,25 @@ def _read_nifti(path: Path, key: str | None, options: ReadOptions) -> Reading:
     if len(shape) == 4:
         if key is None or not key.isdecimal() or int(key) >= shape[3]:
             raise MandorlaError(f"it holds {shape[3]} volumes; name one as {path.name}:0 to {path.name}:{shape[3] - 1}")
-        values = _scaled(image, (..., int(key)))
+        values = _voxels(path, path.stat().st_mtime_ns)[..., int(key)]
     elif key is not None:
         raise MandorlaError(f"it holds one volume, there is no channel {key!r}")
     else:
-        values = _scaled(image, ...).reshape(shape)
+        values = _scaled(image).reshape(shape)
     values = values.reshape(*values.shape, *[1] * (3 - values.ndim))
     return Reading(values[None], Geometry(image.affine, values.shape))
 
 
-def _scaled(image, part) -> np.ndarray:
-    """Return voxels of a NIfTI image: as stored, or float32 where the header scales them."""
-    values = np.asarray(image.dataobj[part])
+@lru_cache(maxsize=1)
+def _voxels(path: Path, changed: int) -> np.ndarray:
+    """Return a volume of which several channels are wanted; `changed` is the time of its last change."""
+    image = _need("nibabel", "medical").load(path)
+    return _scaled(image).reshape(*image.shape[:3], -1)
+
+
+def _scaled(image) -> np.ndarray:
+    """Return the voxels of a NIfTI image: as stored, or float32 where the header scales them."""
+    values = np.asarray(image.dataobj)
     plain = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
     return values if plain else values.astype(np.float32)
 
@@ -401,6 +436,19 @@ def _slice(dataset) -> np.ndarray:
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":  # 0 is white
         pixels = (2 ** int(dataset.BitsStored) - 1) - pixels.astype(np.int32)
     return pixels if (slope, intercept) == (1, 0) else (pixels * slope + intercept).astype(np.float32)
+
+
+def _read_sound(path: Path, key: str | None, options: ReadOptions) -> Reading:
+    """Return the spectrogram of a sound, of several channels that of their mean."""
+    _refuse_key(key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", wavfile.WavFileWarning)  # a file that is cut short
+        warnings.filterwarnings("ignore", "Chunk", wavfile.WavFileWarning)  # a note on the author
+        rate, sound = wavfile.read(path)
+    check_size(sound.shape, np.dtype(np.float64))
+    scale = {"u": 128, "i": 2.0 ** (8 * sound.dtype.itemsize - 1), "f": 1}[sound.dtype.kind]
+    sound = (sound.astype(np.float64) - (128 if sound.dtype.kind == "u" else 0)) / scale
+    return Reading(log_mel(sound.reshape(len(sound), -1).mean(1), rate, options.spectrogram))
 
 
 def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:

@@ -1,0 +1,217 @@
+"""One sample of several files: read, laid on one grid, cut into slices.
+
+The volumes of a sample must lie on one grid, that of the first modality that the sample has: their values are compared
+voxel by voxel. All are turned to the same axes first (`mandorla.data.geometry`); what then still differs is an error
+that says by how much, or is resampled. A volume is one sample of three dimensions, or gives one sample per slice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Field, PositiveInt
+
+from mandorla.config import Settings
+from mandorla.data.geometry import Geometry, Turn, across, check_axes, resample
+from mandorla.data.intensity import background
+from mandorla.data.labels import shrink_mask
+from mandorla.data.pairing import PairingConfig
+from mandorla.data.readers import Reading, ReadOptions, forget, read
+from mandorla.data.stored import shrink
+from mandorla.errors import MandorlaError
+
+_LOOK = 2**20  # values of a volume that are looked at for its background
+
+
+def _named(axes: str) -> str:
+    try:
+        return check_axes(axes)
+    except MandorlaError as error:
+        raise ValueError(str(error)) from error
+
+
+class SliceConfig(Settings):
+    """Say how volumes are cut into slices."""
+
+    axis: Literal["axial", "coronal", "sagittal", 0, 1, 2] = "axial"
+    """Plane of the slices; or the axis across them, of arrays that do not know the patient's."""
+    keep: float = Field(0.02, ge=0, le=1)
+    """Share of foreground below which a slice is left out, in the modality that has most of it."""
+    step: PositiveInt = 1
+    """Take every so manieth slice."""
+
+
+class GeometryConfig(Settings):
+    """Say how volumes of one sample are laid on one grid."""
+
+    axes: Annotated[str, AfterValidator(_named)] | None = "IPL"
+    """Directions that the axes (D, H, W) of a volume are turned to, such as RAS; null keeps those of the first file."""
+    tolerance: float = Field(0.05, ge=0)
+    """How far voxels of two modalities may lie apart, in edges of a voxel."""
+    resample: Literal["to_first"] | None = None
+    """What to do where they lie further apart: resample to the grid of the first modality; null stops."""
+
+
+class FilesConfig(PairingConfig):
+    """Say how files are paired and read."""
+
+    read: ReadOptions = ReadOptions()
+    """What the axes of files mean that do not say it themselves."""
+    read_of: dict[str, ReadOptions] = {}
+    """The same for single modalities and masks."""
+    slices: SliceConfig | None = None
+    """How volumes are cut into slices; null keeps them whole."""
+    geometry: GeometryConfig = GeometryConfig()
+    """How volumes of one sample are laid on one grid."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read files; null for one per core where there is much to read, 0 for none but this one."""
+    cache: str | None = None
+    """Folder, below the root, for what was read, such as .mandorla: no file is read twice; null keeps nothing."""
+
+    def options(self, name: str) -> ReadOptions:
+        """Return how the files of a modality or mask are read."""
+        return self.read_of.get(name, self.read)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold what was read of one sample.
+
+    - `values[name]`: `(C, *size)`, as stored; `masks[name]`: `(*size)`, whole numbers unless the file holds others
+    - `grid`: of the volumes, as the first of their files has it; None without volumes
+    - `turn`: from that grid's axes to those of the arrays
+    """
+
+    values: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
+    grid: Geometry | None = None
+    turn: Turn | None = None
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Hold a sample as S samples of the size that is wanted: its slices, or itself.
+
+    - `values[name]`: `(S, C, *size)`; `masks[name]`: `(S, *size)`
+    - `numbers`: of the slices, counted along the first file's own axis; None where the sample is whole
+    - `axes`: of the volumes, None without one
+    - `volumes`: the modalities that are volumes, and all masks: whose numbers may be of any type
+    """
+
+    values: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
+    numbers: list[int] | None
+    axes: str | None
+    volumes: frozenset[str]
+
+
+def read_sample(files: Mapping[str, str | None], masks: Mapping[str, str | None], config: FilesConfig) -> Sample:
+    """Return the sample that lies at the places `files[modality]` and `masks[name]`; None stands for no file.
+
+    Raises `MandorlaError` for files that cannot be read, volumes that do not lie on one grid, and masks of several
+    channels.
+    """
+    places = {name: place for name, place in (*files.items(), *masks.items()) if place}
+    readings = {name: read(place, config.options(name)) for name, place in places.items()}
+    forget()
+    first = next((name for name in files if name in readings and readings[name].geometry), None)
+    grid = turn = None
+    if first:
+        grid = readings[first].geometry
+        turn = Turn.of(grid, config.geometry.axes or grid.axes)
+    values, marked = {}, {}
+    for name, reading in readings.items():
+        array = reading.values
+        if turn and reading.geometry:
+            array = _laid(reading, turn.of_grid(grid), config.geometry, name in masks, places[name], places[first])
+        if name in files:
+            values[name] = array
+        elif len(array) == 1:
+            marked[name] = _whole(array[0])
+        else:
+            raise MandorlaError(f"{places[name]}: a mask has one channel, not {len(array)}")
+    return Sample(values, marked, grid, turn)
+
+
+def read_slices(files: Mapping[str, str | None], masks: Mapping[str, str | None], config: FilesConfig) -> Slices:
+    """Return the sample at those places (see `read_sample`), cut as `config.slices` says, at the size `config.size`.
+
+    Raises `MandorlaError` as `read_sample` does, and for what cannot be cut or brought to the size.
+    """
+    sample = read_sample(files, masks, config)
+    known = sample.grid.axes if sample.grid else None
+    volumes = frozenset(name for name in sample.values if known and sample.values[name].ndim == 4) | set(masks)
+    values, marked = sample.values, sample.masks
+    places = {name: place for name, place in (*files.items(), *masks.items()) if place}
+    numbers = None
+    if config.slices:
+        axis = slice_axis(sample, config)
+        arrays = {**values, **{name: mask[None] for name, mask in marked.items()}}
+        for name, array in arrays.items():
+            if array.ndim != 4:
+                raise MandorlaError(f"{places[name]}: no volume, it cannot be cut into slices; set data.slices to null")
+        if len({array.shape[axis + 1] for array in arrays.values()}) > 1:
+            counts = ", ".join(f"{array.shape[axis + 1]} in {places[name]}" for name, array in arrays.items())
+            raise MandorlaError(f"slices cannot be paired, their numbers differ: {counts}")
+        kept = kept_slices(values, axis, config.slices)
+        cut = {name: np.moveaxis(array, axis + 1, 0)[kept] for name, array in arrays.items()}
+        values, marked = {name: cut[name] for name in values}, {name: cut[name][:, 0] for name in marked}
+        flipped = sample.turn is not None and sample.turn.flips[axis]
+        length = next(iter(arrays.values())).shape[axis + 1]
+        numbers = [length - 1 - index if flipped else index for index in kept]
+    else:
+        values = {name: array[None] for name, array in values.items()}
+        marked = {name: mask[None] for name, mask in marked.items()}
+    values = {name: shrink(array, config.size, places[name]) for name, array in values.items()}
+    if config.size:
+        marked = {name: shrink_mask(mask, config.size) for name, mask in marked.items()}
+    return Slices(values, marked, numbers, known if config.geometry.axes is None else config.geometry.axes, volumes)
+
+
+def slice_axis(sample: Sample, config: FilesConfig) -> int:
+    """Return the axis of a sample's volumes across the slices. Raises `MandorlaError` if no file says where it is."""
+    if sample.turn is None and isinstance(config.slices.axis, str):
+        raise MandorlaError(
+            f"data.slices.axis: {config.slices.axis} needs volumes that know the patient's axes (NIfTI, DICOM); give "
+            "the axis as 0, 1 or 2"
+        )
+    return across(config.slices.axis, sample.turn.of_grid(sample.grid).axes if sample.turn else "")
+
+
+def kept_slices(values: Mapping[str, np.ndarray], axis: int, config: SliceConfig) -> list[int]:
+    """Return the indices of the slices of volumes `(C, D, H, W)` that hold enough foreground, every `step`th."""
+    shares = [_foreground(array, axis) for array in values.values()]
+    return np.flatnonzero(np.max(shares, axis=0) >= config.keep)[:: config.step].tolist()
+
+
+def _foreground(volume: np.ndarray, axis: int) -> np.ndarray:
+    """Return the share of foreground in each slice of a volume `(C, D, H, W)`; none in a volume of one value."""
+    if volume.min() == volume.max():
+        return np.zeros(volume.shape[axis + 1])
+    level = background(volume.ravel()[:: -(-volume.size // _LOOK)])
+    return (volume > level).mean(axis=tuple(i for i in range(4) if i != axis + 1))
+
+
+def _laid(
+    reading: Reading, grid: Geometry, config: GeometryConfig, is_mask: bool, place: str, first: str
+) -> np.ndarray:
+    """Return a volume turned to the axes of `grid` and, if it does not lie there, resampled."""
+    turn = Turn.of(reading.geometry, grid.axes)
+    values, own = turn.apply(reading.values), turn.of_grid(reading.geometry)
+    difference = grid.difference(own, config.tolerance)
+    if not difference:
+        return values
+    if config.resample is None:
+        raise MandorlaError(
+            f"{place}: does not lie on the grid of {first}: {difference}; set data.geometry.resample to to_first, or "
+            "data.geometry.tolerance"
+        )
+    return resample(values, own, grid, nearest=is_mask)
+
+
+def _whole(mask: np.ndarray) -> np.ndarray:
+    """Return a mask as the smallest integers that hold it, or as floats where they are no whole numbers."""
+    if mask.dtype.kind == "f" and (mask % 1).any():
+        return mask.astype(np.float32)
+    return mask.astype(np.uint8 if mask.min() >= 0 and mask.max() <= 255 else np.int32)
