@@ -70,7 +70,7 @@ def fit(
     *,
     seed: int,
     num_samples: int,
-    fetch: Callable[[np.ndarray], Any],
+    fetch: Callable[[np.ndarray, int], Any],
     loss: Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]],
     validate: Callable[[nn.Module], dict[str, float]],
     picture: Callable[[nn.Module, Path], None],
@@ -79,7 +79,7 @@ def fit(
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
-    - `fetch(indices)` gives the batch of these training samples
+    - `fetch(indices, step)` gives the batch of these training samples for that step
     - `loss(module, batch, progress)` gives its loss and named terms
     - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module, path)` draws a PNG
     - `export(module)` names the tensors that belong to the model; those of the best validation become
@@ -96,7 +96,7 @@ def fit(
         return
 
     def batch_at(step: int) -> Any:
-        return fetch(batch_indices(seed, step, config.batch_size, num_samples))
+        return fetch(batch_indices(seed, step, config.batch_size, num_samples), step)
 
     with (
         locked(folder),

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch.nn.functional import interpolate
 
+from mandorla.data.augment import AugmentConfig
 from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
@@ -40,6 +41,8 @@ class StoredConfig(RootedConfig):
     """How values become [0, 1]."""
     intensity_of: dict[str, IntensityConfig] = {}
     """The same for single modalities."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training images are changed at random in stage 1."""
 
 
 @dataclass

@@ -74,7 +74,7 @@ def train_diffusion(recipe: Recipe) -> None:
         run / FOLDER,
         seed=seed,
         num_samples=len(parts["train"]),
-        fetch=parts["train"].batch,
+        fetch=lambda indices, step: parts["train"].batch(indices),
         loss=loss,
         validate=lambda trained: {name: float(v) for name, v in loss(trained, check, 1.0)[1].items()},
         picture=picture,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mandorla.data import keep_record, load_data
+from mandorla.data.augment import Augment, AugmentConfig
 from mandorla.data.dataset import Batch, Dataset, on_device
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe, claim_run
@@ -33,6 +34,7 @@ def train_vae(recipe: Recipe) -> None:
     objective = Objective(vae, config.loss).to(device)
     if device.type == "cpu" and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
+    augment = Augment(getattr(recipe.data, "augment", AugmentConfig()), splits.modalities, recipe.seed)
     run = claim_run(recipe, "vae")
     splits = keep_record(run, splits)
     (run / FOLDER).mkdir(exist_ok=True)
@@ -49,7 +51,7 @@ def train_vae(recipe: Recipe) -> None:
         run / FOLDER,
         seed=recipe.seed,
         num_samples=len(train),
-        fetch=lambda indices: _to(train.batch(indices), device),
+        fetch=lambda indices, step: augment(_to(train.batch(indices), device), indices, step),
         loss=lambda module, batch, progress: module(batch, progress),
         validate=lambda trained: separation(trained.vae, check) | {n: float(v) for n, v in trained(check)[1].items()},
         picture=picture,
