@@ -22,6 +22,8 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 train = typer.Typer(no_args_is_help=True)
 app.add_typer(train, name="train", help="Train stage 1 (`vae`) or stage 2 (`diffusion`).")
+data = typer.Typer(no_args_is_help=True)
+app.add_typer(data, name="data", help="Look at data before a training.")
 
 RECIPE = "polydigits"  # where no recipe is named
 OVERRIDES = "[KEY.SUB=VALUE]..."
@@ -134,6 +136,27 @@ def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRu
 
     train_diffusion(recipe)
     print(f"stage 2 (diffusion) is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
+
+
+@data.command("check")
+def check_data(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of data, a table (.csv, .tsv) or dataset.json; or a recipe, by file, run folder or name.",
+        ),
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar=OVERRIDES, help="Changes to the recipe.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="HTML", help="Page to write; by default data-check.html.")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="YAML", help="Also write the proposed recipe here.")] = None,
+) -> None:
+    """Say what is in the data, what is wrong with them, and propose a recipe. Exit status: 1 if something must be
+    mended before a training, 0 if not, 2 if SOURCE is neither data nor a recipe."""
+    from mandorla.check import check_data
+
+    if not check_data(source, overrides or [], out, recipe):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -137,6 +137,31 @@ def dump(settings: Settings) -> str:
     return _yaml_text(_plain(settings))
 
 
+def dump_brief(settings: Settings) -> str:
+    """Return what of `settings` differs from the defaults, as YAML text; `load_settings` of it gives equal settings."""
+    return _yaml_text(_differences(settings, None))
+
+
+def _differences(settings: Settings, usual: Settings | None) -> dict[str, Any]:
+    """Return what of `settings` a file must say where `usual`, or the defaults of the class, stand without it."""
+    tree = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if field.is_required() and usual is None:
+            default = None
+        else:
+            default = getattr(usual, name) if usual else field.get_default(call_default_factory=True)
+        if isinstance(value, Settings) and type(value) is type(default):
+            if inner := _differences(value, default):
+                tree[name] = inner
+        elif isinstance(value, Settings):
+            tree[name] = _differences(value, None)
+        elif (field.is_required() and usual is None) or value != default:
+            tree[name] = _plain(value)
+    kind = getattr(settings, "kind", None)
+    return {"kind": kind} | tree if kind and usual is None else tree
+
+
 class Row(NamedTuple):
     """Describe one key: dotted `key`, `type`, `default` as YAML, `meaning`.
 

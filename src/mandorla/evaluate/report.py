@@ -1,13 +1,12 @@
 """The report: one HTML page that needs nothing but itself, and the headline figures for the terminal."""
 
-import base64
 from collections.abc import Sequence
 from fnmatch import fnmatch
-from importlib.resources import files
 from typing import Any
 
 from mandorla.evaluate.pictures import Picture
 from mandorla.evaluate.record import Record
+from mandorla.pages import fill
 
 NUM_HEADLINES = 7
 HEADLINES = (  # the first of these that were measured
@@ -90,23 +89,21 @@ def render(
     - `facts` name what was measured (data, seed, seconds); `notes` say what was left out and why
     - `config`: the resolved configuration as YAML
     """
-    from jinja2 import Environment
-
-    template = files("mandorla.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     galleries: dict[str, list[Picture]] = {}
     for picture in pictures:
         galleries.setdefault(picture.section, []).append(picture)
     tables = {text: _table([r for r in records if r.group == group]) for group, text in SECTIONS.items()}
-    return page.render(
-        title=title,
-        headlines=[(record, position(record)) for record in summary(records)],
-        galleries=galleries,
-        tables={text: parts for text, parts in tables.items() if parts[0]},
-        notes=notes,
-        facts=facts,
-        config=config,
-        base64=lambda png: base64.b64encode(png).decode(),
+    return fill(
+        "evaluate/report.html.jinja",
+        {
+            "title": title,
+            "headlines": [(record, position(record)) for record in summary(records)],
+            "galleries": galleries,
+            "tables": {text: parts for text, parts in tables.items() if parts[0]},
+            "notes": notes,
+            "facts": facts,
+            "config": config,
+        },
     )
 
 

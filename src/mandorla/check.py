@@ -1,0 +1,138 @@
+"""`mandorla data check`: look at data before a training, say what is wrong, and propose a recipe that trains.
+
+The data are those of a recipe, or of a folder, of which a recipe is guessed. The proposed recipe is the given one (or
+the shipped `folders`, with networks for the shapes that were found), changed as the facts ask for. What is wrong is
+judged under the given recipe; where it was guessed, under the proposed one.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mandorla.config import dump_brief
+from mandorla.data.check import Facts, Problem, advise, examine, gather, judge
+from mandorla.data.check_guess import TABLES, Guess, guess
+from mandorla.data.check_page import Findings, print_page, render
+from mandorla.errors import MandorlaError
+from mandorla.imports import settle
+from mandorla.recipe import CONFIG, Recipe, read_recipe
+from mandorla.storage import write_text
+
+BASE = "folders"  # recipe that a guess starts from
+PAGE = Path("data-check.html")
+SMALLEST_MAP = 16  # values per axis from which latents are maps
+MAP_STRIDE = 4
+
+
+def check_data(
+    source: str, overrides: Sequence[str] = (), out: Path | None = None, recipe_out: Path | None = None
+) -> bool:
+    """Check the data of `source`, print what was found, write the page to `out`; return whether they can be trained on.
+
+    `source` is a recipe as `read_recipe` takes it, or a folder or list of files; `overrides` change the recipe, also a
+    guessed one. The proposed recipe is written to `recipe_out`, if given. Raises `MandorlaError` if `source` is
+    neither, an override is wrong, or a file cannot be written.
+    """
+    findings = find_out(source, overrides)
+    page = PAGE if out is None else out
+    write_text(page, render(findings))
+    print_page(findings)
+    print(f"\nwritten: {page}")
+    if recipe_out is not None and findings.config:
+        write_text(recipe_out, findings.config)
+        print(f"written: {recipe_out}; next: mandorla train vae {recipe_out}")
+    return not findings.num_mend
+
+
+def find_out(source: str, overrides: Sequence[str] = ()) -> Findings:
+    """Return what the data of `source` hold, what is wrong with them, and a recipe for them."""
+    guessed = _guess(source)
+    base, given = (source, list(overrides)) if guessed is None else (BASE, [*_first(source, guessed), *overrides])
+    recipe = read_recipe(base, given)
+    taken = _taken(source, guessed, recipe)
+    try:
+        stock = gather(recipe.data, recipe.seed)
+        facts = examine(stock, recipe.data, recipe.seed, _progress)
+    except MandorlaError as error:
+        problem = Problem("mend", str(error), [], "nothing more can be said before")
+        return Findings(source, taken, None, [problem], [], "", "")
+    changes = advise(facts, recipe.data, guessed is not None)
+    asked = [f"{change.key}={json.dumps(change.value)}" for change in changes]
+    networks = _networks(facts, changes, overrides) if guessed else []
+    proposed = _settle(read_recipe(base, [*given, *networks, *asked]))
+    problems = judge(facts, proposed.data if guessed else recipe.data)
+    advice = "Save this as mine.yaml; then: mandorla train vae mine.yaml"
+    return Findings(source, taken, facts, problems, changes, dump_brief(proposed), advice)
+
+
+def _guess(source: str) -> Guess | None:
+    """Return what a folder or a list of files seems to be; None for what can only be a recipe or a run."""
+    path = Path(source)
+    if path.is_dir() and not (path / CONFIG).is_file():
+        return guess(path)
+    if path.is_file() and path.suffix.lower() in (*TABLES, ".json"):
+        return guess(path)
+    return None
+
+
+def _first(source: str, guessed: Guess) -> list[str]:
+    """Return the overrides that make the base recipe one for what was guessed."""
+    path = Path(source).resolve()
+    name = re.sub(r"[^\w-]+", "-", path.name if path.is_dir() else path.parent.name).strip("-") or "mine"
+    return [f"run={json.dumps(f'runs/{name}')}", f"data={json.dumps({'size': None} | guessed.data)}"]
+
+
+def _taken(source: str, guessed: Guess | None, recipe: Recipe) -> list[str]:
+    if guessed is None:
+        return [f"data of the recipe, kind: {recipe.data.kind}"]
+    return [
+        f"taken for kind: {recipe.data.kind} ({guessed.why})",
+        "say otherwise with changes behind the folder, such as data.key=..., or by a recipe in its place",
+    ]
+
+
+def _settle(recipe: Recipe) -> Recipe:
+    """Return `recipe` so that it means the same wherever its file lies."""
+    root = getattr(recipe.data, "root", None)
+    data = recipe.data.model_copy(update={"root": str(Path(root).resolve())}) if root else recipe.data
+    return recipe.model_copy(update={"data": data, "imports": settle(recipe.imports)})
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() and (done % 50 == 0 or done == total):
+        print(
+            f"\r{done:,} of {total:,} read" + ("\r\033[K" if done == total else ""), end="", file=sys.stderr, flush=True
+        )
+
+
+def _networks(facts: Facts, changes: Sequence[Any], overrides: Sequence[str]) -> list[str]:
+    """Return the settings of both stages for data of these shapes, unless `overrides` speak of them."""
+    if any(text.startswith(("vae.", "diffusion.", "vae=", "diffusion=")) for text in overrides):
+        return []
+    size = next((change.value for change in changes if change.key == "data.size"), None)
+    sizes = {m.name: tuple(size or m.shape[1:]) for m in facts.modalities if m.shapes}
+    if not sizes:
+        return []
+    first = next(iter(sizes.values()))
+    settings: list[str] = []
+    if len(set(sizes.values())) > 1 or len(first) < 2 or min(first) < SMALLEST_MAP:
+        flat = {name: {"kind": "perceptron"} for name, own in sizes.items() if not own or min(own) < SMALLEST_MAP}
+        settings += [
+            "vae.model.shared={channels: 16, stride: null}",
+            "vae.model.private={channels: 16, stride: null}",
+            "vae.model.encoder_decoder={kind: convolutional, patch: 2, channels: [32, 64, 128], num_blocks: 0}",
+            f"vae.model.encoder_decoder_of={json.dumps(flat)}",
+        ]
+    elif len(first) == 3:
+        settings += [
+            "vae.model.encoder_decoder={kind: convolutional, patch: 4, channels: [32, 64], num_blocks: 1}",
+            "vae.model.shared={channels: 8, stride: 8}",
+            "vae.model.private={channels: 4, stride: 8}",
+            "vae.training.batch_size=4",
+            "diffusion.training.batch_size=8",
+        ]
+    label = next((label.name for label in facts.labels if label.is_class and len(label.counts) > 1), None)
+    return settings + ([f"evaluate.label={json.dumps(label)}"] if label else [])

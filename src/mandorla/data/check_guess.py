@@ -1,0 +1,248 @@
+"""What a folder seems to be: which source, and how its files pair.
+
+A guess is a `data` block as one would write it. Rules look at names alone, from the particular to the general; the
+first whose guess pairs files counts. It is always said aloud, for the user knows better.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from mandorla.data import DataConfig, pair_files
+from mandorla.data.images import SUFFIXES as IMAGES
+from mandorla.data.images import decode_image
+from mandorla.data.pairing import in_order, is_mask, to_modality
+from mandorla.data.readers import find, stem, suffix
+from mandorla.data.table import read_table
+from mandorla.errors import MandorlaError
+
+MOST_MODALITIES = 12
+KNOWN = 0.8  # share of the files whose names must tell a modality
+ENOUGH_SUBJECTS = 10  # so many different beginnings of names are taken for subjects
+SUBJECTS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "case", "id")  # columns of a table
+TABLES = (".csv", ".tsv")
+CASES = "dataset.json"
+DIVISION = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_SAID = ("msd", "bids", "table")  # what says itself how it pairs: if it does so wrongly, that is to be told
+_SEPARATOR = "[_/ -]"
+_TOKEN = "[^_/ -]+"
+_READ = TypeAdapter(DataConfig)
+
+
+class Guess(NamedTuple):
+    """Hold a `data` block and what led to it, in words."""
+
+    data: dict[str, Any]
+    why: str
+
+
+def guess(source: Path) -> Guess:
+    """Return the data block for a folder, a table (.csv, .tsv) or a `dataset.json`.
+
+    Raises `MandorlaError` if it holds nothing that can be read, or nothing that it seems to be.
+    """
+    if source.is_dir():
+        paths = find(source)
+        if not paths:
+            raise MandorlaError(f"{source}: holds no file that can be read; give a folder of data, or a recipe")
+        candidates = list(_candidates(source, [path.relative_to(source) for path in paths]))
+        what = f"{len(paths)} file(s), such as {paths[0].relative_to(source)}, but nothing says which are one sample"
+    else:
+        rule = _cases if source.name.endswith(".json") else _table
+        candidates, what = list(rule(source.parent, [Path(source.name)])), "not a list of files by sample"
+    for candidate in candidates:
+        if candidate.data["kind"] in _SAID or _pairs(candidate):
+            return candidate
+    if candidates:
+        return candidates[0]
+    raise MandorlaError(f"{source}: {what}; write a recipe with a `data` block (see data/README.md) and check that")
+
+
+def _pairs(candidate: Guess) -> bool:
+    """Return whether what was guessed makes at least one pair."""
+    try:
+        config = _READ.validate_json(json.dumps(candidate.data))
+        return pair_files(config.model_copy(update={"unpaired": "keep", "unpairable": "skip"})).report.paired > 0
+    except (MandorlaError, ValidationError):
+        return False
+
+
+def _candidates(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield what `folder` may be, that holds the files `names`."""
+    yield from _cases(folder, [Path(CASES)])
+    if any(name.parts[0].startswith("sub-") for name in names if len(name.parts) > 1):
+        yield _block(folder, "bids", "folders sub-..., as in BIDS")
+    yield from _table(folder, sorted(Path(path.name) for path in folder.iterdir() if path.suffix.lower() in TABLES))
+    yield from _scans(folder, names)
+    yield from _tokens(folder, names)
+    yield from _same_names(folder, names)
+    yield from _subfolders(folder, names)
+    yield from _halves(folder, names)
+
+
+def _block(folder: Path, kind: str, why: str, **settings: Any) -> Guess:
+    return Guess({"kind": kind, "root": str(folder.resolve())} | settings, why)
+
+
+def _cases(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    for name in names:
+        if (folder / name).is_file():
+            yield _block(folder, "msd", f"{name}, a list of cases", dataset=str(name))
+
+
+def _table(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    for name in names:
+        try:
+            columns, _ = read_table(folder / name)
+        except MandorlaError:
+            continue
+        places = [cells for cells in columns.values() if any(cells) and all(not c or suffix(Path(c)) for c in cells)]
+        if len(places) < 2:
+            continue
+        lower = {column.lower(): column for column in columns}
+        subject = next((lower[column] for column in SUBJECTS if column in lower), next(iter(columns)))
+        yield _block(folder, "table", f"{name}, a table with columns of files", table=str(name), subject=subject)
+
+
+def _scans(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield scans where names end in the usual names of modalities, after that of the case."""
+    cases: dict[str, list[str]] = {}
+    for name in names:
+        words = [*re.finditer(r"[^-_. ]+", stem(name))]
+        for word in words[-2:]:
+            if modality := to_modality(stem(name)[word.start() :]):
+                case = stem(name)[: word.start()].strip("-_. ") or name.parent.as_posix()
+                cases.setdefault(modality, []).append(case)
+                break
+    known = [modality for modality in cases if not is_mask(modality)]
+    if len(known) < 2 or sum(map(len, cases.values())) < KNOWN * len(names):
+        return
+    key = _key(cases, "", "")
+    usual = key == ".+" or any(re.search(r"-\d{5}-\d{3}$", case) for of in cases.values() for case in of)
+    why = f"names that end in {', '.join(in_order(cases))}"
+    yield _block(folder, "scans", why, **({} if usual else {"key": key}))
+
+
+def _tokens(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield globs where the last word of every file's name says its modality: `p07_t1.png`."""
+    last = [re.split(r"[_ -]", stem(name))[-1] for name in names]
+    counts = Counter(last)
+    words = [word for word in counts if not is_mask(to_modality(word) or "")]
+    if not 2 <= len(words) <= MOST_MODALITIES or not all(map(_is_word, words)) or len(names) < 2 * len(counts):
+        return
+    if any(stem(name) == word for name, word in zip(names, last, strict=True)):
+        return
+    ends = {word: {suffix(name) for name, end in zip(names, last, strict=True) if end == word} for word in words}
+    globs = {word: f"**/*{_before(names, word)}{word}{min(ends[word])}" for word in words if len(ends[word]) == 1}
+    stems = {
+        word: [
+            str(name.with_name(stem(name)))[: -len(word) - 1]
+            for name, end in zip(names, last, strict=True)
+            if end == word
+        ]
+        for word in words
+    }
+    yield _block(
+        folder,
+        "folders",
+        f"file names that end in {', '.join(words)}",
+        folders=_named(globs),
+        key=_key(stems, "", ""),
+    )
+
+
+def _before(names: Sequence[Path], word: str) -> str:
+    """Return the sign before the last word of the names that end in it."""
+    return next(stem(name)[-len(word) - 1] for name in names if re.search(f"[_ -]{re.escape(word)}$", stem(name)))
+
+
+def _same_names(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield globs where every sample has a folder with a file for each modality: `p07/t1.nii.gz`."""
+    counts = Counter(name.name for name in names)
+    parents = {name.parent for name in names}
+    words = [name for name in counts if not is_mask(to_modality(stem(Path(name))) or "")]
+    if not 2 <= len(words) <= MOST_MODALITIES or len(parents) <= len(words) or min(counts.values()) < 2:
+        return
+    if not all(_is_word(stem(Path(name))) for name in words):
+        return
+    if all(to_modality(parent.name) for parent in parents):
+        return
+    folders = _named({stem(Path(name)): f"**/{name}" for name in words})
+    stems = {name: [str(path.parent) for path in names if path.name == name] for name in words}
+    why = f"a folder per sample with {', '.join(words)}"
+    yield _block(folder, "folders", why, folders=folders, key=_key(stems, "", ""))
+
+
+def _subfolders(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield the sub-folders, one for each modality, and what of the names in them pairs."""
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        if len(name.parts) > 1:
+            inside.setdefault(name.parts[0], []).append(str(Path(*name.parts[1:-1], stem(name))))
+    if set(map(str.lower, inside)) <= DIVISION:
+        return
+    images = {top: stems for top, stems in inside.items() if not is_mask(to_modality(top) or "")}
+    images = images if len(images) > 1 else inside
+    if not 2 <= len(images) <= MOST_MODALITIES:
+        return
+    ways = {("", ""): None, ("", f"{_SEPARATOR}{_TOKEN}"): None, (f"{_TOKEN}{_SEPARATOR}", ""): None}
+    before, after = max(ways, key=lambda way: _num_paired(images, *way))
+    yield _block(
+        folder,
+        "folders",
+        f"a folder per modality: {', '.join(images)}",
+        folders=_named({top: top for top in images}),
+        key=_key(images, before, after),
+    )
+
+
+def _halves(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield side-by-side images where the first one is twice as wide as it is high."""
+    if all(suffix(name) in IMAGES for name in names):
+        _, height, width = decode_image(folder / names[0]).shape
+        if width == 2 * height:
+            yield _block(folder, "side_by_side", "images twice as wide as high: two side by side")
+
+
+def _num_paired(stems: dict[str, list[str]], before: str, after: str) -> int:
+    """Return how many names are in two folders if `before` and `after` are cut off, less those cut to one."""
+    cut = [[_core(name, before, after) for name in of] for of in stems.values()]
+    counts = Counter(core for of in cut for core in set(of) if core)
+    return sum(count > 1 for count in counts.values()) - sum(len(of) - len(set(of)) for of in cut)
+
+
+def _core(name: str, before: str, after: str) -> str:
+    match = re.fullmatch(f"{before}(.+?){after}", name) if after else re.fullmatch(f"{before}(.+)", name)
+    return match[1] if match else ""
+
+
+def _key(stems: dict[str, list[str]], before: str, after: str) -> str:
+    """Return a pattern for the names `stems` between `before` and `after`, with the words that name a subject.
+
+    Those are the fewest that begin enough different groups of files; without such, no subject is told.
+    """
+    cores = sorted({core for of in stems.values() for name in of if (core := _core(name, before, after))})
+    words = [re.split(_SEPARATOR, core) for core in cores]
+    sizes = {num: len({tuple(of[:num]) for of in words}) for num in range(1, min(map(len, words), default=1))}
+    fit = {num: size for num, size in sizes.items() if 2 < size < len(cores)}
+    if not fit:
+        return f"^{before}(?P<subject>.+{'?' if after else ''}){after}$" if before or after else ".+"
+    num = next((num for num, size in fit.items() if size >= ENOUGH_SUBJECTS), max(fit, key=fit.__getitem__))
+    subject = _SEPARATOR.join([_TOKEN] * num)
+    return f"^{before}(?P<subject>{subject}){_SEPARATOR}(?P<slice>.+{'?' if after else ''}){after}$"
+
+
+def _named(places: dict[str, str]) -> dict[str, str]:
+    """Return places by the usual names of modalities, as far as they have one each, in the usual order."""
+    counts = Counter(to_modality(word) for word in places)
+    named = {modality if (modality := to_modality(word)) and counts[modality] == 1 else word: word for word in places}
+    return {name: places[named[name]] for name in in_order(named)}
+
+
+def _is_word(text: str) -> bool:
+    return bool(to_modality(text)) or text.isalpha()

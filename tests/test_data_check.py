@@ -1,0 +1,312 @@
+"""The data check counts what was planted, says all of it, and proposes recipes that load and train."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import POLYDIGITS, write_scans
+
+from mandorla.check import check_data, find_out
+from mandorla.cli import main
+from mandorla.data.check import NUM_ROWS
+from mandorla.data.check_guess import guess
+from mandorla.data.check_page import print_page, render
+from mandorla.errors import MandorlaError
+from mandorla.recipe import read_recipe
+
+SUBJECTS, SLICES = 12, 4
+TRAINING = ["steps=2", "batch_size=8", "validate_every=2", "checkpoint_every=2", "picture_every=2"]
+
+
+def disk(subject, number, dim=1.0, dtype=np.uint8, shape=(16, 16)):
+    """Return a disk that no other subject and slice has."""
+    noise = np.random.default_rng([subject, number, int(10 * dim)]).normal(0, 6, shape)
+    y, x = np.indices(shape)
+    inside = np.hypot(y - 8 + number % 3 - 1, x - 8 + subject % 5 - 2) < 3 + subject % 3
+    values = inside * (200 * dim + noise)
+    return values.clip(0, np.iinfo(dtype).max).astype(dtype) if np.dtype(dtype).kind == "u" else values.astype(dtype)
+
+
+def png(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write(path, pixels):
+    """Write `pixels` (H, W) as a picture or, four times, as a volume."""
+    if path.suffix == ".png":
+        return png(path, pixels)
+    nibabel = pytest.importorskip("nibabel")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.stack([pixels] * 4, -1), np.eye(4)), path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with a folder for each of two modalities, paired by name."""
+    for subject in range(SUBJECTS):
+        for number in range(SLICES):
+            png(tmp_path / "mine" / "ct" / f"p{subject:02d}_s{number}.png", disk(subject, number))
+            png(tmp_path / "mine" / "mr" / f"p{subject:02d}_s{number}.png", disk(subject, number, 0.9))
+    return tmp_path / "mine"
+
+
+def whats(findings, level=None):
+    return [problem.what for problem in findings.problems if level in (None, problem.level)]
+
+
+def found(findings, text):
+    """Return the problem that says `text`."""
+    (problem,) = [problem for problem in findings.problems if text in problem.what]
+    return problem
+
+
+def test_a_sound_folder_has_nothing_to_mend(folder):
+    findings = find_out(str(folder))
+    facts = findings.facts
+    assert findings.num_mend == 0 and not whats(findings, "mend")
+    assert (facts.num_samples, facts.num_subjects, facts.paired) == (SUBJECTS * SLICES, SUBJECTS, SUBJECTS * SLICES)
+    assert [m.name for m in facts.modalities] == ["ct", "mr"]
+    assert all(m.shape == (1, 16, 16) and m.dtype == "uint8" and m.num == SUBJECTS * SLICES for m in facts.modalities)
+    assert sum(samples for samples, _ in facts.parts.values()) == SUBJECTS * SLICES
+    assert sum(subjects for _, subjects in facts.parts.values()) == SUBJECTS
+
+
+def test_numbers_of_values_are_those_of_the_files(folder):
+    findings = find_out(str(folder))
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "ct").iterdir())])
+    ct = findings.facts.modalities[0]
+    assert (ct.low, ct.high) == (pixels.min(), pixels.max())
+    assert ct.background == pytest.approx((pixels == 0).mean(), abs=1e-3)
+    assert ct.foreground[50] == pytest.approx(np.median(pixels[pixels > 0]), abs=1)
+    assert ct.counts.sum() == pytest.approx(pixels.size, rel=0.01)
+
+
+def test_all_that_is_wrong_is_said_at_once(folder):
+    (folder / "ct" / "p01_s0.png").write_bytes(b"no picture")
+    (folder / "mr" / "p02_s1.png").write_bytes((folder / "mr" / "p02_s2.png").read_bytes()[:60])
+    (folder / "mr" / "p03_s3.png").unlink()
+    png(folder / "ct" / "p04_s0.png", disk(4, 0, shape=(20, 16)))
+    png(folder / "ct" / "p05_s1.png", np.zeros((16, 16), np.uint8))
+    for subject in range(6, SUBJECTS):  # one image of every other subject is that of the first
+        png(folder / "mr" / f"p{subject:02d}_s0.png", disk(6, 0, 0.9))
+    findings = find_out(str(folder))
+    assert found(findings, "ct: files that cannot be read: 1").where[0].startswith(str(folder / "ct" / "p01_s0.png"))
+    assert "p02_s1.png" in found(findings, "mr: files that cannot be read: 1").where[0]
+    assert found(findings, "lack a modality: mr 1").where == ["p03/s3 lacks mr"]
+    assert found(findings, "ct: 2 different shapes").where[1] == "1 sample 20 x 16"
+    assert found(findings, "ct: samples of a single value: 1").where == ["p05/s1"]
+    assert found(findings, "lie in two parts").level == "mend"
+    assert found(findings, "lack a modality").level == "note"  # the proposed recipe keeps them
+    assert {change.key for change in findings.changes} == {"data.unpaired"}
+
+
+def test_a_recipe_is_judged_as_it_is_and_mended_in_the_proposal(folder, tmp_path):
+    (folder / "mr" / "p03_s3.png").unlink()
+    for path in (folder / "ct").iterdir():
+        png(path, np.asarray(Image.open(path)).astype(np.uint16) * 16)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text('data: {kind: folders, root: mine, folders: {ct: ct, mr: mr}, key: "(?P<subject>p..)_(?P<s>s.)"}')
+    findings = find_out(str(recipe))
+    assert found(findings, "lack a modality").level == "mend"
+    changed = {change.key: change.value for change in findings.changes}
+    assert changed["data.unpaired"] == "keep"
+    assert {"kind": "percentile"} in (changed["data.intensity"], changed["data.intensity_of"].get("ct"))
+    (tmp_path / "better.yaml").write_text(findings.config)
+    better = find_out(str(tmp_path / "better.yaml"))
+    assert better.num_mend == 0 and not better.changes
+
+
+def test_values_without_a_known_range_are_to_mend_in_a_recipe(tmp_path):
+    write_scans(tmp_path)
+    images = {"t1": "scans.npz:t1", "t2": "scans.npz:t2"}
+    data = {"kind": "arrays", "root": str(tmp_path), "images": images, "groups": "scans.npz:patient"}
+    findings = find_out("polydigits", [f"data={json.dumps(data)}"])
+    assert "range values of type int16" in found(findings, "t1: ").what
+    assert {change.key: change.value for change in findings.changes} == {"data.intensity": {"kind": "percentile"}}
+
+
+def test_nan_blank_and_copied_arrays_are_counted(tmp_path):
+    x = np.random.default_rng(0).random((60, 8, 8)).astype(np.float32)
+    y = np.random.default_rng(1).random((60, 8, 8)).astype(np.float32)
+    y[7] = x[7]
+    x[3, 0, 0], x[5] = np.nan, 0.5
+    np.savez(tmp_path / "a.npz", x=x, y=y, who=np.arange(60) // 3, kind=np.arange(60) % 2)
+    data = {"kind": "arrays", "root": str(tmp_path), "images": {"a": "a.npz:x", "b": "a.npz:y"}}
+    data |= {"groups": "a.npz:who", "labels": {"kind": "a.npz:kind"}}
+    findings = find_out("polydigits", [f"data={json.dumps(data)}"])
+    assert found(findings, "a: samples with NaN").where == ["1-3"]
+    assert found(findings, "a: samples of a single value").where == ["1-5"]
+    assert found(findings, "same image as two modalities").where == ["2-7: a and b"]
+    (label,) = findings.facts.labels
+    assert (label.kind, label.counts) == ("class", {"0": 30, "1": 30})
+
+
+def test_volumes_on_another_grid_are_named(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    for subject in range(6):
+        for name in ("t1", "flair"):
+            path = tmp_path / f"p{subject}" / f"{name}.nii"
+            path.parent.mkdir(exist_ok=True)
+            affine = np.diag([1, 1, 2 if (subject, name) == (4, "flair") else 1, 1])
+            values = np.random.default_rng([subject, len(name)]).integers(0, 900, (8, 9, 10)).astype(np.int16)
+            values[..., :2] = 0
+            nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    findings = find_out(str(tmp_path))
+    assert found(findings, "on another grid").where[0].startswith("p4: flair against t1: spacing 1 x 1 x 2 mm")
+    t1 = findings.facts.modalities[0]
+    assert (t1.name, t1.shape, t1.blank_slices) == ("t1", (1, 8, 9, 10), (12, 60))
+    assert dict(t1.axes) == {"RAS": 6}
+
+
+def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
+    png(folder / "ct" / "again" / "p01_s1.png", disk(1, 1, 0.5))
+    findings = find_out(str(folder), ["data.key='(?P<subject>p..)_(?P<slice>s.)'"])
+    assert findings.facts is None and findings.num_mend == 1
+    assert "p01/s1" in render(findings)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "pairs"),
+    [
+        (["t1/p{s}_{n}.png", "t2/p{s}_{n}.png"], "folders", {"t1": "t1", "t2": "t2"}),
+        (["day/p{s}_{n}_day.png", "night/p{s}_{n}_night.png"], "folders", {"day": "day", "night": "night"}),
+        (["T1w/p{s}_{n}_T1w.png", "flair/p{s}_{n}_flair.png"], "scans", None),
+        (
+            ["sub-{s}/ses-{n}/anat/sub-{s}_ses-{n}_T1w.nii", "sub-{s}/ses-{n}/anat/sub-{s}_ses-{n}_T2w.nii"],
+            "bids",
+            None,
+        ),
+        (
+            [
+                "BraTS-GLI-000{s}-00{n}/BraTS-GLI-000{s}-00{n}-t1n.nii",
+                "BraTS-GLI-000{s}-00{n}/BraTS-GLI-000{s}-00{n}-t2w.nii",
+            ],
+            "scans",
+            None,
+        ),
+        (["ct/ct_p{s}_{n}.png", "mr/mr_p{s}_{n}.png"], "folders", {"ct": "ct", "mr": "mr"}),
+        (["a/p{s}/s{n}.png", "b/p{s}/s{n}.png"], "folders", {"a": "a", "b": "b"}),
+        (["p{s}_{n}_rgb.png", "p{s}_{n}_depth.png"], "folders", {"rgb": "**/*_rgb.png", "depth": "**/*_depth.png"}),
+        (["p{s}_{n}_t1.png", "p{s}_{n}_t2w.png"], "scans", None),
+        (["p{s}/v{n}/rgb.png", "p{s}/v{n}/depth.png"], "folders", {"rgb": "**/rgb.png", "depth": "**/depth.png"}),
+        (["p{s}/v{n}/t1.png", "p{s}/v{n}/t2.png"], "scans", None),
+    ],
+)
+def test_layouts_are_told_by_their_names(tmp_path, names, kind, pairs):
+    for subject in range(10, 10 + SUBJECTS):
+        for number in range(SLICES):
+            for index, name in enumerate(names):
+                write(tmp_path / name.format(s=subject, n=number), disk(subject, number, 1 - index / 10))
+    data = guess(tmp_path).data
+    assert (data["kind"], data.get("folders")) == (kind, pairs)
+    facts = find_out(str(tmp_path)).facts
+    assert (facts.paired, facts.num_subjects) == (SUBJECTS * SLICES, SUBJECTS)
+
+
+def test_a_table_and_its_labels(tmp_path):
+    lines = ["patient,t1,t2,sex,age,split"]
+    for subject in range(30):
+        png(tmp_path / "a" / f"{subject}.png", disk(subject, 0))
+        png(tmp_path / "b" / f"{subject}.png", disk(subject, 0, 0.8))
+        part = ["train", "val", "test"][max(0, subject // 5 - 3)]
+        lines.append(f"p{subject},a/{subject}.png,b/{subject}.png,{'fm'[subject % 2]},{subject + 0.5},{part}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    for source in (tmp_path, tmp_path / "list.csv"):
+        findings = find_out(str(source))
+        assert findings.facts.parts == {"train": (20, 20), "val": (5, 5), "test": (5, 5)}
+        labels = {label.name: label for label in findings.facts.labels}
+        assert labels["sex"].counts == {"f": 15, "m": 15}
+        assert (labels["age"].kind, labels["age"].low, labels["age"].high) == ("number", 0.5, 29.5)
+        assert "label: sex" in findings.config
+    (tmp_path / "list.csv").write_text("\n".join([*lines, "p1,a/0.png,b/0.png,f,3,test"]))
+    assert find_out(str(tmp_path)).facts is None
+
+
+@pytest.mark.parametrize("kind", ["pictures"])
+def test_the_proposed_recipe_loads_and_trains(tmp_path, kind, capsys):
+    nibabel = pytest.importorskip("nibabel")
+    data = tmp_path / "data"
+    for subject in range(8):
+        rng = np.random.default_rng(subject)
+        for index, name in enumerate(("one", "two")):
+            path = data / name / f"p{subject}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "pictures":
+                png(path.with_suffix(".png"), rng.integers(0, 3000, (20, 24)).astype(np.uint16))
+            elif kind == "volumes":
+                values = rng.normal(0, 500, (16, 16, 16)).astype(np.float32)
+                nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path.with_suffix(".nii"))
+            else:
+                rows = rng.normal(0, 5, (30 + index, 2))
+                path.with_suffix(".csv").write_text("x,y\n" + "\n".join(f"{a:.3f},{b:.3f}" for a, b in rows))
+    assert check_data(str(data), [], tmp_path / "page.html", tmp_path / "mine.yaml")
+    assert "written" in capsys.readouterr().out
+    recipe = str(tmp_path / "mine.yaml")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "vae", recipe, "--dry-run"])
+    assert stop.value.code in (0, None)
+    small = [f"vae.training.{key}" for key in TRAINING]
+    main_or_exit(["train", "vae", recipe, f"run={json.dumps(str(tmp_path / 'run'))}", "device=cpu", *small])
+    assert (tmp_path / "run" / "vae" / "model.json").is_file()
+
+
+def main_or_exit(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code in (0, None)
+
+
+def test_the_page_needs_nothing_but_itself_and_escapes_names(folder, tmp_path):
+    (folder / "ct" / "p01_s1.png").rename(folder / "ct" / "<b>&_s1.png")
+    page = render(find_out(str(folder)))
+    assert "&lt;b&gt;&amp;" in page and "<b>&_s1" not in page
+    assert not re.findall(r"<(?:script|link|iframe)|https?://|url\(|@import", page)
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page))
+    assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page
+    assert page.count("<rect") > 20
+
+
+def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main_or_exit(["data", "check", "mine"])
+    printed = capsys.readouterr().out
+    assert (tmp_path / "data-check.html").is_file() and "Nothing stands against a training" in printed
+    assert "48 samples" in printed and "taken for kind: folders" in printed and "kind: folders" in printed
+    (folder / "ct" / "p01_s0.png").write_bytes(b"")
+    for arguments, status in (
+        (["mine"], 1),
+        (["nowhere"], 2),
+        (["mine", "data.sise=3"], 2),
+        ([str(tmp_path / "x")], 2),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "check", *arguments])
+        assert stop.value.code == status, arguments
+
+
+def test_composed_data_are_looked_at_in_part(capsys):
+    findings = find_out("polydigits", ["data.num_train=2000", *POLYDIGITS[1:3]])
+    assert findings.facts.num_samples == 2060 and findings.facts.looked_at == NUM_ROWS + 60
+    assert findings.num_mend == 0
+    print_page(findings)
+    assert "label digit" in capsys.readouterr().out
+
+
+def test_a_folder_of_anything_else_is_refused(tmp_path):
+    with pytest.raises(MandorlaError, match="holds no file that can be read"):
+        guess(tmp_path)
+    png(tmp_path / "one.png", disk(0, 0))
+    png(tmp_path / "other.png", disk(0, 1))
+    with pytest.raises(MandorlaError, match="nothing says which"):
+        guess(tmp_path)
+
+
+def test_the_proposal_is_the_recipe_where_nothing_is_wrong(tmp_path):
+    findings = find_out("phantom", ["data.num_train=30", "data.num_val=10", "data.num_test=10"])
+    (tmp_path / "same.yaml").write_text(findings.config)
+    same = read_recipe(str(tmp_path / "same.yaml"))
+    given = read_recipe("phantom", ["data.num_train=30", "data.num_val=10", "data.num_test=10"])
+    assert same.model_copy(update={"run": given.run}) == given
