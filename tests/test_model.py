@@ -327,6 +327,26 @@ def test_mistakes(digits, call, message):
         call(digits, some(digits))
 
 
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda m, x: m.encode(None), "data are a mapping"),
+        (lambda m, x: m.encode(x, present=5), "present is a mapping from names of modalities to masks, not a int"),
+        (lambda m, x: m.translate(x, wanted=None), r"names of modalities, such as \['view0'\], not a NoneType"),
+        (lambda m, x: m.translate(x, wanted=3), "names of modalities, .* not a int"),
+        (lambda m, x: m.decode(x), "decode takes Latents, as `encode` and `sample` give them, not a dict"),
+        (lambda m, x: m.decode(None), "decode takes Latents, .* not a NoneType"),
+        (lambda m, x: m.to_unit(None), "data are a mapping .*, not a NoneType"),
+        (lambda m, x: m.from_unit(3), "data are a mapping .*, not a int"),
+        (lambda m, x: m.swap(x, 3), "data are a mapping"),
+        (lambda m, x: m.sample("4"), "num must be a whole number"),
+    ],
+)
+def test_what_is_of_no_use_is_named(polydigits_run, use, message):
+    with pytest.raises(MandorlaError, match=message):
+        use(mandorla.load(polydigits_run), {"view0": np.zeros((1, 3, 24, 24))})
+
+
 def test_load_refuses_what_is_no_run(tmp_path, polydigits_run, copy_of):
     for nothing in (None, 3, b"run", ["run"]):
         with pytest.raises(MandorlaError, match="load takes the path of a run folder, not"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mandorla.cli import main
+from mandorla.data import load_data
 from mandorla.data.images import write_image
 from mandorla.nets.encoder_decoder import registered
 from mandorla.recipe import read_recipe
@@ -90,6 +91,21 @@ def test_both_scripts_from_their_folders(world):
     assert (world / "runs" / "mine" / "diffusion" / "weights.safetensors").is_file()
     assert sorted(path.name for path in world.iterdir()) == ["diffusion_uv", "my", "runs", "src", "vae_uv"]
     assert Path(read_recipe("vae_uv/vae.yaml").run) == world / "runs" / "mine", "from elsewhere it is the same"
+
+
+def test_the_data_that_the_yaml_of_stage_1_suggests(world):
+    """It lies in the folder `data`, wherever the script is called from."""
+    shutil.copytree(ROOT / "vae_uv", "vae_uv")
+    text = Path("vae_uv/vae.yaml").read_text()
+    for place in re.findall(r"mydata/\w+", text):
+        (world / "data" / place).mkdir(parents=True)
+        for index in range(12):
+            image = np.random.default_rng(index).random((1, 128, 128))
+            write_image(world / "data" / place / f"{index:02d}.png", image)
+    Path("vae_uv/vae.yaml").write_text(re.sub(r"data:.*\n  kind: polydigits # (.*)", r"data: \1", text))
+    recipe = read_recipe("vae_uv/vae.yaml")
+    assert recipe.data.kind == "folders"
+    assert [m.shape for m in load_data(recipe.data, 0).modalities] == [(1, 128, 128)] * 2
 
 
 def test_make_and_pip():

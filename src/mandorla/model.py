@@ -80,12 +80,12 @@ class Mandorla:
         `groups` `(B,)` names the subject of each sample, which counts where each subject has its own range; without it
         every sample is one of its own.
         """
-        self._names(list(values))
+        self._names(_keys(values))
         return {name: self.intensity[name].apply_new(np.asarray(v), groups) for name, v in values.items()}
 
     def from_unit(self, x: Data) -> dict[str, np.ndarray]:
         """Return `x` in [0, 1] on the scale of the files that the run was trained on, float32: `to_unit` undone."""
-        self._names(list(x))
+        self._names(_keys(x))
         return {name: self.intensity[name].invert(torch.as_tensor(v).cpu().numpy()) for name, v in x.items()}
 
     # ----------------------------------------------------------------------------------------------------- stage 1
@@ -110,6 +110,8 @@ class Mandorla:
     @torch.no_grad()
     def decode(self, latents: Latents) -> dict[str, Tensor]:
         """Return every modality whose private part is in `latents`, clipped to [0, 1]."""
+        if not isinstance(latents, Latents):
+            raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {_kind(latents)}")
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
@@ -307,6 +309,8 @@ class Mandorla:
 
     def _names(self, names: Sequence[str]) -> list[str]:
         names, known = [names] if isinstance(names, str) else names, self.vae.layout.modalities
+        if not isinstance(names, Sequence):
+            raise MandorlaError(f"expected names of modalities, such as {list(known[:1])}, not a {_kind(names)}")
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1)
@@ -321,6 +325,8 @@ class Mandorla:
         """
         if not isinstance(x, Mapping) or not x:
             raise MandorlaError("no modality is given: data are a mapping from names of modalities to arrays")
+        if present is not None and not isinstance(present, Mapping):
+            raise MandorlaError(f"present is a mapping from names of modalities to masks, not a {_kind(present)}")
         shapes = {m.name: m.shape for m in self.modalities}
         self._names([*x, *(present or ())])
         tensors = {name: _to_floats(repr(name), value, self.device) for name, value in x.items()}
@@ -374,6 +380,16 @@ def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> T
         return value.to(device, torch.float32)
     except (TypeError, ValueError) as error:
         raise MandorlaError(f"{what} is no array of numbers ({error})") from error
+
+
+def _keys(data: Mapping) -> list[str]:
+    if not isinstance(data, Mapping):
+        raise MandorlaError(f"data are a mapping from names of modalities to arrays, not a {_kind(data)}")
+    return list(data)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _check_whole(name: str, value: int, least: int) -> None:
