@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import sys
 import warnings
 import zipfile
 import zlib
@@ -533,7 +534,7 @@ def test_broken_files_are_named(tmp_path, make):
 @pytest.mark.parametrize(("name", "library", "extra"), [("a.nii", "nibabel", "medical"), ("a.h5", "h5py", "hdf5")])
 def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, name, library, extra):
     (tmp_path / name).touch()
-    monkeypatch.setitem(__import__("sys").modules, library, None)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MandorlaError, match=rf"needs {library}: pip install 'mandorla\[{extra}\]'"):
         read(f"{tmp_path}/{name}", OPTIONS)
 

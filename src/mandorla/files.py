@@ -7,6 +7,7 @@ the model runs. A folder appears under its name only when everything in it has b
 import difflib
 import re
 import shutil
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,10 +18,13 @@ import numpy as np
 import torch
 
 from mandorla.data.dataset import Modality
+from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.images import SUFFIXES, decode_image, find_images, write_image
-from mandorla.data.stored import StoredConfig, shrink
-from mandorla.errors import MandorlaError
+from mandorla.data.images import write_image
+from mandorla.data.readers import SUFFIXES, find, library, stem
+from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, read_slices
+from mandorla.data.stored import StoredConfig
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.model import Mandorla
 from mandorla.pictures import grid
 from mandorla.storage import locked
@@ -31,6 +35,7 @@ Arrays = dict[str, np.ndarray]
 def sample(model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int | None) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
+    Volumes are `<modality>/0000.nii.gz`, with values on the scale of the training's files and voxels of 1 mm.
     `out` must be new or empty; None stands for `samples` in the run folder, which is replaced. Returns the folder.
     """
     with _new_folder(out or model.run / "samples", replace=out is None) as folder:
@@ -39,6 +44,8 @@ def sample(model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int
         np.savez(folder / "samples.npz", **arrays)
         for name, images in arrays.items():
             _write_pictures(folder / name, _numbers(num), images)
+            if images.ndim == 5:
+                _write_volumes(folder / name, images, model, name)
         if shown := [name for name in x if x[name].ndim > 3]:
             (folder / "grid.png").write_bytes(grid([x[name][:16] for name in shown], shown))
     return out or model.run / "samples"
@@ -56,11 +63,14 @@ def translate(
 ) -> Path:
     """Write the modalities `wanted` for every input in `source`, which holds the modalities `given`.
 
-    - `source`: an `.npz`; a folder with one sub-folder of images per given modality, paired by file stem; or, where
-      one modality is given, a folder of images
+    - `source`: an `.npz`; a folder with one sub-folder of files per given modality, paired by file stem; or, where one
+      modality is given, a folder of files, or one file. Files are read as those of the training were
     - `out` must be new or empty. It gets `<wanted>/<stem>.png`, the mean of the samples, `<wanted>_std/<stem>.png`,
       their standard deviation on the same scale (where there is more than one), `samples.npz` with all samples
       `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of the N inputs
+    - for volumes that know where they lie (NIfTI, DICOM) it gets, instead of pictures and arrays,
+      `<wanted>/<stem>.nii.gz` and `<wanted>_std/<stem>.nii.gz` on the grid of the input, with values on the scale of
+      the training's files; slices without foreground are not looked at and become background
 
     Returns `out`. Raises `MandorlaError` for whatever in `source` does not fit the model.
     """
@@ -70,7 +80,23 @@ def translate(
             raise MandorlaError(
                 f"unknown modality {name!r}{_nearest(name, modalities)}; this model has {_list(modalities)}"
             )
-    x, names = _read_inputs(model, source, [modalities[name] for name in given])
+    asked = [modalities[name] for name in given]
+    if source.suffix.lower() == ".npz" or not source.exists():
+        x, names = _read_arrays(source, asked)
+    else:
+        stems, files = _find_inputs(source, asked)
+        config = _reading(model)
+        inputs = [_read_one({name: paths[stems[0]] for name, paths in files.items()}, asked, config)]
+        if inputs[0].way:
+            return _translate_volumes(model, stems, files, config, out, asked, wanted, num_samples, seed)
+        inputs += [_read_one({name: paths[one] for name, paths in files.items()}, asked, config) for one in stems[1:]]
+        subjects = [_subject(model.recipe.data, one) for one in stems]
+        x = _to_unit(model, {name: [read.values[name] for read in inputs] for name in given}, subjects)
+        names = [
+            one if number is None else f"{one}_s{number:03d}"
+            for one, read in zip(stems, inputs, strict=True)
+            for number in read.numbers or [None]
+        ]
     with _new_folder(out) as folder:
         samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
         np.savez(folder / "samples.npz", **samples)
@@ -79,6 +105,43 @@ def translate(
             _write_pictures(folder / name, names, images.mean(0))
             if num_samples > 1:
                 _write_pictures(folder / f"{name}_std", names, images.std(0, ddof=1))
+    return out
+
+
+def _translate_volumes(
+    model: Mandorla,
+    stems: Sequence[str],
+    files: Mapping[str, Mapping[str, Path]],
+    config: FilesConfig,
+    out: Path,
+    given: Sequence[Modality],
+    wanted: Sequence[str],
+    num_samples: int,
+    seed: int,
+) -> Path:
+    """Write the `wanted` volumes one input after another, for all together may not fit into memory."""
+    for modality in model.modalities:
+        if modality.name in wanted and len(modality.size) != len(given[0].size):
+            raise MandorlaError(f"modality {modality.name!r} is no volume, it has no place on the grid of {stems[0]}")
+    with _new_folder(out) as folder:
+        (folder / "names.txt").write_text("".join(f"{name}\n" for name in stems), encoding="utf-8")
+        for name in wanted:
+            (folder / name).mkdir()
+            if num_samples > 1:
+                (folder / f"{name}_std").mkdir()
+        for one in stems:
+            places = {name: paths[one] for name, paths in files.items()}
+            read = _read_one(places, given, config)
+            x = _to_unit(model, {name: [read.values[name]] for name in places}, [one])
+            samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
+            like = places[given[0].name]
+            for name, images in samples.items():
+                scale = model.intensity[name].usual
+                mean = scale.invert(read.way.back(images.mean(0)))
+                write_volume(folder / name / f"{one}.nii.gz", mean, read.way.grid, like, scale)
+                if num_samples > 1:
+                    spread = read.way.back(images.std(0, ddof=1)) * (scale.high - scale.low)
+                    write_volume(folder / f"{name}_std" / f"{one}.nii.gz", spread, read.way.grid, like)
     return out
 
 
@@ -113,10 +176,8 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
 # -------------------------------------------------------------------------------------------------------------- input
 
 
-def _read_inputs(model: Mandorla, source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
-    """Return the arrays of the modalities `given`, and a name for each sample."""
-    if source.is_dir():
-        return _read_folders(model, source, given)
+def _read_arrays(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
+    """Return the arrays of the modalities `given` in an `.npz`, and a name for each sample."""
     x = _read_npz(source, given)
     if missing := [modality.name for modality in given if modality.name not in x]:
         raise MandorlaError(f"{source}: no array for {_list(missing)}; add it, or leave it out of what is given")
@@ -146,14 +207,13 @@ def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
     return x
 
 
-def _read_folders(model: Mandorla, source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
-    """Return the images under `source`, paired by stem in sorted order, and the stems.
-
-    Images are brought to the size and the range [0, 1] as those of the training were.
-    """
-    data = model.recipe.data
-    size = data.size if isinstance(data, StoredConfig) else None
-    files: dict[str, dict[str, Path]] = {}
+def _find_inputs(source: Path, given: Sequence[Modality]) -> tuple[list[str], dict[str, dict[str, Path]]]:
+    """Return the stems of the inputs under `source`, sorted, and by modality the file of each."""
+    if not source.is_dir():
+        if len(given) > 1:
+            raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")
+        return [stem(source)], {given[0].name: {stem(source): source}}
+    files = {}
     for modality in given:
         folder = source / modality.name
         if not folder.is_dir() and len(given) > 1:
@@ -161,50 +221,74 @@ def _read_folders(model: Mandorla, source: Path, given: Sequence[Modality]) -> t
             raise MandorlaError(
                 f"{folder}: no such folder{_nearest(modality.name, found)}; several given modalities need one each"
             )
-        if len(modality.size) != 2:
-            raise MandorlaError(f"modality {modality.name!r} has shape {modality.shape}, not an image's: give an .npz")
-        files[modality.name] = _image_files(folder if folder.is_dir() else source)
+        files[modality.name] = _by_stem(folder if folder.is_dir() else source)
     stems = sorted(set().union(*files.values()))
     for name, by_stem in files.items():
-        if unpaired := [stem for stem in stems if stem not in by_stem]:
+        if unpaired := [one for one in stems if one not in by_stem]:
             raise MandorlaError(
-                f"{source / name}: no image for {_list(unpaired)}, which another given modality has; add it"
+                f"{source / name}: no file for {_list(unpaired)}, which another given modality has; add it"
             )
-    key = re.compile(data.key) if isinstance(data, FoldersConfig) else None
-    subjects = [_subject(key, stem) for stem in stems]
-    x = {}
-    for modality in given:
-        paths = [files[modality.name][stem] for stem in stems]
-        images = [shrink(decode_image(path)[None], size, str(path)) for path in paths]
-        for image, path in zip(images, paths, strict=True):
-            _check_shape(image, modality, str(path))
-        x[modality.name] = np.empty((len(images), *modality.shape), np.float32)
-        groups = subjects if model.intensity[modality.name].subjects else stems
-        for subject in set(groups):  # whose images are looked at together where each has its own range
-            rows = [row for row, name in enumerate(groups) if name == subject]
-            values = np.concatenate([images[row] for row in rows])
-            x[modality.name][rows] = model.to_unit({modality.name: values}, [subject] * len(rows))[modality.name]
-    return x, stems
+    return stems, files
 
 
-def _subject(key: re.Pattern[str] | None, stem: str) -> str:
-    """Return the subject that `data.key` reads off a file's stem, else the stem."""
-    match = key.search(stem) if key else None
-    return (match and match.groupdict().get("subject")) or stem
-
-
-def _image_files(folder: Path) -> dict[str, Path]:
-    """Return the images in `folder` by stem."""
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Return the files in `folder` that can be read, by stem."""
     files: dict[str, Path] = {}
-    for path in find_images(folder, "*"):
-        if path.stem in files:
+    for path in find(folder, "*"):
+        if stem(path) in files:
             raise MandorlaError(
-                f"{path}: {files[path.stem].name} has the same stem; images are paired by stem: rename one"
+                f"{path}: {files[stem(path)].name} has the same stem; files are paired by stem: rename one"
             )
-        files[path.stem] = path
+        files[stem(path)] = path
     if not files:
-        raise MandorlaError(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))})")
+        raise MandorlaError(f"{folder}: no file in this folder that can be read (looked for {', '.join(SUFFIXES)})")
     return files
+
+
+def _reading(model: Mandorla) -> FilesConfig:
+    """Return how the files of the training were read; of a volume every slice is wanted."""
+    data = model.recipe.data
+    if not isinstance(data, FilesConfig):
+        return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None)
+    slices = data.slices and data.slices.model_copy(update={"step": 1})
+    return data.model_copy(update={"slices": slices})
+
+
+def _read_one(places: Mapping[str, Path], given: Sequence[Modality], config: FilesConfig) -> Slices:
+    """Return one input, as stored, of the shape that the model has."""
+    read = read_slices({name: str(place) for name, place in places.items()}, {}, config)
+    for modality in given:
+        place = str(places[modality.name])
+        if not len(read.values[modality.name]):
+            raise MandorlaError(f"{place}: no slice holds as much foreground as those of the training; remove it")
+        _check_shape(read.values[modality.name], modality, place)
+    return read
+
+
+def _to_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
+    """Return the inputs `values[modality]`, one array `(S, C, *size)` each, as float32 in [0, 1], all in one array.
+
+    `subjects` names the subject of each: where subjects have their own range, all that one has is looked at together.
+    """
+    x = {}
+    for name, inputs in values.items():
+        of_subject: dict[str, list[int]] = {}
+        for index, subject in enumerate(subjects):
+            of_subject.setdefault(subject if model.intensity[name].subjects else str(index), []).append(index)
+        parts = list(inputs)
+        for subject, indices in of_subject.items():
+            here = np.concatenate([inputs[index] for index in indices])
+            unit = model.to_unit({name: here}, [subject] * len(here))[name]
+            for index, part in zip(indices, np.split(unit, np.cumsum([len(inputs[i]) for i in indices])), strict=False):
+                parts[index] = part
+        x[name] = np.concatenate(parts)
+    return x
+
+
+def _subject(data: object, name: str) -> str:
+    """Return the subject that `data.key` reads off a file's stem, else the stem."""
+    match = re.search(data.key, name) if isinstance(data, FoldersConfig) else None
+    return (match and match.groupdict().get("subject")) or name
 
 
 def _read_sample(model: Mandorla, text: str) -> Arrays:
@@ -289,6 +373,20 @@ def _write_pictures(folder: Path, names: Sequence[str], images: np.ndarray) -> N
         folder.mkdir()
         for name, image in zip(names, images, strict=True):
             write_image(folder / f"{name}.png", image)
+
+
+def _write_volumes(folder: Path, volumes: np.ndarray, model: Mandorla, name: str) -> None:
+    """Write one NIfTI file per volume `(C, D, H, W)` in [0, 1] of a modality."""
+    data = model.recipe.data
+    axes = (isinstance(data, FilesConfig) and data.geometry.axes) or GeometryConfig().axes
+    try:
+        library("nibabel", "medical")
+    except MandorlaError as error:
+        warnings.warn(f"{name}: the volumes are in the .npz alone; {error}", MandorlaWarning, stacklevel=3)
+        return
+    folder.mkdir()
+    for number, volume in zip(_numbers(len(volumes)), model.intensity[name].invert(volumes), strict=True):
+        write_volume(folder / f"{number}.nii.gz", volume, plain_grid(volume.shape[1:], axes))
 
 
 def _numbers(count: int) -> list[str]:

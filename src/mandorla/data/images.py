@@ -16,18 +16,6 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 BITS_PER_SAMPLE = 258  # TIFF tag
 
 
-def find_images(folder: Path, pattern: str) -> list[Path]:
-    """Return the files in `folder` that match `pattern` and have the suffix of an image, in sorted order.
-
-    Raises `MandorlaError` where a name has line breaks or is not Unicode: it would not fit into a list of names.
-    """
-    paths = sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES and not path.is_dir())
-    for path in paths:
-        if not str(path.relative_to(folder)).isprintable():
-            raise MandorlaError(f"{str(path)!r}: unprintable characters in the name; rename the file")
-    return paths
-
-
 def read_image(path: Path) -> np.ndarray:
     """Return the image as float32 `(C, H, W)` in [0, 1], C = 1 for grey and 3 for colour.
 

@@ -181,7 +181,7 @@ def _is_dicom(path: Path) -> bool:
 def _series(path: Path) -> str:
     """Return the name of the series that a DICOM file belongs to; its path if that cannot be read."""
     try:
-        tags = _need("pydicom", "medical").dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        tags = library("pydicom", "medical").dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
     except MandorlaError:
         raise
     except Exception:  # `read` will say what is wrong with it
@@ -206,7 +206,7 @@ def _reader(path: Path) -> Callable[[Path, str | None, ReadOptions], Reading]:
     raise MandorlaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM files")
 
 
-def _need(module: str, extra: str) -> ModuleType:
+def library(module: str, extra: str) -> ModuleType:
     """Return an optional library. Raises `MandorlaError` that says how to install it."""
     try:
         return __import__(module)
@@ -303,7 +303,7 @@ def _array(file, num_bytes: int) -> np.ndarray:
 
 
 def _read_hdf5(path: Path, key: str | None, options: ReadOptions) -> Reading:
-    h5py = _need("h5py", "hdf5")
+    h5py = library("h5py", "hdf5")
     with h5py.File(path, "r") as file:
         names = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
@@ -319,7 +319,7 @@ def _read_hdf5(path: Path, key: str | None, options: ReadOptions) -> Reading:
 
 
 def _read_nifti(path: Path, key: str | None, options: ReadOptions) -> Reading:
-    nibabel = _need("nibabel", "medical")
+    nibabel = library("nibabel", "medical")
     image = nibabel.load(path)
     dtype, shape = image.get_data_dtype(), image.shape
     if dtype.kind not in "iuf":
@@ -348,7 +348,7 @@ def _read_nifti(path: Path, key: str | None, options: ReadOptions) -> Reading:
 @lru_cache(maxsize=1)
 def _voxels(path: Path, changed: int) -> np.ndarray:
     """Return a volume of which several channels are wanted; `changed` is the time of its last change."""
-    image = _need("nibabel", "medical").load(path)
+    image = library("nibabel", "medical").load(path)
     return _scaled(image).reshape(*image.shape[:3], -1)
 
 
@@ -411,7 +411,7 @@ def _read_series(folder: Path, key: str | None, options: ReadOptions) -> Reading
 
 def _dataset(path: Path):
     """Return a DICOM file of one grey image, pixels undecoded."""
-    pydicom = _need("pydicom", "medical")
+    pydicom = library("pydicom", "medical")
     try:
         dataset = pydicom.dcmread(path)
     except Exception as error:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 from pydantic import AfterValidator, Field, PositiveInt
+from torch.nn.functional import interpolate
 
 from mandorla.config import Settings
 from mandorla.data.geometry import Geometry, Turn, across, check_axes, resample
@@ -90,20 +92,52 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Way:
+    """Say how a sample of volumes was cut and turned, to go back.
+
+    - `grid`, `turn`: as in `Sample`
+    - `axis`: of the turned volume across the slices, and `kept`, the indices of the slices; None where it is whole
+    """
+
+    grid: Geometry
+    turn: Turn
+    axis: int | None = None
+    kept: list[int] | None = None
+
+    def back(self, values: np.ndarray) -> np.ndarray:
+        """Return float `(S, C, *size)` as volumes `(C, D, H, W)` on the grid of the file.
+
+        What was averaged down is interpolated linearly; slices that were left out are 0.
+        """
+        space = self.turn.of_grid(self.grid).shape
+        if self.axis is None:
+            return self.turn.undo(_stretch(values, space)[0])
+        plane = tuple(length for axis, length in enumerate(space) if axis != self.axis)
+        volume = np.zeros((space[self.axis], values.shape[1], *plane), np.float32)
+        volume[self.kept] = _stretch(values, plane)
+        return self.turn.undo(np.moveaxis(volume, 0, self.axis + 1))
+
+
+@dataclass(frozen=True)
 class Slices:
     """Hold a sample as S samples of the size that is wanted: its slices, or itself.
 
     - `values[name]`: `(S, C, *size)`; `masks[name]`: `(S, *size)`
     - `numbers`: of the slices, counted along the first file's own axis; None where the sample is whole
-    - `axes`: of the volumes, None without one
     - `volumes`: the modalities that are volumes, and all masks: whose numbers may be of any type
+    - `way`: back to the grid of the files; None without volumes that have one
     """
 
     values: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     numbers: list[int] | None
-    axes: str | None
     volumes: frozenset[str]
+    way: Way | None
+
+    @property
+    def axes(self) -> str | None:
+        """Return the directions of the axes of the volumes."""
+        return self.way and self.way.turn.of_grid(self.way.grid).axes
 
 
 def read_sample(files: Mapping[str, str | None], masks: Mapping[str, str | None], config: FilesConfig) -> Sample:
@@ -140,33 +174,34 @@ def read_slices(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     Raises `MandorlaError` as `read_sample` does, and for what cannot be cut or brought to the size.
     """
     sample = read_sample(files, masks, config)
-    known = sample.grid.axes if sample.grid else None
-    volumes = frozenset(name for name in sample.values if known and sample.values[name].ndim == 4) | set(masks)
     values, marked = sample.values, sample.masks
+    volumes = frozenset(name for name, array in values.items() if sample.grid and array.ndim == 4) | set(masks)
     places = {name: place for name, place in (*files.items(), *masks.items()) if place}
-    numbers = None
+    axis = numbers = kept = None
     if config.slices:
         axis = slice_axis(sample, config)
         arrays = {**values, **{name: mask[None] for name, mask in marked.items()}}
         for name, array in arrays.items():
             if array.ndim != 4:
                 raise MandorlaError(f"{places[name]}: no volume, it cannot be cut into slices; set data.slices to null")
-        if len({array.shape[axis + 1] for array in arrays.values()}) > 1:
-            counts = ", ".join(f"{array.shape[axis + 1]} in {places[name]}" for name, array in arrays.items())
+        lengths = {name: array.shape[axis + 1] for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{length} in {places[name]}" for name, length in lengths.items())
             raise MandorlaError(f"slices cannot be paired, their numbers differ: {counts}")
         kept = kept_slices(values, axis, config.slices)
         cut = {name: np.moveaxis(array, axis + 1, 0)[kept] for name, array in arrays.items()}
         values, marked = {name: cut[name] for name in values}, {name: cut[name][:, 0] for name in marked}
         flipped = sample.turn is not None and sample.turn.flips[axis]
-        length = next(iter(arrays.values())).shape[axis + 1]
-        numbers = [length - 1 - index if flipped else index for index in kept]
+        last = next(iter(lengths.values())) - 1
+        numbers = [last - index if flipped else index for index in kept]
     else:
         values = {name: array[None] for name, array in values.items()}
         marked = {name: mask[None] for name, mask in marked.items()}
     values = {name: shrink(array, config.size, places[name]) for name, array in values.items()}
     if config.size:
         marked = {name: shrink_mask(mask, config.size) for name, mask in marked.items()}
-    return Slices(values, marked, numbers, known if config.geometry.axes is None else config.geometry.axes, volumes)
+    way = Way(sample.grid, sample.turn, axis, kept) if sample.grid else None
+    return Slices(values, marked, numbers, volumes, way)
 
 
 def slice_axis(sample: Sample, config: FilesConfig) -> int:
@@ -183,6 +218,14 @@ def kept_slices(values: Mapping[str, np.ndarray], axis: int, config: SliceConfig
     """Return the indices of the slices of volumes `(C, D, H, W)` that hold enough foreground, every `step`th."""
     shares = [_foreground(array, axis) for array in values.values()]
     return np.flatnonzero(np.max(shares, axis=0) >= config.keep)[:: config.step].tolist()
+
+
+def _stretch(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return `(S, C, *own)` at a larger `size`, pixels taken as areas; as they are if that is theirs."""
+    if values.shape[2:] == size:
+        return values
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return interpolate(torch.from_numpy(np.ascontiguousarray(values, np.float32)), size=size, mode=mode).numpy()
 
 
 def _foreground(volume: np.ndarray, axis: int) -> np.ndarray:

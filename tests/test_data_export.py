@@ -1,0 +1,182 @@
+"""Volumes in, a model that changes nothing, volumes out: what comes back is what went in, where it was."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from mandorla import files
+from mandorla.data.dataset import Modality
+from mandorla.data.export import plain_grid, write_volume
+from mandorla.data.intensity import Fitted, Intensity, Window
+from mandorla.data.samples import FilesConfig, read_slices
+from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.model import Mandorla
+
+SHAPE = (6, 8, 10)
+RNG = np.random.default_rng(0)
+OBLIQUE = nibabel.affines.from_matvec(
+    nibabel.eulerangles.euler2mat(0.3, -0.2, 0.4) @ np.diag([0.9, 1.1, 2.5]), [-40, 20, 5]
+)
+AFFINES = {
+    "RAS": np.diag([1.0, 1.0, 1.0, 1]),
+    "flipped": np.array([[-2, 0, 0, 90], [0, 1, 0, -126], [0, 0, -3, 72], [0, 0, 0, 1.0]]),
+    "permuted": np.array([[0, 0, 1.5, -9], [-1, 0, 0, 5], [0, 2, 0, 1], [0, 0, 0, 1.0]]),
+    "oblique": OBLIQUE,
+}
+RANGES = {"uint8": (0, 255), "int16": (-1000, 3000), "int16 scaled": (0, 1.7), "float32": (-3.5, 40.25)}
+READ = TypeAdapter(FilesConfig)
+
+
+@dataclass
+class Identity:
+    """A model of modalities t1 and t2 which translates by changing nothing."""
+
+    run: Path
+    size: tuple[int, ...]
+    range: tuple[float, float]
+    settings: dict
+    modalities: tuple[Modality, ...] = ()
+    intensity: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.modalities = tuple(Modality(name, 1, self.size) for name in ("t1", "t2"))
+        low, high = self.range
+        fitted = Fitted(Window(low=float(low), high=float(high)), Intensity(float(low), float(high)), {})
+        self.intensity = {"t1": fitted, "t2": fitted}
+        self.recipe = SimpleNamespace(data=READ.validate_python(self.settings))
+
+    to_unit = Mandorla.to_unit
+    _names = list
+
+    def sample(self, num, seed, steps):
+        return SimpleNamespace(x={m.name: torch.rand(num, *m.shape) for m in self.modalities})
+
+    def translate(self, x, wanted, num_samples, seed):
+        sign = (-1) ** torch.arange(num_samples).view(-1, *[1] * (len(self.size) + 2))
+        return {name: torch.as_tensor(x["t1"])[None] + 0.01 * sign for name in wanted}
+
+
+def make(path, kind, affine):
+    """Write a volume of a kind of numbers, with nothing in its last planes, and return its values."""
+    low, high = RANGES[kind]
+    dtype = np.dtype(kind.split()[0])
+    background = low if kind != "int16" else -1000
+    values = np.full(SHAPE, background, np.float64)
+    values[:, :, :7] = RNG.uniform(low, high, (6, 8, 7))
+    if kind == "int16 scaled":
+        image = nibabel.Nifti1Image(np.rint(values / 1e-3).astype(dtype), affine)
+        image.header.set_slope_inter(1e-3, 0)
+    else:
+        image = nibabel.Nifti1Image((np.rint(values) if dtype.kind in "iu" else values).astype(dtype), affine)
+    image.set_sform(affine, 4)
+    image.set_qform(affine, 2)
+    path.parent.mkdir(exist_ok=True)
+    nibabel.save(image, path)
+    return nibabel.load(path).get_fdata()
+
+
+@pytest.mark.parametrize("cut", ["whole", "sagittal", "coronal", "axial"])
+@pytest.mark.parametrize("affine", AFFINES)
+@pytest.mark.parametrize("kind", RANGES)
+def test_a_volume_comes_back_as_it_was(tmp_path, kind, affine, cut):
+    path = tmp_path / "in" / "p1.nii.gz"
+    values = make(path, kind, AFFINES[affine])
+    settings = {} if cut == "whole" else {"slices": {"axis": cut, "keep": 0.0, "step": 3}}
+    size = read_slices({"t1": str(path)}, {}, READ.validate_python(settings)).values["t1"].shape[2:]
+    model = Identity(tmp_path / "run", size, RANGES[kind], settings)
+    source = path if cut == "whole" else path.parent
+    out = files.translate(model, source, tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0)
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == [
+        "names.txt",
+        "t2/p1.nii.gz",
+        "t2_std/p1.nii.gz",
+    ]
+    old, new = nibabel.load(path), nibabel.load(out / "t2" / "p1.nii.gz")
+    low, high = RANGES[kind]
+    assert np.abs(new.get_fdata() - values).max() <= 1e-3 * (high - low)
+    assert new.get_data_dtype() == old.get_data_dtype() and new.shape == old.shape
+    np.testing.assert_allclose(new.affine, old.affine, atol=1e-5)
+    for form in ("sform", "qform"):
+        found, code = getattr(new, f"get_{form}")(coded=True)
+        assert code == 4
+        np.testing.assert_allclose(found, old.affine, atol=1e-4)
+    np.testing.assert_allclose(new.header.get_zooms(), old.header.get_zooms(), atol=1e-5)
+    assert nibabel.aff2axcodes(new.affine) == nibabel.aff2axcodes(old.affine)
+    spread = nibabel.load(out / "t2_std" / "p1.nii.gz")
+    assert spread.get_data_dtype() == np.float32
+    np.testing.assert_allclose(spread.get_fdata(), np.sqrt(2) * 0.01 * (high - low), rtol=1e-4)
+
+
+def test_what_was_averaged_down_comes_back_at_its_size_and_left_out_slices_as_background(tmp_path):
+    path = tmp_path / "in" / "p1.nii.gz"
+    ramp = np.zeros(SHAPE, np.float32)
+    ramp[:, :, :7] = 100 + 10 * np.arange(8)[:, None]
+    path.parent.mkdir()
+    nibabel.save(nibabel.Nifti1Image(ramp, OBLIQUE), path)
+    model = Identity(tmp_path / "run", (4, 3), (-50, 200), {"slices": {"axis": "axial"}, "size": (4, 3)})
+    out = files.translate(model, path, tmp_path / "out", ["t1"], ["t2"], num_samples=1, seed=0)
+    found = nibabel.load(out / "t2" / "p1.nii.gz").get_fdata()
+    np.testing.assert_allclose(found[:, 1:-1, :7], ramp[:, 1:-1, :7] + 2.5, atol=1e-3)  # 0.01 of the range is added
+    np.testing.assert_allclose(found[..., 7:], -50)
+    assert not (out / "t2_std").exists()
+
+
+def test_integers_that_cannot_hold_the_values_become_floats(tmp_path):
+    path = tmp_path / "in" / "p1.nii.gz"
+    make(path, "uint8", OBLIQUE)
+    values = RNG.uniform(-1000, 3000, (1, *SHAPE)).astype(np.float32)
+    grid = read_slices({"t1": str(path)}, {}, FilesConfig()).way.grid
+    for scale in (Intensity(-1000, 3000), Intensity(0, 1), None):
+        write_volume(tmp_path / "out.nii.gz", values, grid, path, scale)
+        written = nibabel.load(tmp_path / "out.nii.gz")
+        assert written.get_data_dtype() == np.float32
+        np.testing.assert_allclose(written.get_fdata(), values[0])
+
+
+def test_channels_are_a_fourth_dimension_and_axes_are_said(tmp_path):
+    values = RNG.random((2, 4, 5, 6)).astype(np.float32)
+    write_volume(tmp_path / "a.nii", values, plain_grid((4, 5, 6), "IPL"))
+    written = nibabel.load(tmp_path / "a.nii")
+    np.testing.assert_array_equal(written.get_fdata(), np.moveaxis(values, 0, -1).astype(np.float64))
+    assert nibabel.aff2axcodes(written.affine) == ("I", "P", "L")
+    assert int(written.header["sform_code"]) == int(written.header["qform_code"]) == 1
+
+
+def test_sampled_volumes_are_nifti(tmp_path, monkeypatch):
+    model = Identity(tmp_path / "run", SHAPE, (100, 300), {})
+    model.run.mkdir()
+    out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
+    with np.load(out / "samples.npz") as arrays:
+        expected = 100 + 200 * arrays["t2"][1, 0]
+    written = nibabel.load(out / "t2" / "0001.nii.gz")
+    np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-5)
+    assert nibabel.aff2axcodes(written.affine) == ("I", "P", "L")
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.warns(MandorlaWarning, match="alone; reading this needs nibabel"):
+        assert not (files.sample(model, tmp_path / "more", num=1, seed=0, steps=None) / "t1").exists()
+
+
+def test_volumes_that_do_not_fit_are_named_and_nothing_is_written(tmp_path):
+    path = tmp_path / "in" / "p1.nii.gz"
+    make(path, "int16", OBLIQUE)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), OBLIQUE), tmp_path / "in" / "blank.nii.gz")
+    model = Identity(tmp_path / "run", (5, 5), (0, 1), {})
+    for settings, text in (
+        ({}, r"p1.nii.gz: shape \(1, 1, 10, 8, 6\), expected \(N, 1, 5, 5\)"),
+        ({"slices": {}}, "p1.nii.gz: size 8 x 6, but modality 't1' of this model has 5 x 5"),
+        ({"slices": {"step": 2}}, "blank.nii.gz: no slice holds as much foreground"),
+    ):
+        model.recipe.data = READ.validate_python(settings)
+        path = tmp_path / "in" / ("blank.nii.gz" if "step" in str(settings) else "p1.nii.gz")
+        with pytest.raises(MandorlaError, match=text):
+            files.translate(model, path, tmp_path / "out", ["t1"], ["t2"], num_samples=1, seed=0)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(MandorlaError, match="one file, but several given"):
+        files.translate(model, path, tmp_path / "out", ["t1", "t2"], ["t2"], num_samples=1, seed=0)
