@@ -2,8 +2,9 @@
 
 import re
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mandorla.data.pairing import (
@@ -18,6 +19,7 @@ from mandorla.data.pairing import (
     to_part,
     to_values,
 )
+from mandorla.data.splits import split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 KEEP = PairingConfig(unpaired="keep", unpairable="skip")
@@ -143,6 +145,70 @@ def test_two_rows_of_one_key_are_an_error_even_where_they_fit_together():
         pair_rows(rows, ["t1", "t2"], KEEP, "data")
 
 
+SAMPLES = st.dictionaries(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3)), st.booleans(), min_size=8)
+
+
+def rows_of(samples, part_of=None):
+    """Return a row for each (subject, session); one in two lacks a modality; parts by subject and session."""
+    return [
+        Row(
+            where=f"{subject}{session}",
+            key=f"{subject}/{session}",
+            subject=subject,
+            files={"t1": f"{subject}{session}.t1"} | ({"t2": f"{subject}{session}.t2"} if both else {}),
+            masks={},
+            labels={},
+            part=part_of((subject, session)) if part_of else None,
+        )
+        for (subject, session), both in samples.items()
+    ]
+
+
+def parts_of(pairs, rows):
+    """Return the part of each id; every sample must be in one part exactly, every subject in one."""
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(pairs.ids)))
+    homes = {pairs.ids[row]: part for part, numbers in rows.items() for row in numbers}
+    subjects = {subject: homes[name] for name, subject in zip(pairs.ids, pairs.groups, strict=True)}
+    assert all(homes[name] == subjects[name[0]] for name in homes), "a subject on two sides"
+    return homes
+
+
+@given(samples=SAMPLES, seed=st.integers(0, 99), order=st.randoms(use_true_random=False))
+def test_every_sample_is_in_one_part_whatever_the_order(samples, seed, order):
+    assume(len({subject for subject, _ in samples}) >= 3 and any(samples.values()))
+    rows = rows_of(samples)
+    pairs = pair_rows(rows, ["t1", "t2"], KEEP, "data")
+    homes = parts_of(pairs, split_by_group(pairs.groups, 0.2, 0.2, seed, "data"))
+    assert homes.keys() == {f"{subject}/{session}" for subject, session in samples}
+    order.shuffle(rows)
+    again = pair_rows(rows, ["t1", "t2"], KEEP, "data")
+    assert parts_of(again, split_by_group(again.groups, 0.2, 0.2, seed, "data")) == homes
+
+
+@given(samples=SAMPLES, cut=st.integers(1, 31), by_subject=st.booleans())
+def test_a_given_division_is_kept_or_refused_by_the_name_of_who_leaks(samples, cut, by_subject):
+    assume(any(samples.values()))
+
+    def part_of(sample):
+        number = "abcdefgh".index(sample[0]) * 4 + (0 if by_subject else sample[1])
+        return "train" if number < cut else "test"
+
+    pairs = pair_rows(rows_of(samples, part_of), ["t1", "t2"], KEEP, "data")
+    parts = {sample: part_of(sample) for sample in samples}
+    leaking = {s for s, _ in samples if len({part for sample, part in parts.items() if sample[0] == s}) > 1}
+    assume("test" in parts.values() and sum(part_of((s, 3)) == "train" for s in {s for s, _ in samples}) > 1)
+    try:
+        rows = split_as_given(pairs.parts, pairs.ids, pairs.groups, 0.2, 0.2, 0, "data")
+    except MandorlaError as error:
+        assert any(f"subject {subject!r} lies in both" in str(error) for subject in leaking)
+    else:
+        assert not leaking
+        homes = parts_of(pairs, rows)
+        assert {f"{s}/{v}": part for (s, v), part in parts.items()} == {
+            name: "train" if part == "val" else part for name, part in homes.items()
+        }
+
+
 @pytest.mark.parametrize(
     ("pattern", "text", "expected"),
     [
@@ -199,3 +265,8 @@ def test_parts_and_values_are_read_as_people_write_them():
     assert to_values(["1", " -2.5", "1e3", "", "n/a", "NaN"]) == [1, -2.5, 1000, None, None, None]
     assert to_values(["1", "two", ""]) == ["1", "two", None]
     assert to_values(["1_0", "inf"]) == ["1_0", "inf"], "no number as people write it"
+
+
+def test_a_modality_given_twice_is_one():
+    with pytest.raises(MandorlaError, match="1 modality given, paired data need two or more"):
+        pair([A1], ["t1", "t1"], KEEP, "data")

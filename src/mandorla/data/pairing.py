@@ -150,8 +150,8 @@ def pair(
     modalities or samples; and, unless `config` says otherwise, a key that lacks a modality, and a file that belongs to
     no sample, such as a mask without an image.
     """
-    if len(modalities) < 2:
-        raise MandorlaError(f"{source}: {len(modalities)} modality given, paired data need two or more")
+    if len(set(modalities)) < 2:
+        raise MandorlaError(f"{source}: {len(set(modalities))} modality given, paired data need two or more")
     places: dict[str, dict[str, str]] = {name: {} for name in (*modalities, *masks)}
     first: dict[str, Found] = {}
     used: dict[str, Found] = {}
