@@ -139,6 +139,27 @@ def test_a_list_of_files_is_paired_by_their_paths_below_the_common_folder(tmp_pa
     ]
 
 
+def test_masks_and_labels_of_subjects(root):
+    for subject in range(7):
+        for number in range(3):
+            paint(root / "masks" / f"p{subject}_s{number}.png", (subject + number) % 2)
+    (root / "people.csv").write_text("subject,kind\n" + "\n".join(f"p{n},{'ab'[n % 2]}" for n in range(8)))
+    splits = load_data(config(root, masks={"lesion_mask": "masks"}, participants="people.csv"), seed=0)
+    assert splits.classes["kind"] == ("a", "b")
+    for part in splits.parts.values():
+        batch = part.batch(range(len(part)))
+        for row, key in enumerate(batch.ids):
+            subject, number = int(key[1]), int(key[4])
+            assert batch.factors["kind"][row] == subject % 2
+            if subject < 7:
+                assert (batch.factors["lesion_mask"][row] == (subject + number) % 2).all()
+    paint(root / "masks" / "p9_s0.png", 0)
+    with pytest.raises(MandorlaError, match="masks/p9_s0.png: is lesion_mask of 'p9/s0', of which there is no image"):
+        pairs(root, masks={"lesion_mask": "masks"})
+    with pytest.raises(MandorlaError, match="data.masks: 't1' is a modality in data.folders"):
+        pairs(root, masks={"t1": "masks"})
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [

@@ -14,21 +14,18 @@ Reference: The brain imaging data structure, a format for organizing and describ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mandorla.data.decode import FilesConfig
-from mandorla.data.pairing import Found, Pairs, Unpairable, in_order, is_mask, pair, to_modality, to_values
+from mandorla.data.pairing import Found, Pairs, Unpairable, in_order, is_mask, pair, to_modality
+from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import NIFTI, find, stem, suffix
-from mandorla.data.table import read_table, to_label_name
 from mandorla.errors import MandorlaError
 
 PARTICIPANTS = "participants.tsv"
-PARTICIPANT = "participant_id"
 
 
-class BidsConfig(FilesConfig):
+class BidsConfig(ParticipantsConfig):
     """Name the folder of `bids` and which of its files to take."""
 
     kind: Literal["bids"] = "bids"
@@ -41,8 +38,6 @@ class BidsConfig(FilesConfig):
     entities: dict[str, str | None] = {}
     """Which of several files of a modality to take, such as `{acq: highres, run: null}`: one with that value, or, for
     null, without that entity. A file that has another value is never taken."""
-    labels: list[str] | None = None
-    """Columns of `participants.tsv` to take as labels; null takes all."""
 
 
 class _File(NamedTuple):
@@ -57,8 +52,7 @@ def pair_bids(config: BidsConfig) -> Pairs:
     """Return the samples, one for each session of each subject.
 
     Raises `MandorlaError` for a missing folder, several files of one modality that `data.entities` does not choose
-    from, a broken `participants.tsv`, and as `pair` does; a file without a BIDS name, or in another subject's folder,
-    is unpairable.
+    from, and as `pair` and `add_labels` do; a file without a BIDS name, or in another subject's folder, is unpairable.
     """
     folder = config.locate(config.folder)
     subjects = sorted(path for path in folder.glob("sub-*") if path.is_dir())
@@ -72,7 +66,7 @@ def pair_bids(config: BidsConfig) -> Pairs:
     wanted = [file for file in files if file.name in modalities or file.name in masks]
     found = [Found(str(file.path), file.name, file.key, file.subject) for file in _choose(wanted, config.entities)]
     pairs = pair([*found, *(file for file in parsed if file not in files)], modalities, config, str(folder), masks)
-    return replace(pairs, labels=_labels(folder / PARTICIPANTS, pairs.groups, config.labels))
+    return add_labels(pairs, config, folder / PARTICIPANTS)
 
 
 def _find(subject: Path, datatypes: Sequence[str]) -> list[Path]:
@@ -124,24 +118,3 @@ def _choose(files: Sequence[_File], entities: Mapping[str, str | None]) -> list[
             )
         chosen[file.key, file.name] = file if more > less else other
     return list(chosen.values())
-
-
-def _labels(path: Path, subjects: Sequence[str], wanted: Sequence[str] | None) -> dict[str, list[str | float | None]]:
-    """Return the columns of `participants.tsv`, a value for each of `subjects`."""
-    if wanted is None and not path.exists():
-        return {}
-    columns, lines = read_table(path)
-    for name in (PARTICIPANT, *(wanted or ())):
-        if name not in columns:
-            raise MandorlaError(f"{path}: no column {name!r}; it has {', '.join(columns)}")
-    rows: dict[str, int] = {}
-    for index, (name, line) in enumerate(zip(columns[PARTICIPANT], lines, strict=True)):
-        subject = f"sub-{name.removeprefix('sub-')}"
-        if rows.setdefault(subject, index) != index:
-            raise MandorlaError(f"{path}:{line}: {subject} is there twice; remove one row")
-    labels = {}
-    for name in wanted if wanted is not None else [name for name in columns if name != PARTICIPANT]:
-        values = to_values([columns[name][rows[subject]] if subject in rows else "" for subject in subjects])
-        if wanted is not None or any(value is not None for value in values):
-            labels[to_label_name(name)] = values
-    return labels

@@ -21,18 +21,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
-from mandorla.data.decode import FilesConfig
 from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key
+from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import SUFFIXES, find, split_place, stem, to_regex
 from mandorla.errors import MandorlaError
 
 
-class FoldersConfig(FilesConfig):
+class FoldersConfig(ParticipantsConfig):
     """Name the files of `folders` and how they are paired."""
 
     kind: Literal["folders"] = "folders"
     folders: dict[str, str | list[str]]
     """Files of each modality: a folder, searched with its subfolders; a glob (`scans/*/t1.nii.gz`); or a list."""
+    masks: dict[str, str | list[str]] = {}
+    """Files of each mask, in the same way."""
     key: KeyPattern = ".+"
     """Regular expression for the part of a file's name that pairs it; a group `subject` names the patient."""
 
@@ -41,21 +43,24 @@ def pair_folders(config: FoldersConfig) -> Pairs:
     """Return the samples in the folders.
 
     Raises `MandorlaError` for a missing or empty folder, a glob without a file, a listed file that is missing, a file
-    that the key does not match, and as `pair` does.
+    that the key does not match, and as `pair` and `add_labels` do.
     """
     pattern = re.compile(config.key)
+    if both := config.folders.keys() & config.masks.keys():
+        raise MandorlaError(f"data.masks: {min(both)!r} is a modality in data.folders; name the mask otherwise")
     found: list[Found | Unpairable] = []
-    for modality, where in config.folders.items():
+    for name, where in (config.folders | config.masks).items():
+        setting = f"data.{'folders' if name in config.folders else 'masks'}.{name}"
         if isinstance(where, list):
-            named = _in_list([str(config.locate(place)) for place in where], f"data.folders.{modality}")
+            named = _in_list([str(config.locate(place)) for place in where], setting)
         elif (folder := config.locate(where)).is_dir():
-            named = _in_folder(folder, f"data.folders.{modality}")
+            named = _in_folder(folder, setting)
         else:
-            named = _in_glob(config, where, f"data.folders.{modality}")
-        for place, name in named:
-            key = read_key(pattern, name)
-            found.append(Unpairable(place, key) if isinstance(key, str) else Found(place, modality, *key))
-    return pair(found, list(config.folders), config, "data.folders")
+            named = _in_glob(config, where, setting)
+        for place, text in named:
+            key = read_key(pattern, text)
+            found.append(Unpairable(place, key) if isinstance(key, str) else Found(place, name, *key))
+    return add_labels(pair(found, list(config.folders), config, "data.folders", list(config.masks)), config)
 
 
 def _in_folder(folder: Path, setting: str) -> Iterator[tuple[str, str]]:

@@ -17,15 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mandorla.data.decode import FilesConfig
 from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, in_order, is_mask, pair, read_key, to_modality
+from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import TABLES, find, stem, suffix
 from mandorla.errors import MandorlaError
 
 _WORDS = re.compile(r"[-_. ]+")
 
 
-class ScansConfig(FilesConfig):
+class ScansConfig(ParticipantsConfig):
     """Name the folder of `scans` and how to read the names in it."""
 
     kind: Literal["scans"] = "scans"
@@ -48,8 +48,8 @@ class _Scan(NamedTuple):
 def pair_scans(config: ScansConfig) -> Pairs:
     """Return the samples in the folder.
 
-    Raises `MandorlaError` for a missing or empty folder, and as `pair` does; a file without a known modality, or in the
-    folder of another case, is unpairable.
+    Raises `MandorlaError` for a missing or empty folder, and as `pair` and `add_labels` do; a file without a known
+    modality, or in the folder of another case, is unpairable.
     """
     folder = config.locate(config.folder)
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def pair_scans(config: ScansConfig) -> Pairs:
             found.append(Unpairable(str(path), key))
         elif name in modalities or name in masks:
             found.append(Found(str(path), name, *key))
-    return pair(found, modalities, config, str(folder), masks)
+    return add_labels(pair(found, modalities, config, str(folder), masks), config)
 
 
 def _read(path: Path, folder: Path, aliases: Mapping[str, str]) -> _Scan | Unpairable:
