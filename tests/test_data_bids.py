@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
-from mandorla.data import pair_files
+from mandorla.data import load_data, pair_files
 from mandorla.data.bids import BidsConfig
+from mandorla.data.samples import SliceConfig
 from mandorla.errors import MandorlaError
 
 
@@ -126,3 +129,43 @@ def test_a_folder_without_subjects(tmp_path):
     touch(tmp_path, "sub-01.nii.gz")
     with pytest.raises(MandorlaError, match="no folder sub-... in it"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("slices", [None, SliceConfig(axis="axial")])
+def test_volumes_and_their_slices_are_read(tmp_path, slices):
+    for subject in range(5):
+        touch(tmp_path, f"sub-{subject}/anat/sub-{subject}_T1w.json")
+        for number, last in enumerate(("T1w", "FLAIR", "lesion")):
+            if (subject, last) != (3, "FLAIR"):
+                volume = np.full((8, 9, 4), 10 * subject + number, np.uint8)
+                volume[:4, :4] = np.arange(1, 5) * (5 if last == "T1w" else 1)
+                path = tmp_path / f"sub-{subject}/anat/sub-{subject}_{last}.nii.gz"
+                nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    rows = "".join(f"sub-{subject}\t{subject}.5\n" for subject in range(5))
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tage\n{rows}")
+    splits = load_data(BidsConfig(root=str(tmp_path), unpaired="keep", slices=slices, duplicates="keep"), seed=0)
+    assert sorted(splits.modalities[0].size) == ([8, 9] if slices else [4, 8, 9])
+    assert sum(map(len, splits.parts.values())) == (20 if slices else 5)
+    subjects = []
+    for part in splits.parts.values():
+        batch = part.batch(range(len(part)))
+        subjects += sorted(set(batch.factors["group"]))
+        for row, name in enumerate(batch.ids):
+            subject = int(name[4])
+            assert batch.factors["group"][row] == f"sub-{subject}" and batch.factors["age"][row] == subject + 0.5
+            assert batch.x["t1"][row].median() * 255 == pytest.approx(10 * subject)
+            assert batch.present["flair"][row] == (subject != 3)
+            assert batch.x["flair"][row].median() * 255 == pytest.approx(10 * subject + 1 if subject != 3 else 0)
+            assert np.median(batch.factors["lesion_mask"][row]) == 10 * subject + 2
+    assert sorted(subjects) == [f"sub-{subject}" for subject in range(5)]
+
+
+SHARED_DATA = Path(os.environ.get("MANDORLA_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "open_ms").is_dir(), reason="no open_ms under MANDORLA_DATA")
+def test_open_ms():
+    pairs = pair_files(BidsConfig(root=str(SHARED_DATA), folder="open_ms"))
+    assert pairs.ids == ["sub-07", "sub-19"]
+    assert {name: len(places) for name, places in pairs.files.items()} == {"t1": 2, "t1gd": 2, "t2": 2, "flair": 2}
+    assert list(pairs.masks) == ["lesion_mask"] and not pairs.report.partly and not pairs.report.skipped

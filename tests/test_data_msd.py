@@ -2,9 +2,11 @@
 
 import json
 
+import nibabel
+import numpy as np
 import pytest
 
-from mandorla.data import pair_files
+from mandorla.data import load_data, pair_files
 from mandorla.data.msd import MsdConfig
 from mandorla.errors import MandorlaError
 
@@ -49,6 +51,32 @@ def test_channels_of_one_file_are_modalities(folder):
     assert not pairs.report.partly and not pairs.report.skipped
     reversed_lists = DECATHLON | {"training": DECATHLON["training"][::-1]}
     assert load(folder, reversed_lists) == pairs
+
+
+def test_channels_are_read_from_the_file(tmp_path):
+    content = {"modality": {"0": "FLAIR", "1": "T1w"}, "training": [], "test": []}
+    for number in range(6):
+        volumes = np.stack([np.full((4, 5, 6), 10 * number + channel, np.uint8) for channel in range(2)], axis=-1)
+        volumes[0, 0] = 200  # none is blank
+        nibabel.save(nibabel.Nifti1Image(volumes, np.eye(4)), tmp_path / f"p{number}.nii.gz")
+        mask = np.zeros((4, 5, 6), np.uint8)
+        mask[number % 2 :, 0, 0] = 3
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / f"m{number}.nii.gz")
+        image = f"./p{number}.nii.gz"
+        content["test" if number == 5 else "training"].append(
+            image if number == 5 else {"image": image, "label": f"./m{number}.nii.gz"}
+        )
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    splits = load_data(MsdConfig(root=str(tmp_path)), seed=0)
+    assert [(m.name, m.shape) for m in splits.modalities] == [("flair", (1, 6, 5, 4)), ("t1", (1, 6, 5, 4))]
+    assert splits.test.ids == ["p5"] and (len(splits.train), len(splits.val)) == (4, 1)
+    for part in splits.parts.values():
+        batch = part.batch(range(len(part)))
+        for row, name in enumerate(batch.ids):
+            number = int(name[1])
+            for channel, modality in enumerate(("flair", "t1")):
+                assert batch.x[modality][row].median() * 255 == pytest.approx(10 * number + channel)
+            assert number == 5 or batch.factors["label_mask"][row].sum() == 3 * (4 - number % 2)
 
 
 def test_lists_may_be_chosen_and_keys_name_patients(folder):

@@ -205,12 +205,16 @@ def test_find(tmp_path, series):
     assert [path.name for path in find(folder)] == ["a.dcm", "b.dcm", "c.dcm", "d.dcm", "e.dcm"]
 
 
-def test_find_refuses_circles_and_unprintable_names(tmp_path):
+def test_find_refuses_circles_dead_links_and_unprintable_names(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     os.symlink(tmp_path / "a", tmp_path / "a" / "b" / "again")
     with pytest.raises(MandorlaError, match="leads back to a folder above"):
         find(tmp_path)
     (tmp_path / "a" / "b" / "again").unlink()
+    os.symlink(tmp_path / "a" / "annex", tmp_path / "a" / "scan.nii.gz")
+    with pytest.raises(MandorlaError, match="scan.nii.gz: a link that leads nowhere"):
+        find(tmp_path)
+    (tmp_path / "a" / "scan.nii.gz").unlink()
     (tmp_path / "a" / "two\nlines.png").touch()
     with pytest.raises(MandorlaError, match="unprintable"):
         find(tmp_path)

@@ -2,9 +2,12 @@
 
 import os
 
+import nibabel
+import numpy as np
 import pytest
 
-from mandorla.data import pair_files
+from mandorla.data import load_data, pair_files
+from mandorla.data.intensity import Window
 from mandorla.data.scans import ScansConfig
 from mandorla.errors import MandorlaError
 
@@ -115,3 +118,23 @@ def test_missing_and_empty_folders(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(MandorlaError, match="holds no scans"):
         load(tmp_path)
+
+
+def test_scans_are_read(tmp_path):
+    for number in range(5):
+        for last, value in {"t1n": 0, "t2f": 1, "seg": 2}.items():
+            case = f"BraTS-GLI-0000{number // 2}-00{number % 2}"
+            volume = np.full((4, 5, 6), 10 * number + value, np.int16)
+            volume[0, 0] = 40
+            (tmp_path / case).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / case / f"{case}-{last}.nii.gz")
+    splits = load_data(ScansConfig(root=str(tmp_path), intensity=Window(low=0, high=100)), seed=0)
+    assert [m.name for m in splits.modalities] == ["t1", "flair"]
+    for part in splits.parts.values():
+        batch = part.batch(range(len(part)))
+        for row, name in enumerate(batch.ids):
+            number = 2 * int(name[14]) + int(name[-1])
+            assert batch.factors["group"][row] == f"BraTS-GLI-0000{number // 2}"
+            assert batch.x["t1"][row].median() * 100 == pytest.approx(10 * number, abs=1e-4)
+            assert batch.x["flair"][row].median() * 100 == pytest.approx(10 * number + 1, abs=1e-4)
+            assert np.median(batch.factors["seg_mask"][row]) == 10 * number + 2

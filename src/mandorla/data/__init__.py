@@ -21,11 +21,12 @@ from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.record import follow_record, keep_record
 from mandorla.data.scans import ScansConfig, pair_scans
+from mandorla.data.side_by_side import SideBySideConfig, pair_side_by_side
 from mandorla.data.table import TableConfig, pair_table
 from mandorla.errors import MandorlaWarning
 
 _Composed = PolydigitsConfig | PolymnistConfig | MhdConfig | PhantomConfig
-_Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig | ScansConfig
+_Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig | ScansConfig | SideBySideConfig
 DataConfig = Annotated[_Composed | ArraysConfig | _Files, Field(discriminator="kind")]
 
 _LOADERS = {
@@ -41,6 +42,7 @@ _PAIRERS = {
     MsdConfig: pair_msd,
     BidsConfig: pair_bids,
     ScansConfig: pair_scans,
+    SideBySideConfig: pair_side_by_side,
 }
 
 

@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mandorla.data.decode import FilesConfig
 from mandorla.data.pairing import KeyPattern, Pairs, Row, Unpairable, is_mask, pair_rows, read_key, to_modality, to_part
 from mandorla.data.readers import NIFTI, split_place, stem, suffix
+from mandorla.data.samples import FilesConfig
 from mandorla.data.table import find_place, to_label_name
 from mandorla.errors import MandorlaError
 

@@ -10,8 +10,8 @@ columns are labels. Subjects that have no files are passed over, those that have
 from dataclasses import replace
 from pathlib import Path
 
-from mandorla.data.decode import FilesConfig
 from mandorla.data.pairing import Pairs, to_values
+from mandorla.data.samples import FilesConfig
 from mandorla.data.table import read_table, to_label_name
 from mandorla.errors import MandorlaError
 

@@ -117,7 +117,8 @@ def find(folder: Path, pattern: str = "**/*") -> list[Path]:
 
     A folder that holds a DICOM series counts as one file. `*` stands for any part of a name, `**/` for any folders.
     Links are followed; what begins with a dot is left out. Raises `MandorlaError` for a link that leads back to a
-    folder above it, and for names with line breaks or that are not Unicode: they would not fit into a list of names.
+    folder above it or nowhere, and for names with line breaks or that are not Unicode: they would not fit into a list
+    of names.
     """
     matches = to_regex(pattern).fullmatch
     found = [path for path in _walk(folder) if matches(path.relative_to(folder).as_posix())]
@@ -162,6 +163,8 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             slices.append(path)
         elif suffix(path) and path.is_file():
             yield path
+        elif suffix(path) and path.is_symlink():  # as a file of git-annex or DataLad that was not fetched
+            raise MandorlaError(f"{path}: a link that leads nowhere; fetch the file, or remove the link")
     if above and len(slices) > 1 and _series(slices[0]) == _series(slices[1]):
         yield folder
     else:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mandorla.data.decode import FilesConfig
 from mandorla.data.pairing import NOTHING, Pairs, Row, Unpairable, is_mask, pair_rows, to_modality, to_part, to_values
 from mandorla.data.readers import split_place, suffix
+from mandorla.data.samples import FilesConfig
 from mandorla.errors import MandorlaError
 
 KEYS = ("session", "slice")  # columns that, beside the subject, tell samples apart

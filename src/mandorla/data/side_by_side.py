@@ -1,0 +1,66 @@
+"""Paired images that lie side by side in one file, as those of pix2pix do: left half A, right half B.
+
+    facades/train/1.jpg    facades/val/1.jpg    facades/test/1.jpg
+
+Folders train, val and test, where there are any, are the division. A file's name is its path in the folder, less its
+suffix; the key is read off it by a regular expression.
+
+Reference: Image-to-Image Translation with Conditional Adversarial Networks (Isola et al., 2017),
+https://arxiv.org/abs/1611.07004.
+"""
+
+import re
+from dataclasses import replace
+from typing import Literal
+
+from mandorla.data.images import SUFFIXES
+from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key, to_part
+from mandorla.data.participants import ParticipantsConfig, add_labels
+from mandorla.data.readers import find, stem, suffix
+from mandorla.data.splits import PARTS
+from mandorla.errors import MandorlaError
+
+
+class SideBySideConfig(ParticipantsConfig):
+    """Name the folder of `side_by_side` and its two modalities."""
+
+    kind: Literal["side_by_side"] = "side_by_side"
+    folder: str = "."
+    """Folder of images, searched with its subfolders."""
+    modalities: tuple[str, str] = ("left", "right")
+    """Names of the left and of the right half."""
+    key: KeyPattern = ".+"
+    """Regular expression for the part of a file's name that names a sample; a group `subject` names the patient."""
+
+
+def pair_side_by_side(config: SideBySideConfig) -> Pairs:
+    """Return the samples in the folder.
+
+    Raises `MandorlaError` for a missing or empty folder, modalities of one name, images beside the folders train, val
+    and test, and as `pair` and `add_labels` do.
+    """
+    folder = config.locate(config.folder)
+    if len(set(config.modalities)) < 2:
+        raise MandorlaError(f"data.modalities: both halves are called {config.modalities[0]!r}; name them apart")
+    if not folder.is_dir():
+        raise MandorlaError(f"{folder}: no such folder; mend data.folder, or set data.root or MANDORLA_DATA")
+    paths = [path for path in find(folder) if suffix(path) in SUFFIXES]
+    if not paths:
+        raise MandorlaError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}); mend data.folder")
+    names = {path: path.relative_to(folder).with_name(stem(path)).as_posix() for path in paths}
+    first = {path: to_part(name.partition("/")[0]) if "/" in name else "" for path, name in names.items()}
+    divided = any(part in PARTS for part in first.values())
+    found: list[Found | Unpairable] = []
+    parts: dict[str, str] = {}
+    for path, name in names.items():
+        key = read_key(re.compile(config.key), name)
+        if divided and first[path] not in PARTS:
+            found.append(Unpairable(str(path), "lies beside the folders train, val and test"))
+        elif isinstance(key, str):
+            found.append(Unpairable(str(path), key))
+        else:
+            halves = zip(config.modalities, ("left", "right"), strict=True)
+            found += [Found(f"{path}:{half}", modality, *key) for modality, half in halves]
+            parts[key[0]] = first[path]
+    pairs = add_labels(pair(found, config.modalities, config, str(folder)), config)
+    return replace(pairs, parts=[parts[key] for key in pairs.ids]) if divided else pairs
