@@ -118,6 +118,36 @@ def test_train_without_a_recipe_takes_the_bundled_one(calls):
     assert calls[0][1] == ("polydigits", ["seed=1"], "vae")
 
 
+@pytest.mark.parametrize(("option", "kind"), [("--sweep", "sweep"), ("--ablate", "ablate")])
+def test_trials_get_a_reader_of_the_changed_recipe(calls, monkeypatch, capsys, option, kind):
+    seen = []
+    stub = SimpleNamespace(
+        size_trials=lambda read, grid: [SimpleNamespace(name=text, changes=(text,)) for text in grid],
+        ablation_trials=lambda read: [SimpleNamespace(name="full", changes=())],
+        run_trials=lambda *args: seen.append(args),
+    )
+    monkeypatch.setitem(sys.modules, "mandorla.trials", stub)
+    grid = ["--grid", "vae.a=1,2", "--grid", "vae.b=3"] if kind == "sweep" else []
+    command = ["train", "vae", "lgg", "seed=3", "--run", "runs/0 1", option, *grid]
+    assert run(*command, "--dry-run") == 0
+    expected = "vae.a=1,2: vae.a=1,2\nvae.b=3: vae.b=3\n" if grid else "full: as it is\n"
+    assert capsys.readouterr().out == expected and not seen
+    assert run(*command, "--seeds", "2") == 0
+    ((got, trials, read, seeds),) = seen
+    assert (got, len(trials), seeds) == (kind, 2 if grid else 1, 2)
+    calls.clear()
+    assert read(["run=there"]) == Recipe(run="there", seed=3)
+    assert calls == [("read_recipe", ("lgg", ["seed=3", 'run="runs/0 1"', "run=there"], "vae"), {})]
+
+
+@pytest.mark.parametrize(
+    "options", [["--seeds", "2"], ["--grid", "a=1"], ["--sweep", "--ablate"], ["--ablate", "--grid", "a=1"]]
+)
+def test_options_of_trials_that_do_not_go_together(calls, capsys, options):
+    assert run("train", "vae", *options) == 2
+    assert "--sweep" in capsys.readouterr().err and not calls
+
+
 def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
     assert run("train", "vae", "--dry-run", "seed=3") == 0
     assert capsys.readouterr().out == "run: runs/x\nseed: 3\n"

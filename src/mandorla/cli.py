@@ -115,8 +115,29 @@ def demo(
 
 
 @train.command("vae")
-def train_vae(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
+def train_vae(
+    settings: Settings = None,
+    run: RunTo = None,
+    dry_run: DryRun = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Train with several latent sizes, compare them, and recommend one.")
+    ] = False,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY.SUB=A,B,...",
+            help="Values that --sweep tries, all combinations; by default half, same and double of the channels.",
+        ),
+    ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Train with each term of the loss off, one at a time, and compare.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds that --sweep and --ablate repeat every trial with.")] = 1,
+) -> None:
     """Train stage 1 and write the latents of the training and validation set; the same command again resumes."""
+    if sweep or ablate or grid or seeds > 1:
+        settings = [*(settings or []), *([f"run={json.dumps(str(run))}"] if run else [])]
+        return _run_trials(settings, dry_run, sweep, ablate, grid or [], seeds)
     recipe = _read_recipe(settings, run, "vae")
     if dry_run:
         return _print_yaml(recipe)
@@ -124,6 +145,22 @@ def train_vae(settings: Settings = None, run: RunTo = None, dry_run: DryRun = Fa
 
     train_vae(recipe)
     print(f"stage 1 (vae) is trained in {recipe.run}; next: mandorla train diffusion {shlex.quote(recipe.run)}")
+
+
+def _run_trials(settings: list[str], dry_run: bool, sweep: bool, ablate: bool, grid: list[str], seeds: int) -> None:
+    if sweep == ablate:
+        raise MandorlaError("--sweep or --ablate: give one of them, with it --seeds, with --sweep also --grid")
+    if ablate and grid:
+        raise MandorlaError("--grid is for --sweep, not for --ablate: leave one of them out")
+    from mandorla.trials import ablation_trials, run_trials, size_trials
+
+    def read(changes: Sequence[str]):
+        return _read_recipe([*settings, *changes], None, "vae")
+
+    trials = ablation_trials(read) if ablate else size_trials(read, grid)
+    if dry_run:
+        return print("\n".join(f"{trial.name}: {' '.join(trial.changes) or 'as it is'}" for trial in trials))
+    run_trials("ablate" if ablate else "sweep", trials, read, seeds)
 
 
 @train.command("diffusion")

@@ -13,7 +13,7 @@ https://arxiv.org/abs/1911.03393 (coherence); Sutter et al., "Generalized Multim
 https://arxiv.org/abs/2105.02470 (PolyMNIST).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,14 +34,16 @@ def conditional_coherence(
     shared: Mapping[str, Tensor],
     truth: np.ndarray,
     seed: int,
+    draw: Callable[[Tensor, int], Latents] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return self and cross coherence per sample, each `(B,)` in [0, 1], averaged over views or ordered pairs.
 
-    `shared[i]` is the shared part of all B samples read from view i alone; `truth` `(B,)` their classes.
+    `shared[i]` is the shared part of all B samples read from view i alone; `truth` `(B,)` their classes. `draw` puts
+    private parts beside a shared part, given a seed; by default stage 2 does, by p(u | c).
     """
     own, others = [], []
     for number, (source, code) in enumerate(shared.items()):
-        drawn = model.decode(model.sample_private(code, seed=seed + number))
+        drawn = model.decode((draw or model.sample_private)(code, seed + number))
         for target, x in drawn.items():
             (own if source == target else others).append(judges[target].classes(x, label) == truth)
     return np.mean(own, axis=0), np.mean(others, axis=0)

@@ -1,7 +1,7 @@
 """The figures themselves: from codes, verdicts and generated images to records beside chance, ceiling and control.
 
-Every function takes the `Subject` and returns records; the first word of a record's name is the section of the report
-that shows it. What the data cannot answer (no class label, no lesion) is left out.
+Every function takes the `Subject`, or its `Codes` alone, and returns records; the first word of a record's name is the
+section of the report that shows it. What the data cannot answer (no class label, no lesion) is left out.
 """
 
 from collections.abc import Mapping
@@ -41,11 +41,8 @@ LIKENESS = {"psnr": (psnr, "dB", "higher"), "ssim": (ssim, "", "higher"), "mae":
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Hold what is measured: the model, its judges, the gathered training and test samples, and what it generated.
-
-    `translated` are test samples with `translations[given][wanted]` `(K, B, C, *size)` and their `reconstructions`.
-    """
+class Codes:
+    """Hold what is measured of codes: the model, its judges, the gathered training and test samples."""
 
     model: "Mandorla"
     settings: EvaluateConfig
@@ -53,10 +50,6 @@ class Subject:
     judges: Mapping[str, Judge]
     train: Gathered
     test: Gathered
-    samples: "Samples"
-    translated: Batch
-    translations: dict[str, Images]
-    reconstructions: Images
 
     @property
     def names(self) -> list[str]:
@@ -111,7 +104,20 @@ class Subject:
         return self.test.verdicts[view][factor][rows].argmax(1) == self.test.factors[factor][rows]
 
 
-def _over_views(record_of: dict[str, np.ndarray]) -> np.ndarray:
+@dataclass(frozen=True)
+class Subject(Codes):
+    """Hold what is measured, and what the model generated.
+
+    `translated` are test samples with `translations[given][wanted]` `(K, B, C, *size)` and their `reconstructions`.
+    """
+
+    samples: "Samples"
+    translated: Batch
+    translations: dict[str, Images]
+    reconstructions: Images
+
+
+def over_views(record_of: dict[str, np.ndarray]) -> np.ndarray:
     """Return the scores averaged over views, per sample where all views have all samples."""
     scores = list(record_of.values())
     if len({len(score) for score in scores}) == 1:
@@ -119,18 +125,18 @@ def _over_views(record_of: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def class_figures(subject: Subject) -> list[Record]:
+def class_figures(subject: Codes) -> list[Record]:
     """Measure what the shared and private parts know of the class and of the private factor."""
     s, views, train, test = subject, subject.views, subject.train, subject.test
     if not views:
         return []
     label, chance = s.settings.label, s.chance(s.settings.label)
     judged = {view: s.judged(label, view) for view in views}
-    ceiling = float(np.mean(_over_views(judged)))
+    ceiling = float(np.mean(over_views(judged)))
     records = [
         s.record(
             "ceiling/class",
-            _over_views(judged),
+            over_views(judged),
             f"Accuracy of '{label}' by a supervised classifier per view on real test images, mean over views.",
             chance=chance,
         )
@@ -148,7 +154,7 @@ def class_figures(subject: Subject) -> list[Record]:
     for name, (scores, text, better) in probes.items():
         reference = {"chance": chance, "ceiling": ceiling, "better": better}
         text = text.format(label)
-        records.append(s.record(name, _over_views(scores), f"{text}, mean over views.", **reference))
+        records.append(s.record(name, over_views(scores), f"{text}, mean over views.", **reference))
         for view, right in scores.items():
             reference["ceiling"] = float(judged[view].mean())
             records.append(s.record(f"{name}/{view}", right, f"{text}, {view}.", **reference))
@@ -161,7 +167,7 @@ def class_figures(subject: Subject) -> list[Record]:
     return records + _residual_figures(subject, reference) + _private_factor_figures(subject)
 
 
-def _residual_figures(subject: Subject, reference: dict[str, float]) -> list[Record]:
+def _residual_figures(subject: Codes, reference: dict[str, float]) -> list[Record]:
     """Measure what the residual private parts know of the class, beside the private parts of the same few samples."""
     s, num = subject, subject.settings.num_residual
     if not num or s.model.recipe.diffusion.mode == "private":
@@ -172,7 +178,7 @@ def _residual_figures(subject: Subject, reference: dict[str, float]) -> list[Rec
     records = []
     for kind, text in (("linear", "logistic regression"), ("mlp", "a probe with 256 hidden units")):
         scores = {
-            name: _over_views({v: few.read_off(kind, a.private[v], s.settings.label, v, b.private[v]) for v in s.views})
+            name: over_views({v: few.read_off(kind, a.private[v], s.settings.label, v, b.private[v]) for v in s.views})
             for name, (a, b) in codes.items()
         }
         text = (
@@ -186,7 +192,7 @@ def _residual_figures(subject: Subject, reference: dict[str, float]) -> list[Rec
     return records
 
 
-def _private_factor_figures(subject: Subject) -> list[Record]:
+def _private_factor_figures(subject: Codes) -> list[Record]:
     s, kind = subject, subject.settings.private_label
     factors = {view: f"{kind}_{view}" for view in s.views if f"{kind}_{view}" in s.judges[view].heads}
     if not factors:
@@ -201,10 +207,10 @@ def _private_factor_figures(subject: Subject) -> list[Record]:
     shared = {v: s.read_off("linear", s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
     text = f"ogistic regression of each view's own '{kind}' on its"
     return [
-        s.record(f"private/{kind}", _over_views(private), f"L{text} private part, mean over views.", **reference),
+        s.record(f"private/{kind}", over_views(private), f"L{text} private part, mean over views.", **reference),
         s.record(
             f"shared/{kind}",
-            _over_views(shared),
+            over_views(shared),
             f"Leak: l{text} shared part, mean over views.",
             better="lower",
             **reference,
@@ -218,7 +224,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
     if not views:
         return []
     judges = {view: s.judges[view] for view in views}
-    ceiling = float(np.mean(_over_views({view: s.judged(label, view) for view in views})))
+    ceiling = float(np.mean(over_views({view: s.judged(label, view) for view in views})))
     reference = {"chance": s.chance(label), "ceiling": ceiling}
     rows = np.flatnonzero(np.all(list(s.test.present.values()), axis=0))[: s.settings.num_generated]
     truth = s.test.factors[label][rows]

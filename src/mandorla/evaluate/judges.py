@@ -8,6 +8,7 @@ factor, so that class, private factors and lesions are judged by one network.
 import json
 import math
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mandorla.data.dataset import Dataset, Modality
+from mandorla.data.dataset import Batch, Dataset, Modality, Splits
+from mandorla.data.stored import StoredDataset
+from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.storage import whole
 
 Heads = dict[str, int]  # factor -> number of classes
@@ -129,3 +132,43 @@ def load_judges(
     for name, judge in judges.items():
         judge.load_state_dict({k.split("/", 1)[1]: z for k, z in tensors.items() if k.split("/", 1)[0] == name})
     return judges
+
+
+def find_judges(path: Path, data: Splits, settings: EvaluateConfig, seed: int, device: str) -> dict[str, Judge]:
+    """Return judges of all factors that `settings` name and `data` have, none where there are none.
+
+    They are those of an earlier call, kept at `path`, if they were made from the same things, else newly trained ones.
+    `device` is `auto`, `cpu` or `cuda`.
+    """
+    probe = data.train.batch(np.arange(min(len(data.train), 500)))
+    heads: dict[str, Heads] = {}
+    for name in probe.x:
+        factors = (settings.label, f"{settings.private_label}_{name}", settings.lesion)
+        found = {f: _num_classes(data, probe, f) for f in factors if f in probe.factors}
+        found = {f: num for f, num in found.items() if num}
+        heads |= {name: found} if found else {}
+    if not heads:
+        return {}
+    made_from = {"data": data.fingerprint, "seed": seed, "heads": heads}
+    made_from |= {"labels": _digest_labels(data, {factor for of in heads.values() for factor in of})}
+    made_from |= {"steps": settings.judge_steps, "batch_size": settings.judge_batch_size}
+    device = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
+    judges = load_judges(path, data.modalities, heads, made_from)
+    if judges is None:
+        judges = train_judges(data.train, heads, settings.judge_steps, settings.judge_batch_size, seed, device)
+        save_judges(path, judges, made_from)
+    return {name: judge.to(device) for name, judge in judges.items()}
+
+
+def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
+    """Return how many classes a factor has; none if it is a number, or if some sample lacks it."""
+    if not isinstance(data.train, StoredDataset):
+        return int(probe.factors[factor].max()) + 1
+    complete = factor in data.classes and data.train.labels[factor].min() >= 0
+    return len(data.classes[factor]) if complete else 0
+
+
+def _digest_labels(data: Splits, factors: set[str]) -> str:
+    """Return a hash of labels that come from files; those that are composed follow from the data's fingerprint."""
+    labels = data.train.labels if isinstance(data.train, StoredDataset) else {}
+    return sha256(b"".join(labels[factor].tobytes() for factor in sorted(factors & labels.keys()))).hexdigest()

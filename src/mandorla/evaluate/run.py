@@ -4,16 +4,12 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from mandorla.config import dump
-from mandorla.data.dataset import Batch, Splits
-from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.figures import (
     Images,
@@ -26,7 +22,7 @@ from mandorla.evaluate.figures import (
     translation_figures,
 )
 from mandorla.evaluate.gather import choose, gather
-from mandorla.evaluate.judges import Heads, Judge, load_judges, save_judges, train_judges
+from mandorla.evaluate.judges import Judge, find_judges
 from mandorla.evaluate.pictures import draw_all
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.report import print_summary, render
@@ -85,7 +81,7 @@ def evaluate_run(model: "Mandorla", settings: EvaluateConfig, progress: Progress
                 raise MandorlaError(f"evaluate.routes: unknown modality {name!r}; this model has {', '.join(names)}")
     clock.start("classifiers", 0.0)
     data = model.data()
-    judges = _judges(model, settings, data)
+    judges = find_judges(run / "evaluate" / "judges.safetensors", data, settings, seed, model.recipe.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: test samples are what they are
         clock.start("codes", 0.45)
@@ -135,44 +131,6 @@ def evaluate_run(model: "Mandorla", settings: EvaluateConfig, progress: Progress
     _write(run / "report.html", page.encode())
     _write(run / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     return metrics
-
-
-def _judges(model: "Mandorla", settings: EvaluateConfig, data: Splits) -> dict[str, Judge]:
-    """Return the judges of this run: those of an earlier evaluation with the same settings, else newly trained ones."""
-    probe = data.train.batch(np.arange(min(len(data.train), 500)))
-    heads: dict[str, Heads] = {}
-    for name in probe.x:
-        factors = (settings.label, f"{settings.private_label}_{name}", settings.lesion)
-        found = {f: _num_classes(data, probe, f) for f in factors if f in probe.factors}
-        found = {f: num for f, num in found.items() if num}
-        heads |= {name: found} if found else {}
-    if not heads:
-        return {}
-    path = model.run / "evaluate" / "judges.safetensors"
-    made_from = {"data": data.fingerprint, "seed": model.recipe.seed, "heads": heads}
-    made_from |= {"labels": _digest_labels(data, {factor for of in heads.values() for factor in of})}
-    made_from |= {"steps": settings.judge_steps, "batch_size": settings.judge_batch_size}
-    device = "cuda" if torch.cuda.is_available() and model.recipe.device != "cpu" else "cpu"
-    judges = load_judges(path, model.modalities, heads, made_from)
-    if judges is None:
-        steps, batch_size = settings.judge_steps, settings.judge_batch_size
-        judges = train_judges(data.train, heads, steps, batch_size, model.recipe.seed, device)
-        save_judges(path, judges, made_from)
-    return {name: judge.to(device) for name, judge in judges.items()}
-
-
-def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
-    """Return how many classes a factor has; none if it is a number, or if some sample lacks it."""
-    if not isinstance(data.train, StoredDataset):
-        return int(probe.factors[factor].max()) + 1
-    complete = factor in data.classes and data.train.labels[factor].min() >= 0
-    return len(data.classes[factor]) if complete else 0
-
-
-def _digest_labels(data: Splits, factors: set[str]) -> str:
-    """Return a hash of labels that come from files; those that are composed follow from the data's fingerprint."""
-    labels = data.train.labels if isinstance(data.train, StoredDataset) else {}
-    return sha256(b"".join(labels[factor].tobytes() for factor in sorted(factors & labels.keys()))).hexdigest()
 
 
 def _left_out(settings: EvaluateConfig, judges: dict[str, Judge]) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, AugmentConfig
-from mandorla.data.dataset import Batch, Dataset, on_device
+from mandorla.data.dataset import Batch, Dataset, Splits, on_device
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe, claim_run
 from mandorla.training import choose_device, fit
@@ -26,7 +26,15 @@ def train_vae(recipe: Recipe) -> None:
 
     Raises MandorlaError if the data, the settings and the run folder do not fit together; nothing is written then.
     """
-    splits = load_data(recipe.data, recipe.seed)
+    splits = fit_vae(recipe, load_data(recipe.data, recipe.seed))
+    write_latents(Path(recipe.run), splits)
+
+
+def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
+    """Train (or go on training) stage 1 of `recipe` on its data `splits`, and return them as the run has them.
+
+    Raises MandorlaError as `train_vae` does.
+    """
     config = recipe.vae
     torch.manual_seed(recipe.seed)
     vae = VAE(config.model, splits.modalities)
@@ -58,7 +66,7 @@ def train_vae(recipe: Recipe) -> None:
         export=lambda trained: trained.vae.state_dict(),
         title="stage 1 (vae)",
     )
-    write_latents(run, splits)
+    return splits
 
 
 def _spread(dataset: Dataset, num: int) -> np.ndarray:

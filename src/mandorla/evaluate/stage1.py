@@ -1,0 +1,147 @@
+"""Figures of stage 1 alone, on validation data: what latent sizes and terms of the loss are judged by.
+
+Without stage 2 no p(u | c) is at hand. Cross coherence, a view decoded from another view's shared part, is measured
+with two stand-ins for it: u of another sample (*shuffled*: right over all samples, blind to c) and u from N(0, I)
+(*prior*: what the KL term asks for).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.data.dataset import Batch, Dataset, Splits
+from mandorla.errors import MandorlaWarning
+from mandorla.evaluate.coherence import conditional_coherence
+from mandorla.evaluate.figures import Codes, class_figures, over_views
+from mandorla.evaluate.gather import choose, gather
+from mandorla.evaluate.images import psnr
+from mandorla.evaluate.judges import Judge
+from mandorla.evaluate.record import Record
+from mandorla.latents import Latents
+from mandorla.vae.latent_cache import encode_batch
+from mandorla.vae.losses import kl
+from mandorla.vae.separation import separation
+
+if TYPE_CHECKING:
+    from mandorla.model import Mandorla
+
+_CHUNK = 250
+_SEPARATED = 512  # samples that the separation is measured on at once
+
+
+def stage1_figures(model: "Mandorla", judges: Mapping[str, Judge], data: Splits) -> list[Record]:
+    """Return sizes, rate, likeness and separation and, where `judges` know the class, probes and coherence.
+
+    `data` are those of the model's run; probes are fitted on training samples.
+    """
+    settings = model.recipe.evaluate.model_copy(update={"num_residual": 0})
+    seed = model.recipe.seed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: validation samples are what they are
+        train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
+        val = gather(model, data.val, choose(data.val, settings.num_test, seed), judges)
+    codes = Codes(model, settings, seed, judges, train, val)
+    records = [_size(codes), *_likeness(codes, data.val), *_separation(codes, data.val)]
+    records += class_figures(codes) + coherence_without_prior(codes)
+    return [replace(record, definition=record.definition.replace(" test ", " validation ")) for record in records]
+
+
+def _size(s: Codes) -> Record:
+    numbers = sum(math.prod(shape) for shape in s.model.vae.layout.shapes.values())
+    return s.record("latents/numbers", np.array([numbers]), "Numbers in c and the u of all modalities.", "lower")
+
+
+def _likeness(s: Codes, val: Dataset) -> list[Record]:
+    """Measure what u costs and what it and c give."""
+    names = [modality.name for modality in s.model.modalities]
+    rates: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for start in range(0, len(s.test.indices), _CHUNK):
+        batch = _moved(val.batch(s.test.indices[start : start + _CHUNK]), s.model.device)
+        encoded = encode_batch(s.model.vae, batch.x, batch.present)
+        decoded = s.model.decode(encoded.latents)
+        for name, rows in batch.present.items():
+            rate = kl(encoded.latents.private[name][rows], encoded.std[name][rows].log())
+            rates[name].append(rate.double().cpu().numpy())
+            scores[name].append(psnr(decoded[name][rows], batch.x[name][rows]))
+    joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in (rates, scores)]
+    text = "KL(q(u | x, c) || N(0, I)) of a modality in nats, mean over modalities."
+    return [
+        s.record("latents/rate", over_views(joined[0]), text, "lower", unit="nats"),
+        s.record(
+            "reconstruction/psnr", over_views(joined[1]), "Decoded from c and u, mean over modalities.", unit="dB"
+        ),
+        *(
+            s.record(f"reconstruction/{name}", scores, f"PSNR of {name}, decoded from c and u.", unit="dB")
+            for name, scores in joined[1].items()
+        ),
+    ]
+
+
+def _separation(s: Codes, val: Dataset) -> list[Record]:
+    """Measure, without labels, how far c and u are apart: see `mandorla.vae.separation`."""
+    order = np.random.default_rng(s.seed).permutation(s.test.indices)
+    parts = np.array_split(order, max(1, round(len(order) / _SEPARATED)))
+    found = [separation(s.model.vae, _moved(val.batch(part), s.model.device)) for part in parts]
+    texts = {
+        "shared_kept": ("Share of c that is read again after a swap.", "higher"),
+        "private_kept": ("Share of u that is read again after a swap.", "higher"),
+        "private_known": ("Leak: share of u that kernel ridge regression foretells from c.", "lower"),
+    }
+    return [
+        replace(s.record(f"separation/{name}", np.array([part[name] for part in found]), *text), n=len(order))
+        for name, text in texts.items()
+        if all(name in part for part in found)
+    ]
+
+
+def coherence_without_prior(s: Codes) -> list[Record]:
+    """Measure self and cross coherence with the two stand-ins for p(u | c); nothing where no class is known."""
+    rows = np.flatnonzero(np.all(list(s.test.present.values()), axis=0))[: s.settings.num_generated]
+    if not s.views or len(rows) < 2:
+        return []
+    label, judges = s.settings.label, {view: s.judges[view] for view in s.views}
+    private = {view: s.test.latents.private[view][rows] for view in s.views}
+    reference = {
+        "chance": s.chance(label),
+        "ceiling": float(np.mean(over_views({view: s.judged(label, view) for view in s.views}))),
+    }
+    draws: dict[str, tuple[Callable[[Tensor, int], Latents], str]] = {
+        "shuffled": (lambda c, seed: Latents(c, _shuffled(private, seed)), "the u of another sample"),
+        "prior": (lambda c, seed: Latents(c, _standard_normal(private, seed)), "u from N(0, I)"),
+    }
+    records = []
+    for name, (draw, text) in draws.items():
+        alone = {view: s.test.alone[view][rows] for view in s.views}
+        truth = s.test.factors[label][rows]
+        for kind, scores in zip(
+            ("self", "cross"), conditional_coherence(s.model, judges, label, alone, truth, s.seed, draw), strict=True
+        ):
+            whose = "its own" if kind == "self" else "another view's"
+            text_of = f"Share in which a view, decoded from {whose} c and {text}, is judged to show the source's class."
+            records.append(s.record(f"coherence/{kind} {name}", scores, text_of, **reference))
+    return records
+
+
+def _shuffled(private: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return the private parts moved on by one in a random order: nobody keeps their own."""
+    order = np.random.default_rng(seed).permutation(len(next(iter(private.values()))))
+    donor = np.empty_like(order)
+    donor[order] = np.roll(order, 1)
+    return {name: u[torch.as_tensor(donor)] for name, u in private.items()}
+
+
+def _standard_normal(private: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(u.shape, generator=generator) for name, u in private.items()}
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    x, present = ({name: z.to(device) for name, z in part.items()} for part in (batch.x, batch.present))
+    return replace(batch, x=x, present=present)
