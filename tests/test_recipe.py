@@ -140,7 +140,7 @@ def test_a_run_can_be_used_from_any_folder(tmp_path, monkeypatch):
     assert read_run(run).data.root == str(tmp_path / "moved")
     trained(tmp_path / "r")
     Path("here").mkdir()
-    claim_run(read_recipe("../r", ["data.root=here"]), "vae")
+    claim_run(read_recipe("../r", ["data.root=here", "data.workers=2", "data.cache=.kept"]), "vae")
     assert read_run(run).data.root == str(tmp_path / "elsewhere" / "here"), "the data of a trained run may move"
 
 

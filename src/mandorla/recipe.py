@@ -105,7 +105,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     if (run / CONFIG).is_file():
         begun = _load_run(run)
         for block in ("data", "vae", "diffusion", "seed"):
-            then, now = (_without_root(getattr(each, block)) for each in (begun, recipe))
+            then, now = (_what_matters(getattr(each, block)) for each in (begun, recipe))
             if then == now or not _trained(run, block):
                 continue
             difference = f"{run} was begun with {_first_difference(block, then, now)}"
@@ -154,9 +154,11 @@ def _check_used(overrides: Sequence[str], stage: Stage) -> None:
             )
 
 
-def _without_root(block):
-    """Return a block of settings without the folder of its files, which may move."""
-    return block.model_copy(update={"root": None}) if isinstance(block, RootedConfig) else block
+def _what_matters(block):
+    """Return a block of settings without where its files lie and how they are read: these may change at any time."""
+    if not isinstance(block, RootedConfig):
+        return block
+    return block.model_copy(update=dict.fromkeys({"root", "cache", "workers"} & type(block).model_fields.keys()))
 
 
 def _trained(run: Path, block: str) -> bool:
