@@ -24,7 +24,7 @@ import torch
 from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
-from mandorla.data.readers import split_place
+from mandorla.data.readers import check_file, split_place
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide
@@ -145,7 +145,8 @@ def _stamp(place: str | None, config: FilesConfig) -> tuple[str, list[tuple[str,
     try:
         states = [(file.name, file.stat()) for file in files]
     except OSError as error:
-        raise MandorlaError(f"{error.filename}: no such file") from error
+        check_file(Path(error.filename))
+        raise MandorlaError(f"{error.filename}: {error.strerror}") from error
     return name, [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from mandorla.errors import MandorlaError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "TIFF")  # whatever a file is called: some decoders start other programs
 BITS_PER_SAMPLE = 258  # TIFF tag
 
 
@@ -55,9 +56,9 @@ def decode_image(path: Path) -> np.ndarray:
     if not path.is_file():
         raise MandorlaError(f"{path}: no such file")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
-            pages = image.n_frames if image.format == "TIFF" else 1
+            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG may have a preview
             bits = _bits(path, image)
             image = ImageOps.exif_transpose(image)
             pixels = _pixels(image)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mandorla.data.pairing import KeyPattern, Pairs, Row, Unpairable, is_mask, pair_rows, read_key, to_modality, to_part
-from mandorla.data.readers import NIFTI, split_place, stem, suffix
+from mandorla.data.readers import NIFTI, check_text, split_place, stem, suffix
 from mandorla.data.samples import FilesConfig
 from mandorla.data.table import find_place, to_label_name
 from mandorla.errors import MandorlaError
@@ -67,6 +67,8 @@ def pair_msd(config: MsdConfig) -> Pairs:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.exists():
+            check_text(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MandorlaError(f"{path}: no such file; put it there, or set data.root or MANDORLA_DATA") from error

@@ -47,7 +47,7 @@ SOUNDS = (".wav",)
 TABLES = (".csv",)
 SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *SOUNDS, *TABLES)
 MOST_BYTES = 2**33  # that one place may hold
-MOST_VALUES = 2**31  # of a table, by the bytes of its text
+MOST_TEXT = 2**31  # bytes of one table
 _PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
 _IN_PLANE = 1e-3  # by how much the slices of a series may differ in orientation and spacing
 _GAP = 0.02  # by how much of a step slices may stray from equal distances
@@ -81,8 +81,8 @@ def read(place: str, options: ReadOptions) -> Reading:
     than its suffix says, or holds what cannot be taken without loss; and if the library for it is not installed.
     """
     path, key = split_place(place)
-    if not path.exists():
-        raise MandorlaError(f"{path}: no such file")
+    if not path.is_dir():
+        check_file(path)
     try:
         reading = _reader(path)(path, key, options)
         reading = Reading(_plain(reading.values, options), reading.geometry)
@@ -145,6 +145,24 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
         )
 
 
+def check_file(path: Path) -> None:
+    """Raise `MandorlaError` if there is no file at `path`, or what is there has no end, such as a pipe."""
+    if path.is_file():
+        return
+    if path.exists():
+        raise MandorlaError(f"{path}: no file, but a pipe or device; remove it")
+    if path.is_symlink():  # as a file of git-annex or DataLad that was not fetched
+        raise MandorlaError(f"{path}: a link that leads nowhere; fetch the file, or remove the link")
+    raise MandorlaError(f"{path}: no such file")
+
+
+def check_text(path: Path) -> None:
+    """Raise `MandorlaError` as `check_file` does, or if a text has more bytes than can be meant to be read at once."""
+    check_file(path)
+    if (size := path.stat().st_size) > MOST_TEXT:
+        raise MandorlaError(f"{path}: {size / 2**30:.1f} GiB of text, more than {MOST_TEXT / 2**30:g} GiB; divide it")
+
+
 # -------------------------------------------------------------------------------------------------------------- search
 
 
@@ -161,11 +179,9 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield from _walk(path, (*above, real))
         elif _is_dicom(path):
             slices.append(path)
-        elif suffix(path) and path.is_file():
+        elif suffix(path):  # also what is no file: whether it is wanted is not known here
             yield path
-        elif suffix(path) and path.is_symlink():  # as a file of git-annex or DataLad that was not fetched
-            raise MandorlaError(f"{path}: a link that leads nowhere; fetch the file, or remove the link")
-    if above and len(slices) > 1 and _series(slices[0]) == _series(slices[1]):
+    if above and len(slices) > 1 and len({_series(path) for path in slices[:2]} - {""}) < 2:
         yield folder
     else:
         yield from slices
@@ -182,13 +198,13 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _series(path: Path) -> str:
-    """Return the name of the series that a DICOM file belongs to; its path if that cannot be read."""
+    """Return the name of the series that a DICOM file belongs to, its path if it has none; empty if it is damaged."""
     try:
         tags = library("pydicom", "medical").dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
     except MandorlaError:
         raise
     except Exception:  # `read` will say what is wrong with it
-        return str(path)
+        return ""
     return str(tags.get("SeriesInstanceUID", path))
 
 
@@ -449,6 +465,8 @@ def _read_sound(path: Path, key: str | None, options: ReadOptions) -> Reading:
         warnings.filterwarnings("ignore", "Chunk", wavfile.WavFileWarning)  # a note on the author
         rate, sound = wavfile.read(path)
     check_size(sound.shape, np.dtype(np.float64))
+    if not sound.size:
+        raise MandorlaError("a sound without samples")
     scale = {"u": 128, "i": 2.0 ** (8 * sound.dtype.itemsize - 1), "f": 1}[sound.dtype.kind]
     sound = (sound.astype(np.float64) - (128 if sound.dtype.kind == "u" else 0)) / scale
     return Reading(log_mel(sound.reshape(len(sound), -1).mean(1), rate, options.spectrogram))
@@ -456,10 +474,9 @@ def _read_sound(path: Path, key: str | None, options: ReadOptions) -> Reading:
 
 def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     """Return columns of numbers below one line of names."""
-    if path.stat().st_size > MOST_VALUES:
-        raise MandorlaError(f"{path.stat().st_size / 2**30:.1f} GiB of text for one sample; divide it")
+    check_text(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        names, *lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line] or [[]]
+        names, *lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True) if line] or [[]]
     wanted = names if key is None else [name.strip() for name in key.split(",")]
     for name in wanted:
         if names.count(name) != 1:

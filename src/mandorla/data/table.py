@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mandorla.data.pairing import NOTHING, Pairs, Row, Unpairable, is_mask, pair_rows, to_modality, to_part, to_values
-from mandorla.data.readers import split_place, suffix
+from mandorla.data.readers import check_text, split_place, suffix
 from mandorla.data.samples import FilesConfig
 from mandorla.errors import MandorlaError
 
@@ -98,6 +98,8 @@ def read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
     length than the first line.
     """
     try:
+        if path.exists():
+            check_text(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
