@@ -85,8 +85,9 @@ def _in_glob(config: FoldersConfig, where: str, setting: str) -> Iterator[tuple[
     paths = find(folder, pattern)
     if not paths:
         raise MandorlaError(f"{folder}: no file like {pattern} that can be read; put some there, or mend {setting}")
+    regex = to_regex(pattern)
     for path in paths:
-        yield f"{path}:{key}" if key else str(path), _wildcards(pattern, path.relative_to(folder).as_posix())
+        yield f"{path}:{key}" if key else str(path), _wildcards(regex, path.relative_to(folder))
 
 
 def _in_list(places: Sequence[str], setting: str) -> Iterator[tuple[str, str]]:
@@ -106,9 +107,9 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_name(stem(path)).as_posix()
 
 
-def _wildcards(pattern: str, path: str) -> str:
+def _wildcards(regex: re.Pattern[str], path: Path) -> str:
     """Return what the wildcards of a glob stand for, without the suffix."""
-    match = to_regex(pattern).fullmatch(path)
-    end = len(path) - len(PurePath(path).name) + len(stem(PurePath(path)))
-    spans = [match.span(group) for group in range(1, match.re.groups + 1)]
-    return "/".join(filter(None, (path[start : min(stop, end)].strip("/") for start, stop in spans if start >= 0)))
+    text = path.as_posix()
+    match, end = regex.fullmatch(text), len(text) - len(path.name) + len(stem(path))
+    spans = [match.span(group) for group in range(1, regex.groups + 1)]
+    return "/".join(filter(None, (text[start : min(stop, end)].strip("/") for start, stop in spans if start >= 0)))
