@@ -122,9 +122,8 @@ def fit(
                 progress.update(task, figures=_in_short(figures, progress.console.width - _BAR_WIDTH))
             if training.due(config.validate_every):
                 figures = training.validate(validate, export)
-                progress.console.print(
-                    f"step {training.step}, validation: {_in_short(figures, _LINE)}", highlight=False
-                )
+                line = f"step {training.step}, validation: {_in_short(figures, _LINE)}"
+                progress.console.print(line, highlight=False, soft_wrap=True)
             if training.due(config.picture_every):
                 training.draw(picture)
             if training.due(config.checkpoint_every):
