@@ -226,7 +226,7 @@ def translate(
         typer.Argument(
             metavar="IN",
             help="An .npz with one array (N, C, *size) in [0, 1] per modality; or a folder with one sub-folder of"
-            " images per given modality, paired by file name; or, if one modality is given, a folder of images.",
+            " files per given modality, paired by name; or, if one modality is given, a folder of files, or one file.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write to.")],
@@ -235,7 +235,7 @@ def translate(
     num_samples: Annotated[int, typer.Option(min=1, help="Samples per input.")] = 8,
     seed: Seed = 0,
 ) -> None:
-    """Generate the modalities that are wanted from those that are given: mean and spread as pictures, all as arrays."""
+    """Generate wanted modalities from given ones: mean and spread as pictures, all as arrays; volumes as NIfTI."""
     from mandorla import files
 
     model = mandorla.load(run)
