@@ -282,6 +282,26 @@ def test_what_a_killed_command_left_is_removed(model, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.npz", "t1", "t2"]
 
 
+def test_old_samples_stay_until_new_ones_are_there(model, tmp_path, monkeypatch):
+    out = files.sample(model, None, num=2, seed=0, steps=None)
+    before = (out / "samples.npz").read_bytes()
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name.endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(MandorlaError, match="No space left on device"):
+        files.sample(model, None, num=3, seed=1, steps=None)
+    assert (out / "samples.npz").read_bytes() == before
+    monkeypatch.undo()
+    files.sample(model, None, num=3, seed=1, steps=None)
+    assert (out / "samples.npz").read_bytes() != before
+    assert not list(out.parent.glob(".samples*"))
+
+
 def test_two_commands_do_not_write_into_one_folder(model, tmp_path):
     (tmp_path / ".out.partial").mkdir()
     with locked(tmp_path / ".out.partial"), pytest.raises(MandorlaError, match="another command is writing here"):

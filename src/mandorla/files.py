@@ -341,7 +341,7 @@ def _new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     target = target.resolve()
     if target.exists() and not (target.is_dir() and (replace or not any(target.iterdir()))):
         raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
-    folder = target.with_name(f".{target.name}.partial")
+    folder, old = (target.with_name(f".{target.name}.{what}") for what in ("partial", "old"))
     new = [parent for parent in target.parents if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -350,11 +350,15 @@ def _new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             try:
                 yield folder
+                shutil.rmtree(old, ignore_errors=True)
                 if target.exists():
-                    shutil.rmtree(target)
+                    target.rename(old)  # at no moment is there half of a folder under the target's name
                 folder.rename(target)
             finally:
+                if old.exists() and not target.exists():
+                    old.rename(target)
                 shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise MandorlaError(f"{target} cannot be written ({error}): make room, or choose another folder") from error
     finally:
