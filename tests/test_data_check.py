@@ -157,7 +157,7 @@ def test_volumes_on_another_grid_are_named(tmp_path):
     findings = find_out(str(tmp_path))
     assert found(findings, "on another grid").where[0].startswith("p4: flair against t1: spacing 1 x 1 x 2 mm")
     t1 = findings.facts.modalities[0]
-    assert (t1.name, t1.shape, t1.blank_slices) == ("t1", (1, 8, 9, 10), (12, 60))
+    assert (t1.name, t1.shape, t1.blank_slices) == ("t1", (1, 10, 9, 8), (12, 60))
     assert dict(t1.axes) == {"RAS": 6}
 
 
@@ -310,3 +310,34 @@ def test_the_proposal_is_the_recipe_where_nothing_is_wrong(tmp_path):
     same = read_recipe(str(tmp_path / "same.yaml"))
     given = read_recipe("phantom", ["data.num_train=30", "data.num_val=10", "data.num_test=10"])
     assert same.model_copy(update={"run": given.run}) == given
+
+
+def test_volumes_are_judged_as_a_training_reads_them(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    for subject in range(6):
+        for name, axes in (("t1", "LAS"), ("t2", "PIR" if subject % 2 else "RAS")):
+            volume = np.random.default_rng(subject).integers(0, 900, (6, 8, 10)).astype(np.int16)
+            turn = nibabel.orientations.axcodes2ornt(axes)
+            values = nibabel.orientations.apply_orientation(volume, turn)
+            affine = nibabel.orientations.inv_ornt_aff(turn, volume.shape)
+            (tmp_path / name).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / name / f"p{subject}.nii.gz")
+    settings = {"kind": "folders", "root": str(tmp_path), "folders": {"t1": "t1", "t2": "t2"}, "duplicates": "keep"}
+
+    def mend(**changes):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(json.dumps({"data": settings | {"intensity": {"kind": "minmax"}} | changes}))
+        return [problem.what for problem in find_out(str(recipe)).problems if problem.level == "mend"]
+
+    assert mend() == []
+    assert mend(slices={}, size=[4, 3]) == []
+    assert mend(slices={"axis": "sagittal"}, size=[5, 4]) == []
+    assert mend(slices={}, size=[8, 9])[0] == "t1: 8 x 6 cannot be averaged down to data.size [8, 9]"
+    assert mend(size=[10, 8, 6]) == []
+    assert mend(size=[6, 8, 10])[0] == "t1: 10 x 8 x 6 cannot be averaged down to data.size [6, 8, 10]"
+    moved = nibabel.load(tmp_path / "t2" / "p1.nii.gz")
+    affine = moved.affine.copy()
+    affine[0, 3] += 0.5
+    nibabel.save(nibabel.Nifti1Image(np.asarray(moved.dataobj), affine), tmp_path / "t2" / "p1.nii.gz")
+    assert mend() == ["volumes on another grid than their partner: 1"]
+    assert mend(geometry={"resample": "to_first"}) == []

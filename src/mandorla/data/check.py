@@ -23,11 +23,13 @@ from torch.nn.functional import interpolate
 from mandorla.data import DataConfig, load_data, pair_files
 from mandorla.data.arrays import ArraysConfig, gather_arrays
 from mandorla.data.decode import FilesConfig
-from mandorla.data.geometry import Geometry, Turn
+from mandorla.data.export import plain_grid
+from mandorla.data.geometry import Geometry, Turn, across
 from mandorla.data.intensity import AsStored, Intensity, Percentile, background
 from mandorla.data.labels import to_label
 from mandorla.data.pairing import PairingReport
 from mandorla.data.readers import ReadOptions, read
+from mandorla.data.samples import GeometryConfig
 from mandorla.data.splits import (
     PARTS,
     Marks,
@@ -42,7 +44,8 @@ from mandorla.errors import MandorlaError
 NUM_ROWS = 512  # samples per modality whose values are looked at
 NUM_VALUES = 4096  # values of each of them
 NUM_PICTURES = 8
-TOLERANCE = 0.1  # of a voxel, by which grids may differ
+TOLERANCE = GeometryConfig().tolerance
+UPRIGHT = "IPL"  # axes of a volume, in which its shape is said
 NUM_COMPOSED = 512  # samples per part that are composed to be looked at
 PICTURE = 160  # most pixels per side of a picture
 PERCENTILES = (0.5, 50, 99.5)
@@ -85,13 +88,13 @@ def gather(config: DataConfig, seed: int) -> Stock:
     """
     if isinstance(config, FilesConfig):
         pairs = pair_files(config.model_copy(update={"unpaired": "keep", "unpairable": "skip"}))
-        files, options = pairs.files, ReadOptions()
+        files = pairs.files
 
         def fetch_file(name: str, row: int) -> tuple[np.ndarray, Geometry | None] | None:
             place = files[name][row]
             if place is None:
                 return None
-            reading = read(place, options)
+            reading = read(place, config.options(name))
             return reading.values, reading.geometry
 
         return Stock(
@@ -176,13 +179,13 @@ def look(values: np.ndarray, geometry: Geometry | None, keep: bool, draw: bool) 
     marks = Marks.of(values[None], np.ones(1, bool))
     upright = values
     if geometry is not None and values.ndim == 4:
-        upright = Turn.of(geometry, "IPL").apply(values)
+        upright = Turn.of(geometry, UPRIGHT).apply(values)
     slices = (0, 0)
     if values.ndim == 4:
         flat_slices = upright.transpose(1, 0, 2, 3).reshape(upright.shape[1], -1)
         slices = (int((flat_slices.min(1) == flat_slices.max(1)).sum()), len(flat_slices))
     return Look(
-        shape=values.shape,
+        shape=upright.shape,
         dtype=values.dtype.name,
         geometry=geometry,
         digest=marks.digests()[0],
@@ -515,7 +518,8 @@ def _grids(stock: Stock, looks: Mapping[str, Mapping[int, Look]]) -> list[tuple[
     for row, text in enumerate(stock.ids):
         grids = [(name, of[row].geometry) for name, of in looks.items() if row in of and of[row].geometry is not None]
         for name, grid in grids[1:]:
-            if how := grids[0][1].difference(grid, TOLERANCE):
+            turned = Turn.of(grid, grids[0][1].axes).of_grid(grid)  # axes in another order are no other grid
+            if how := grids[0][1].difference(turned, TOLERANCE):
                 found.append((text, f"{name} against {grids[0][0]}: {how}"))
     return found
 
@@ -620,8 +624,15 @@ def _judge_samples(facts: Facts, config: DataConfig) -> list[Problem]:
         problems.append(Problem("mend" if stop else "note", what, where, remedy))
     if facts.grids:
         where = [f"{text}: {how}" for text, how in facts.grids]
-        remedy = "register and resample them to one grid"
-        problems.append(Problem("mend", f"volumes on another grid than their partner: {len(where):,}", where, remedy))
+        stop = not (isinstance(config, FilesConfig) and config.geometry.resample)
+        remedy = "resampled to that of the first modality"
+        if stop:
+            remedy = "register them; set data.geometry.resample to to_first if they are, and only their grids differ"
+        problems.append(
+            Problem(
+                "mend" if stop else "note", f"volumes on another grid than their partner: {len(where):,}", where, remedy
+            )
+        )
     if facts.copied:
         where = [f"{text}: {one} and {other}" for text, one, other in facts.copied]
         remedy = "does a copy stand in for a missing modality? then leave it out: a missing one may be missing"
@@ -670,10 +681,11 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
         add("mend", f"files that cannot be read: {len(where):,}", where, "replace or remove them")
     if modality.bad:
         add("mend", f"samples with NaN or infinite values: {len(modality.bad):,}", modality.bad, "fill or remove")
-    if len(modality.shapes) > 1:
+    size = config.size if isinstance(config, StoredConfig) else None
+    if len({_as_read(shape[1:], modality, config) for shape in modality.shapes}) > 1 and not size:
         where = [f"{_count(count, 'sample')} {show(shape)}" for shape, count in modality.shapes.most_common()]
         add("mend", f"{len(modality.shapes)} different shapes", where, "bring all of a modality to one shape")
-    if len(modality.dtypes) > 1:
+    if len(modality.dtypes) > 1 and not modality.axes:  # volumes of several types become floats
         where = [f"{_count(count, 'sample')} {dtype}" for dtype, count in modality.dtypes.most_common()]
         add("mend", f"{len(modality.dtypes)} different number types", where, "store all of a modality alike")
     if len(modality.spacings) > 1:
@@ -695,11 +707,25 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
     if modality.unlike > UNLIKE and per_dataset(modality, config):
         what = f"bright subjects are {modality.unlike:.1f} times as bright as dark ones"
         add("note", what, [], "scanners without a common scale? then data.intensity {kind: percentile, per: subject}")
-    size = config.size if isinstance(config, StoredConfig) else None
-    if size and modality.shape and not _shrinks(modality.shape[1:], size):
-        what = f"{show(modality.shape)} cannot be averaged down to data.size {list(size)}"
-        add("mend", what, [], "lower data.size, or leave it out")
+    for shape in modality.shapes if size else ():
+        if not _shrinks(own := _as_read(shape[1:], modality, config), size):
+            what = f"{show((shape[0], *own))} cannot be averaged down to data.size {list(size)}"
+            add("mend", what, [], "lower data.size, or leave it out")
     return problems
+
+
+def _as_read(size: tuple[int, ...], modality: ModalityFacts, config: DataConfig) -> tuple[int, ...]:
+    """Return the size that an image has for a training, before it is averaged down: of a volume that of its slices."""
+    if not isinstance(config, FilesConfig) or len(size) != 3:
+        return size
+    axes = (config.geometry.axes or UPRIGHT) if modality.axes else UPRIGHT
+    if modality.axes:
+        grid = plain_grid(size, UPRIGHT)
+        size = Turn.of(grid, axes).of_grid(grid).shape
+    if config.slices is None:
+        return size
+    across_slices = across(config.slices.axis, axes)
+    return tuple(length for axis, length in enumerate(size) if axis != across_slices)
 
 
 def misfit(modality: ModalityFacts, config: DataConfig) -> str:
