@@ -1,6 +1,7 @@
 """Sweeps and ablations: the trials they consist of, resuming, what is shared, the table and the advice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_what_is_interrupted_goes_on_and_judges_are_shared(swept, tmp_path, monk
     assert len(trained) == 1
 
 
-def test_ablation_of_files_with_labels(scans_run, tmp_path):
+def test_ablation_of_files_with_labels(scans_run, tmp_path, monkeypatch):
     root = scans_run.parent / "scans"
 
     def read(changes):
@@ -139,6 +140,9 @@ def test_ablation_of_files_with_labels(scans_run, tmp_path):
     assert "# Ablation" in table and "| no swap |" in table and "cross, u shuffled" in table
     assert "recommended" not in table
     (judges,) = (tmp_path / "judges").iterdir()
+    moved = shutil.copytree(root, tmp_path / "moved")
+    monkeypatch.setattr(mandorla.vae.training, "fit_vae", None)
+    run_trials("ablate", trials, lambda changes: read([f"data.root={json.dumps(str(moved))}", *changes]))
 
 
 def test_data_without_classes(tmp_path):

@@ -28,6 +28,7 @@ from mandorla.vae.config import VAEConfig
 Stage = Literal["vae", "diffusion"]
 CONFIG = "config.yaml"
 SHIPPED = Path(__file__).parent / "recipes"
+HOW_READ = {"root", "cache", "workers"}  # keys of data: where its files lie and how they are read, not what they hold
 
 
 class Recipe(Settings):
@@ -158,7 +159,7 @@ def _what_matters(block):
     """Return a block of settings without where its files lie and how they are read: these may change at any time."""
     if not isinstance(block, RootedConfig):
         return block
-    return block.model_copy(update=dict.fromkeys({"root", "cache", "workers"} & type(block).model_fields.keys()))
+    return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
 
 
 def _trained(run: Path, block: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record
-from mandorla.recipe import Recipe
+from mandorla.recipe import HOW_READ, Recipe
 from mandorla.storage import read_json, write_text
 
 Read = Callable[[Sequence[str]], Recipe]  # the recipe, changed by `key.sub=value`
@@ -211,9 +211,9 @@ def _kept(folder: Path) -> dict[str, Any]:
 
 
 def _made_from(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings that figures depend on; the folder of the data may have moved."""
+    """Return the settings that figures depend on."""
     settings = recipe.model_dump(mode="json", include={"seed", "data", "vae", "evaluate"})
-    settings["data"].pop("root", None)
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in HOW_READ}
     return settings
 
 
