@@ -196,6 +196,23 @@ def check_data(
         raise typer.Exit(1)
 
 
+@data.command("pack")
+def pack_data(
+    source: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe whose data to pack: file, run or name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write to.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar=OVERRIDES, help="Changes to the recipe.")] = None,
+    shard_mib: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB, about.")] = 1024,
+) -> None:
+    """Write the data of a recipe as a few large files in the WebDataset format, divided into train, val and test: for
+    many small files, many nodes, slow disks. Training on them is training on their source."""
+    from mandorla.data import pack_data
+
+    recipe = _read_recipe([source, *(overrides or [])], None)
+    pack_data(recipe.data, recipe.seed, out, shard_mib)
+    _say(out)
+    print(f"to train on it: data={{kind: shards, folder: {json.dumps(str(out))}, root: .}}")
+
+
 @app.command()
 def encode(run: Run) -> None:
     """Write the latents of the run's training and validation set, unless those of its weights are there."""

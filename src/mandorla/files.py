@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.folders import FoldersConfig
@@ -90,7 +91,7 @@ def translate(
         if inputs[0].way:
             return _translate_volumes(model, stems, files, config, out, asked, wanted, num_samples, seed)
         inputs += [_read_one({name: paths[one] for name, paths in files.items()}, asked, config) for one in stems[1:]]
-        subjects = [_subject(model.recipe.data, one) for one in stems]
+        subjects = [_subject(source_of(model.recipe.data), one) for one in stems]
         x = _to_unit(model, {name: [read.values[name] for read in inputs] for name in given}, subjects)
         names = [
             one if number is None else f"{one}_s{number:03d}"
@@ -247,7 +248,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _reading(model: Mandorla) -> FilesConfig:
     """Return how the files of the training were read; of a volume every slice is wanted."""
-    data = model.recipe.data
+    data = source_of(model.recipe.data)
     if not isinstance(data, FilesConfig):
         return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None)
     slices = data.slices and data.slices.model_copy(update={"step": 1})
@@ -381,7 +382,7 @@ def _write_pictures(folder: Path, names: Sequence[str], images: np.ndarray) -> N
 
 def _write_volumes(folder: Path, volumes: np.ndarray, model: Mandorla, name: str) -> None:
     """Write one NIfTI file per volume `(C, D, H, W)` in [0, 1] of a modality."""
-    data = model.recipe.data
+    data = source_of(model.recipe.data)
     axes = (isinstance(data, FilesConfig) and data.geometry.axes) or GeometryConfig().axes
     try:
         library("nibabel", "medical")

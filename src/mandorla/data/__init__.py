@@ -1,11 +1,13 @@
 """Paired data: sources, splits and batches in which a modality may be missing."""
 
+import json
 import warnings
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.bids import BidsConfig, pair_bids
@@ -21,13 +23,16 @@ from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.record import follow_record, keep_record
 from mandorla.data.scans import ScansConfig, pair_scans
+from mandorla.data.shards import ShardsConfig, load_shards, pack, read_index
 from mandorla.data.side_by_side import SideBySideConfig, pair_side_by_side
 from mandorla.data.table import TableConfig, pair_table
 from mandorla.errors import MandorlaWarning
 
 _Composed = PolydigitsConfig | PolymnistConfig | MhdConfig | PhantomConfig
 _Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig | ScansConfig | SideBySideConfig
-DataConfig = Annotated[_Composed | ArraysConfig | _Files, Field(discriminator="kind")]
+DataConfig = Annotated[_Composed | ArraysConfig | _Files | ShardsConfig, Field(discriminator="kind")]
+
+_READ_CONFIG = TypeAdapter(DataConfig)
 
 _LOADERS = {
     PolydigitsConfig: load_polydigits,
@@ -35,6 +40,7 @@ _LOADERS = {
     MhdConfig: load_mhd,
     PhantomConfig: load_phantom,
     ArraysConfig: load_arrays,
+    ShardsConfig: load_shards,
 }
 _PAIRERS = {
     FoldersConfig: pair_folders,
@@ -70,6 +76,22 @@ def pair_files(config: FilesConfig) -> Pairs:
     return _PAIRERS[type(config)](config)
 
 
+def pack_data(config: DataConfig, seed: int, out: Path, shard_mib: int) -> None:
+    """Write the source that `config` describes, divided under `seed`, to a new folder, for `kind: shards`.
+
+    Raises `MandorlaError` as `load_data` and `pack` do.
+    """
+    source = source_of(config).model_dump(mode="json", exclude={"root"})
+    pack(load_data(config, seed), out, source, shard_mib)
+
+
+def source_of(config: DataConfig) -> DataConfig:
+    """Return `config`, or, for shards, that of the source that was packed; its files may be elsewhere by now."""
+    if not isinstance(config, ShardsConfig):
+        return config
+    return _READ_CONFIG.validate_json(json.dumps(read_index(config.locate(config.folder))["source"]))
+
+
 __all__ = [
     "Batch",
     "DataConfig",
@@ -80,5 +102,7 @@ __all__ = [
     "follow_record",
     "keep_record",
     "load_data",
+    "pack_data",
     "pair_files",
+    "source_of",
 ]
