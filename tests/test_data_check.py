@@ -10,9 +10,9 @@ from tiny import POLYDIGITS, write_scans
 
 from mandorla.check import check_data, find_out
 from mandorla.cli import main
-from mandorla.data.check import NUM_ROWS
 from mandorla.data.check_guess import guess
 from mandorla.data.check_page import print_page, render
+from mandorla.data.check_source import NUM_COMPOSED
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_recipe
 
@@ -155,10 +155,35 @@ def test_volumes_on_another_grid_are_named(tmp_path):
             values[..., :2] = 0
             nibabel.save(nibabel.Nifti1Image(values, affine), path)
     findings = find_out(str(tmp_path))
-    assert found(findings, "on another grid").where[0].startswith("p4: flair against t1: spacing 1 x 1 x 2 mm")
+    grids = found(findings, "on another grid than their partner: 1")
+    assert (grids.level, len(grids.where)) == ("note", 1)  # the proposal resamples
+    assert re.match(r"p4: flair against t1: spacing \S+ x \S+ x \S+ mm instead of 1 x 1 x 1", grids.where[0])
+    assert {change.key: change.value for change in findings.changes}["data.geometry.resample"] == "to_first"
     t1 = findings.facts.modalities[0]
-    assert (t1.name, t1.shape, t1.blank_slices) == ("t1", (1, 10, 9, 8), (12, 60))
-    assert dict(t1.axes) == {"RAS": 6}
+    assert (t1.name, t1.shapes, t1.blank_slices) == ("t1", {(1, 10, 9, 8): 6}, (12, 60))
+    assert dict(findings.facts.axes) == {"RAS": 6}
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"data: {{kind: scans, root: {json.dumps(str(tmp_path))}}}")
+    assert found(find_out(str(recipe)), "on another grid than their partner: 1").level == "mend"
+
+
+def test_large_volumes_are_cut_into_slices(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    for subject in range(6):
+        for name in ("t1", "t2"):
+            values = np.random.default_rng([subject, len(name)]).integers(100, 900, (70, 66, 12)).astype(np.int16)
+            values[..., :4] = 0
+            nibabel.save(nibabel.Nifti1Image(values, np.diag([-1, 1, 3, 1])), tmp_path / f"p{subject}_{name}.nii")
+    findings = find_out(str(tmp_path))
+    facts = findings.facts
+    assert "slices:" in findings.config and findings.num_mend == 0
+    assert (facts.num_samples, facts.num_subjects, facts.num_slices) == (6 * 8, 6, 6 * 12)
+    assert facts.modalities[0].shape == (1, 66, 70) and dict(facts.spacings) == {"1 x 1 x 3": 6}
+    assert set(facts.pictured) <= {f"p{subject}/s{number:03d}" for subject in range(6) for number in range(4, 12)}
+    assert len(facts.pictured) == 6
+    (tmp_path / "mine.yaml").write_text(findings.config)
+    again = find_out(str(tmp_path / "mine.yaml")).facts
+    assert (again.num_samples, again.num_slices) == (6 * 8, 6 * 12)
 
 
 def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
@@ -225,7 +250,7 @@ def test_a_table_and_its_labels(tmp_path):
     assert find_out(str(tmp_path)).facts is None
 
 
-@pytest.mark.parametrize("kind", ["pictures"])
+@pytest.mark.parametrize("kind", ["pictures", "volumes", "signals"])
 def test_the_proposed_recipe_loads_and_trains(tmp_path, kind, capsys):
     nibabel = pytest.importorskip("nibabel")
     data = tmp_path / "data"
@@ -274,7 +299,7 @@ def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
     main_or_exit(["data", "check", "mine"])
     printed = capsys.readouterr().out
     assert (tmp_path / "data-check.html").is_file() and "Nothing stands against a training" in printed
-    assert "48 samples" in printed and "taken for kind: folders" in printed and "kind: folders" in printed
+    assert "samples 48" in printed and "taken for kind: folders" in printed and "kind: folders" in printed
     (folder / "ct" / "p01_s0.png").write_bytes(b"")
     for arguments, status in (
         (["mine"], 1),
@@ -289,7 +314,7 @@ def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
 
 def test_composed_data_are_looked_at_in_part(capsys):
     findings = find_out("polydigits", ["data.num_train=2000", *POLYDIGITS[1:3]])
-    assert findings.facts.num_samples == 2060 and findings.facts.looked_at == NUM_ROWS + 60
+    assert findings.facts.num_samples == 2060 and findings.facts.looked_at == NUM_COMPOSED + 60
     assert findings.num_mend == 0
     print_page(findings)
     assert "label digit" in capsys.readouterr().out

@@ -7,15 +7,16 @@ judged under the given recipe; where it was guessed, under the proposed one.
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mandorla.config import dump_brief
-from mandorla.data.check import Facts, Problem, advise, examine, gather, judge
+from mandorla.data.check import Facts, examine
+from mandorla.data.check_advice import LARGEST, Problem, advise, judge
 from mandorla.data.check_guess import TABLES, Guess, guess
 from mandorla.data.check_page import Findings, print_page, render
+from mandorla.data.check_source import Stock, gather
 from mandorla.errors import MandorlaError
 from mandorla.imports import settle
 from mandorla.recipe import CONFIG, Recipe, read_recipe
@@ -23,8 +24,9 @@ from mandorla.storage import write_text
 
 BASE = "folders"  # recipe that a guess starts from
 PAGE = Path("data-check.html")
+PLAIN = {"size": None, "intensity": {"kind": "none"}}  # data as they are, whatever the base makes of them
+NUM_TRIES = 20  # rows of which one must be readable to tell whether there are volumes
 SMALLEST_MAP = 16  # values per axis from which latents are maps
-MAP_STRIDE = 4
 
 
 def check_data(
@@ -37,13 +39,13 @@ def check_data(
     neither, an override is wrong, or a file cannot be written.
     """
     findings = find_out(source, overrides)
-    page = PAGE if out is None else out
-    write_text(page, render(findings))
-    print_page(findings)
-    print(f"\nwritten: {page}")
+    written = {PAGE if out is None else out: render(findings)}
     if recipe_out is not None and findings.config:
-        write_text(recipe_out, findings.config)
-        print(f"written: {recipe_out}; next: mandorla train vae {recipe_out}")
+        written[recipe_out] = findings.config
+    for path, text in written.items():
+        write_text(path, text)
+    print_page(findings)
+    print(f"\nwritten: {', '.join(map(str, written))}")
     return not findings.num_mend
 
 
@@ -55,7 +57,11 @@ def find_out(source: str, overrides: Sequence[str] = ()) -> Findings:
     taken = _taken(source, guessed, recipe)
     try:
         stock = gather(recipe.data, recipe.seed)
-        facts = examine(stock, recipe.data, recipe.seed, _progress)
+        if guessed and (cut := _cut(stock)):
+            given.append(cut)
+            recipe = read_recipe(base, given)
+            stock = gather(recipe.data, recipe.seed)
+        facts = examine(stock, recipe.data, recipe.seed)
     except MandorlaError as error:
         problem = Problem("mend", str(error), [], "nothing more can be said before")
         return Findings(source, taken, None, [problem], [], "", "")
@@ -82,7 +88,7 @@ def _first(source: str, guessed: Guess) -> list[str]:
     """Return the overrides that make the base recipe one for what was guessed."""
     path = Path(source).resolve()
     name = re.sub(r"[^\w-]+", "-", path.name if path.is_dir() else path.parent.name).strip("-") or "mine"
-    return [f"run={json.dumps(f'runs/{name}')}", f"data={json.dumps({'size': None} | guessed.data)}"]
+    return [f"run={json.dumps(f'runs/{name}')}", f"data={json.dumps(PLAIN | guessed.data)}"]
 
 
 def _taken(source: str, guessed: Guess | None, recipe: Recipe) -> list[str]:
@@ -101,11 +107,16 @@ def _settle(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data, "imports": settle(recipe.imports)})
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty() and (done % 50 == 0 or done == total):
-        print(
-            f"\r{done:,} of {total:,} read" + ("\r\033[K" if done == total else ""), end="", file=sys.stderr, flush=True
-        )
+def _cut(stock: Stock) -> str:
+    """Return the override that cuts volumes into slices, if they are large; empty if not, or if nothing can be read."""
+    for task in stock.tasks[:NUM_TRIES]:
+        seen = stock.see(*task, 0, False)
+        for looks in seen.looks.values():
+            size = looks[0].shape[1:]
+            if len(size) != 3 or max(size) <= LARGEST[3]:
+                return ""
+            return f"data.slices={{axis: {'axial' if seen.axes else 0}}}"
+    return ""
 
 
 def _networks(facts: Facts, changes: Sequence[Any], overrides: Sequence[str]) -> list[str]:
@@ -120,17 +131,19 @@ def _networks(facts: Facts, changes: Sequence[Any], overrides: Sequence[str]) ->
     settings: list[str] = []
     if len(set(sizes.values())) > 1 or len(first) < 2 or min(first) < SMALLEST_MAP:
         flat = {name: {"kind": "perceptron"} for name, own in sizes.items() if not own or min(own) < SMALLEST_MAP}
+        widths = "[64]" if any(len(own) == 3 for own in sizes.values()) else "[32, 64, 128]"
         settings += [
             "vae.model.shared={channels: 16, stride: null}",
             "vae.model.private={channels: 16, stride: null}",
-            "vae.model.encoder_decoder={kind: convolutional, patch: 2, channels: [32, 64, 128], num_blocks: 0}",
+            f"vae.model.encoder_decoder={{kind: convolutional, patch: 2, channels: {widths}, num_blocks: 0}}",
             f"vae.model.encoder_decoder_of={json.dumps(flat)}",
         ]
     elif len(first) == 3:
+        widths = "[32, 64]" if min(first) > SMALLEST_MAP else "[64]"
         settings += [
-            "vae.model.encoder_decoder={kind: convolutional, patch: 4, channels: [32, 64], num_blocks: 1}",
-            "vae.model.shared={channels: 8, stride: 8}",
+            "vae.model.shared={channels: 8, stride: 4}",
             "vae.model.private={channels: 4, stride: 8}",
+            f"vae.model.encoder_decoder={{kind: convolutional, patch: 4, channels: {widths}, num_blocks: 1}}",
             "vae.training.batch_size=4",
             "diffusion.training.batch_size=8",
         ]

@@ -198,6 +198,7 @@ def _subfolders(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
         f"a folder per modality: {', '.join(images)}",
         folders=_named({top: top for top in images}),
         key=_key(images, before, after),
+        masks=_named({top: top for top in inside if top not in images}),
     )
 
 

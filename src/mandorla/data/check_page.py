@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mandorla.data.check import PERCENTILES, Change, Facts, LabelFacts, ModalityFacts, Problem, show
+from mandorla.data.check import PERCENTILES, Facts, LabelFacts, ModalityFacts
+from mandorla.data.check_advice import Change, Problem, show
 from mandorla.pages import fill
 from mandorla.pictures import grid
 
@@ -82,9 +83,8 @@ def print_page(findings: Findings) -> None:
     for text in findings.taken:
         console.print(Text(text, "dim"))
     if facts:
-        console.print(
-            Text("  ".join(f"{number} {name}" + (f" ({more})" if more else "") for name, number, more in _cards(facts)))
-        )
+        counts = (f"{name} {number}" + (f" ({more})" if more else "") for name, number, more in _cards(facts))
+        console.print(Text(" · ".join(counts)))
         table = Table(box=None, header_style="bold", pad_edge=False)
         columns = list(dict.fromkeys(name for modality in facts.modalities for name, _ in _rows(modality)))
         table.add_column("modality")
@@ -95,12 +95,13 @@ def print_page(findings: Findings) -> None:
         console.print()
         console.print(table)
         console.print()
-        parts = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("part", "samples", "subjects"):
-            parts.add_column(name, justify="left" if name == "part" else "right")
-        for part, (samples, subjects) in facts.parts.items():
-            parts.add_row(part, f"{samples:,}", f"{subjects:,}")
-        console.print(parts)
+        if not facts.division:
+            parts = Table(box=None, header_style="bold", pad_edge=False)
+            for name in ("part", "samples", *(() if facts.composed else ("subjects",))):
+                parts.add_column(name, justify="left" if name == "part" else "right")
+            for part, counts in facts.parts.items():
+                parts.add_row(part, *(f"{count:,}" for count in counts[: 1 if facts.composed else 2]))
+            console.print(parts)
         for label in facts.labels:
             console.print(Text.assemble((f"label {label.name}", "bold"), f" {_say(label)}"))
     console.print()
@@ -131,6 +132,13 @@ def _cards(facts: Facts) -> list[tuple[str, str, str]]:
     if not facts.composed:
         cards.append(("subjects", f"{facts.num_subjects:,}", ""))
     cards.append(("fully paired", f"{facts.paired:,}", f"{partly:,} partly" if partly else ""))
+    if facts.num_slices:
+        cards.append(
+            ("slices in the files", f"{facts.num_slices:,}", f"{facts.num_samples / facts.num_slices:.0%} kept")
+        )
+    for name, counts in (("voxel in mm", facts.spacings), ("axes in the files", facts.axes)):
+        for text, _ in counts.most_common(1):
+            cards.append((name, text, f"and {len(counts) - 1} other(s)" if len(counts) > 1 else ""))
     if facts.skipped:
         cards.append(("unpairable files", f"{len(facts.skipped):,}", ""))
     return cards
@@ -143,8 +151,6 @@ def _rows(modality: ModalityFacts) -> list[tuple[str, str]]:
         return [*rows, ("readable", "none")]
     more = f" and {len(modality.shapes) - 1} other(s)" if len(modality.shapes) > 1 else ""
     rows += [("shape", show(modality.shape) + more), ("type", ", ".join(modality.dtypes))]
-    rows += [("spacing in mm", text) for text, _ in modality.spacings.most_common(1)]
-    rows += [("orientation", ", ".join(modality.axes))] if modality.axes else []
     rows.append(("range", f"{modality.low:.4g} to {modality.high:.4g}"))
     if modality.background:
         rows.append(("background", f"{modality.background:.0%} of the values"))
@@ -167,6 +173,8 @@ def _say(label: LabelFacts) -> str:
         return label.error
     if label.kind == "number":
         return f"number, {label.num:,} samples, {label.low:.4g} to {label.high:.4g}"
+    if not label.counts:
+        return f"{label.kind}, {label.num:,} samples"
     shown = ", ".join(f"{name} {count:,}" for name, count in list(label.counts.items())[:SOME])
     more = f" and {len(label.counts) - SOME} more" if len(label.counts) > SOME else ""
     return f"{label.kind}, {label.num:,} samples: {shown}{more}"

@@ -11,12 +11,12 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
 from mandorla.data.readers import check_file, split_place
-from mandorla.data.samples import FilesConfig, Slices, read_slices
+from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -34,6 +34,8 @@ VERSION = 1  # of what is kept: another one is not looked at
 MUCH = 2**28  # bytes of files from which on it pays to start processes
 MOST_WORKERS = 16
 PATIENCE = 60  # seconds of reading after which the cache is pointed to
+Stamp = tuple[str, list[tuple[str, int, int]]]
+T = TypeVar("T")
 _SETTINGS = ("read", "read_of", "slices", "geometry", "size")
 
 
@@ -116,11 +118,10 @@ def _read_all(pairs: Pairs, config: FilesConfig, source: str) -> Kept:
         )
         for row in range(len(pairs.ids))
     ]
-    stamps = [_stamp(place, config) for p in places for place in (*p.files.values(), *p.masks.values())]
+    stamps = [stamp(place, config) for p in places for place in (*p.files.values(), *p.masks.values())]
     settings = config.model_dump(mode="json", include=set(_SETTINGS))
     key = json.dumps([VERSION, list(pairs.files), list(pairs.masks), stamps, settings], sort_keys=True)
-    num_bytes = sum(size for _, files in stamps for _, size, _ in files)
-    workers = _num_workers(num_bytes) if config.workers is None else config.workers
+    workers = num_workers(stamps) if config.workers is None else config.workers
     started = time.monotonic()
     kept = keep(
         config.locate(config.cache) if config.cache else None,
@@ -135,7 +136,7 @@ def _read_all(pairs: Pairs, config: FilesConfig, source: str) -> Kept:
     return kept
 
 
-def _stamp(place: str | None, config: FilesConfig) -> tuple[str, list[tuple[str, int, int]]]:
+def stamp(place: str | None, config: FilesConfig) -> Stamp:
     """Return what tells whether the file at a place is still the same: name, size, time of change."""
     if place is None:
         return "", []
@@ -150,7 +151,9 @@ def _stamp(place: str | None, config: FilesConfig) -> tuple[str, list[tuple[str,
     return name, [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
-def _num_workers(num_bytes: int) -> int:
+def num_workers(stamps: Sequence[Stamp]) -> int:
+    """Return how many processes are to read the files of those stamps; 0 for none but this one."""
+    num_bytes = sum(size for _, files in stamps for _, size, _ in files)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS) if num_bytes >= MUCH and cores > 1 else 0
 
@@ -161,7 +164,8 @@ def _write_all(folder: Path, places: list[_Places], config: FilesConfig, workers
     columns = {name: _Alike(Column(folder / f"{number}.npy")) for number, name in enumerate(names)}
     numbers: list[list[int] | None] = []
     axes: dict[str, str] = {}
-    for here, slices in zip(places, _read_in_order(places, config, workers), strict=True):
+    read = work_in_order(read_slices, [(*here, config) for here in places], workers)
+    for here, slices in zip(places, read, strict=True):
         numbers.append(slices.numbers)
         every = {**here.files, **here.masks}
         if slices.axes:
@@ -224,29 +228,29 @@ def _describe(shape: tuple[int, ...], dtype: np.dtype) -> str:
     return f"{size + ' pixels of ' if size else ''}{shape[0]} channel(s) in {dtype}"
 
 
-def _read_in_order(places: list[_Places], config: FilesConfig, workers: int) -> Iterator[Slices]:
-    """Yield all samples in order; at most a few more than there are workers wait to be taken."""
+def work_in_order(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
+    """Yield `function(*task)` of all `tasks` in order, done by so many processes; 0 for none but this one.
+
+    At most a few more than there are workers wait to be taken.
+    """
     from rich.console import Console
     from rich.progress import track
 
-    if workers == 0:
-        read = (read_slices(*here, config) for here in places)
-    else:
-        read = _read_by_workers(places, config, workers)
+    results = (function(*task) for task in tasks) if workers == 0 else _work(function, tasks, workers)
     console = Console(stderr=True)
-    yield from track(read, "reading files", len(places), console=console, disable=not console.is_terminal)
+    yield from track(results, "reading files", len(tasks), console=console, disable=not console.is_terminal)
 
 
-def _read_by_workers(places: list[_Places], config: FilesConfig, workers: int) -> Iterator[Slices]:
+def _work(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-        waiting, rest = deque(), iter(places)
+        waiting, rest = deque(), iter(tasks)
         try:
             for _ in range(2 * workers):
-                waiting += [pool.submit(read_slices, *here, config) for here in [next(rest, None)] if here]
+                waiting += [pool.submit(function, *task) for task in [next(rest, None)] if task]
             while waiting:
                 yield waiting.popleft().result()
-                waiting += [pool.submit(read_slices, *here, config) for here in [next(rest, None)] if here]
+                waiting += [pool.submit(function, *task) for task in [next(rest, None)] if task]
         except BrokenProcessPool as error:
             raise MandorlaError(
                 "the processes that read files stopped: too little memory, or a script that does its work outside of "
