@@ -10,9 +10,11 @@ from tiny import POLYDIGITS, write_scans
 
 from mandorla.check import check_data, find_out
 from mandorla.cli import main
+from mandorla.data.check import examine
+from mandorla.data.check_advice import judge
 from mandorla.data.check_guess import guess
 from mandorla.data.check_page import print_page, render
-from mandorla.data.check_source import NUM_COMPOSED
+from mandorla.data.check_source import NUM_COMPOSED, gather
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_recipe
 
@@ -282,6 +284,25 @@ def main_or_exit(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code in (0, None)
+
+
+@pytest.mark.timeout(240)
+def test_whatever_a_training_refuses_is_to_mend(tmp_path):
+    """Every malformed input that loading refuses is found, also where only the look at all of them can say so."""
+    malformed = pytest.importorskip("test_data_malformed")
+    by_facts = 0
+    for index, case in enumerate(malformed.REFUSED):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        try:
+            config = case.values[0](folder)
+            stock = gather(config, 0)
+        except (MandorlaError, pytest.skip.Exception):
+            continue
+        problems = judge(examine(stock, config, 0), config)
+        assert any(problem.level == "mend" for problem in problems), case.id
+        by_facts += 1
+    assert by_facts > 100
 
 
 def test_the_page_needs_nothing_but_itself_and_escapes_names(folder, tmp_path):

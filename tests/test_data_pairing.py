@@ -101,6 +101,11 @@ def test_mistakes_name_the_files(found, message):
             pair(order, ["t1", "t2"], STRICT, "data", ["seg_mask"])
 
 
+def test_a_mask_of_no_sample_is_left_out():
+    pairs = pair([A1, A2, Found("m.png", "seg_mask", "b", "b")], ["t1", "t2"], KEEP, "data", ["seg_mask"])
+    assert not pairs.masks and [lost.place for lost in pairs.report.skipped] == ["m.png"]
+
+
 def test_links_to_one_file_are_one_file(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")

@@ -205,7 +205,7 @@ def pair(
         files={name: [places[name].get(key) for key in ids] for name in modalities},
         ids=ids,
         groups=[first[key].subject for key in ids],
-        masks={name: [places[name].get(key) for key in ids] for name in masks},
+        masks={name: [places[name].get(key) for key in ids] for name in masks if set(ids) & places[name].keys()},
         report=PairingReport(paired=len(ids) - len(set().union(*partly.values())), partly=partly, skipped=sorted(lost)),
     )
 
