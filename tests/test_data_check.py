@@ -286,6 +286,7 @@ def main_or_exit(arguments):
     assert stop.value.code in (0, None)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(240)
 def test_whatever_a_training_refuses_is_to_mend(tmp_path):
     """Every malformed input that loading refuses is found, also where only the look at all of them can say so."""

@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 train = typer.Typer(no_args_is_help=True)
 app.add_typer(train, name="train", help="Train stage 1 (`vae`) or stage 2 (`diffusion`).")
 data = typer.Typer(no_args_is_help=True)
-app.add_typer(data, name="data", help="Look at data before a training.")
+app.add_typer(data, name="data", help="Look at data before a training; pack them.")
 
 RECIPE = "polydigits"  # where no recipe is named
 OVERRIDES = "[KEY.SUB=VALUE]..."
