@@ -322,8 +322,11 @@ def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert (tmp_path / "data-check.html").is_file() and "Nothing stands against a training" in printed
     assert "samples 48" in printed and "taken for kind: folders" in printed and "kind: folders" in printed
+    (tmp_path / "old.yaml").write_text("{}")
     (folder / "ct" / "p01_s0.png").write_bytes(b"")
     for arguments, status in (
+        (["mine", "--out", "nowhere/x.html"], 2),
+        (["mine", "--recipe", "old.yaml"], 2),
         (["mine"], 1),
         (["nowhere"], 2),
         (["mine", "data.sise=3"], 2),
@@ -340,6 +343,18 @@ def test_composed_data_are_looked_at_in_part(capsys):
     assert findings.num_mend == 0
     print_page(findings)
     assert "label digit" in capsys.readouterr().out
+
+
+def test_images_side_by_side_are_told_by_their_width(tmp_path):
+    for subject in range(8):
+        png(tmp_path / f"{subject}.png", np.hstack([disk(subject, 0), disk(subject, 0, 0.8)]))
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    findings = find_out(str(tmp_path))
+    assert findings.facts.modalities[1].shape == (1, 16, 16) and "kind: side_by_side" in findings.config
+    assert [problem.what for problem in findings.problems if problem.level == "mend"] == [
+        "left: files that cannot be read: 1",
+        "right: files that cannot be read: 1",
+    ]
 
 
 def test_a_folder_of_anything_else_is_refused(tmp_path):

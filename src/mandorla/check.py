@@ -38,8 +38,14 @@ def check_data(
     guessed one. The proposed recipe is written to `recipe_out`, if given. Raises `MandorlaError` if `source` is
     neither, an override is wrong, or a file cannot be written.
     """
+    page = PAGE if out is None else out
+    for path in filter(None, (page, recipe_out)):
+        if path.is_dir() or not path.parent.is_dir():
+            raise MandorlaError(f"{path}: no file can be written there; name one in a folder that exists")
+    if recipe_out is not None and recipe_out.exists():
+        raise MandorlaError(f"{recipe_out}: exists already; name another file, or remove this one")
     findings = find_out(source, overrides)
-    written = {PAGE if out is None else out: render(findings)}
+    written = {page: render(findings)}
     if recipe_out is not None and findings.config:
         written[recipe_out] = findings.config
     for path, text in written.items():

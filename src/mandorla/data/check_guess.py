@@ -203,11 +203,17 @@ def _subfolders(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
 
 
 def _halves(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
-    """Yield side-by-side images where the first one is twice as wide as it is high."""
-    if all(suffix(name) in IMAGES for name in names):
-        _, height, width = decode_image(folder / names[0]).shape
+    """Yield side-by-side images where the first that can be read is twice as wide as it is high."""
+    if not all(suffix(name) in IMAGES for name in names):
+        return
+    for name in names:
+        try:
+            _, height, width = decode_image(folder / name).shape
+        except MandorlaError:  # will be told by who reads them all
+            continue
         if width == 2 * height:
             yield _block(folder, "side_by_side", "images twice as wide as high: two side by side")
+        return
 
 
 def _num_paired(stems: dict[str, list[str]], before: str, after: str) -> int:
