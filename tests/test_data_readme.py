@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from mandorla.data import DataConfig
+from mandorla.data.shards import ShardsConfig
 from mandorla.data.stored import StoredConfig
 from mandorla.recipe import read_recipe
 
@@ -21,5 +22,5 @@ def test_examples_are_valid(tmp_path, text, kind):
 
 
 def test_every_source_of_own_data_has_an_example():
-    sources = [source for source in get_args(get_args(DataConfig)[0]) if issubclass(source, StoredConfig)]
+    sources = [source for source in get_args(get_args(DataConfig)[0]) if issubclass(source, (StoredConfig, ShardsConfig))]
     assert {source.model_fields["kind"].default for source in sources} == {kind for _, kind in EXAMPLES}
