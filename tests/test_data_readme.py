@@ -22,5 +22,6 @@ def test_examples_are_valid(tmp_path, text, kind):
 
 
 def test_every_source_of_own_data_has_an_example():
-    sources = [source for source in get_args(get_args(DataConfig)[0]) if issubclass(source, (StoredConfig, ShardsConfig))]
+    own = (StoredConfig, ShardsConfig)
+    sources = [source for source in get_args(get_args(DataConfig)[0]) if issubclass(source, own)]
     assert {source.model_fields["kind"].default for source in sources} == {kind for _, kind in EXAMPLES}
