@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mandorla.nets.blocks import Residual, batch_norm, conv, initialise, resize, transposed_conv
+from mandorla.nets.blocks import Residual, batch_norm, conv, initialise, resize, trains_in_bf16, transposed_conv
 
 SIZES = {1: (8,), 2: (8, 6), 3: (4, 6, 8)}
 
@@ -55,3 +55,9 @@ def test_resize(dims):
     assert resize(x, ()) is x
     assert resize(x, SIZES[dims]) is x
     assert resize(x[:0], half).shape == (0, 3, *half)
+
+
+def test_volumes_on_a_cpu_train_in_float32():
+    assert trains_in_bf16(nn.Sequential(conv(2, 1, 1, 3), nn.Linear(2, 2)))
+    assert not trains_in_bf16(nn.Sequential(nn.Linear(2, 2), nn.Sequential(conv(3, 1, 1, 3))))
+    assert not trains_in_bf16(transposed_conv(3, 1, 1, 2, 2))

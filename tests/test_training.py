@@ -79,6 +79,15 @@ def test_precision_is_that_of_the_arithmetic(tmp_path, precision):
     assert types == {torch.float32 if precision == "fp32" else torch.bfloat16}
 
 
+def test_volumes_on_a_cpu_keep_float32(tmp_path):
+    """torch's own gradients of wide three-dimensional convolutions are wrong there, as `trains_in_bf16` says."""
+    module, types = network(), set()
+    module.append(nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Conv3d(1, 1, 1), nn.Flatten(1, 2)))
+    module[0].register_forward_hook(lambda layer, x, y: types.add(y.dtype) if layer.training else None)
+    train(tmp_path, module, precision="bf16", steps=2)
+    assert types == {torch.float32}
+
+
 def test_a_finished_training_is_left_alone(tmp_path):
     train(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from mandorla.config import Settings
 from mandorla.environment import note_environment
 from mandorla.errors import MandorlaError
+from mandorla.nets.blocks import trains_in_bf16
 from mandorla.storage import locked, whole, write_text
 
 WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
@@ -54,7 +55,7 @@ class TrainingConfig(Settings):
     ema: float = Field(0.99, ge=0, lt=1)
     """longest decay of the moving average of the weights"""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """arithmetic of the networks: bfloat16 autocast, or float32 throughout"""
+    """arithmetic of the networks: bfloat16 autocast, or float32 throughout (as volumes on a CPU always are)"""
     validate_every: int = Field(100, ge=1)
     """steps between two validations; the best one's weights are kept"""
     checkpoint_every: int = Field(200, ge=1)
@@ -140,6 +141,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
+        self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
         self.step, self.best = _restore(folder / STATE, module, self.average, self.optimizer)
         self.log: _Log | None = None  # opened by whoever trains: a finished training is left as it is
 
@@ -154,7 +156,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
         device = next(self.module.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
             value, terms = loss(self.module.train(), batch, done)
         self.optimizer.zero_grad()
         value.backward()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.stored import StoredDataset
 from mandorla.evaluate.settings import EvaluateConfig
+from mandorla.nets.blocks import trains_in_bf16
 from mandorla.storage import whole
 
 Heads = dict[str, int]  # factor -> number of classes
@@ -83,7 +84,7 @@ def train_judges(
         judges = nn.ModuleDict({name: Judge(modalities[name], factors) for name, factors in heads.items()}).to(device)
         optimiser = torch.optim.AdamW(judges.parameters(), weight_decay=1e-2)
         lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
-        autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
+        autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=trains_in_bf16(judges))
         for _ in range(steps):
             batch = train.batch(rng.integers(len(train), size=batch_size))
             loss = torch.zeros((), device=device)

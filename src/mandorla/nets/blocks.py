@@ -56,6 +56,16 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=size, mode="nearest")
 
 
+def trains_in_bf16(network: nn.Module) -> bool:
+    """Return whether gradients in bfloat16 can be trusted: not those of three-dimensional convolutions on a CPU.
+
+    There torch (seen with 2.13) gives wrong weight gradients, without a word, for 32 channels or more where the output
+    has two cells along the first axis.
+    """
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    return not (on_cpu and any(isinstance(layer, nn.Conv3d | nn.ConvTranspose3d) for layer in network.modules()))
+
+
 class Residual(nn.Module):
     """Add a two-layer convolution, x + conv(silu(conv(silu(norm(x))))), of constant width."""
 
