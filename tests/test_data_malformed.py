@@ -534,6 +534,15 @@ def npz_that_declares_more_than_it_holds(root):
     return config
 
 
+@refused("t1/p1.npz", "two of its arrays have one name")
+def npz_of_one_name_twice(root):
+    config = npzs(root)
+    with zipfile.ZipFile(root / "t1" / "p1.npz", "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("x.npy", archive.read("x.npy"))
+    return config
+
+
 @refused("t1/p1.npz", "Python objects")
 def npz_of_objects(root):
     config = npzs(root)
@@ -579,12 +588,34 @@ def hdf5_that_declares_terabytes(root):
     return config
 
 
+@refused("t1/p1.h5", "'x' was declared but never written")
+def hdf5_of_gigabytes_never_written(root):
+    config = h5s(root)
+    with h5py.File(root / "t1" / "p1.h5", "w") as file:
+        file.create_dataset("x", (40000, 45000), "f4", chunks=(1000, 1000))
+    return config
+
+
 @refused("t1/p0.h5", "no array 'a/x'")
 def hdf5_whose_link_leads_nowhere(root):
     h5s(root)
     with h5py.File(root / "t1" / "p0.h5", "w") as file:
         file["a/x"] = h5py.ExternalLink("gone.h5", "x")
     return FoldersConfig(root=str(root), folders={"t1": "t1/*.h5:a/x", "t2": "t2/*.h5:x"}, unpaired="keep")
+
+
+@refused("t1/p1.tif", "8-bit pixels", "with a sign")
+def tiff_of_8_bits_with_a_sign(root):
+    config = folders(root, ".tif", save_image)
+    tifffile.imwrite(root / "t1" / "p1.tif", pixels("p1").astype(np.int8))
+    return config
+
+
+@refused("t1/p1.tif", "16-bit pixels", "0 as white")
+def tiff_of_16_bits_with_0_as_white(root):
+    config = folders(root, ".tif", lambda path, values: save_image(path, values.astype(np.uint16)))
+    tifffile.imwrite(root / "t1" / "p1.tif", pixels("p1", dtype=np.uint16), photometric="miniswhite")
+    return config
 
 
 @refused("data.images.t2", "3 samples", "4")
@@ -709,6 +740,48 @@ def nifti_on_a_plane(root):
     content = bytearray((root / "t1" / "p1.nii").read_bytes())
     content[280:328] = struct.pack("<12f", 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)  # the rows of the affine
     (root / "t1" / "p1.nii").write_bytes(content)
+    return config
+
+
+def nifti_changed(place, kind, *values):
+    """Return a case in which the head of `t1/p1.nii` holds other values at a place."""
+
+    def make(root):
+        config = niftis(root, ".nii")
+        content = bytearray((root / "t1" / "p1.nii").read_bytes())
+        struct.pack_into(kind, content, place, *values)
+        (root / "t1" / "p1.nii").write_bytes(content)
+        return config
+
+    return make
+
+
+HEADS = {
+    "nifti_of_infinite_scale": (nifti_changed(112, "<f", np.inf), ["scl_slope inf", "0 stands for none"]),
+    "nifti_whose_scale_is_nan": (nifti_changed(112, "<f", np.nan), ["scl_slope nan"]),
+    "nifti_that_begins_in_its_head": (nifti_changed(108, "<f", 0.0), ["vox_offset 0", "352"]),
+}
+REFUSED += [pytest.param(make, ("t1/p1.nii", *words), id=name) for name, (make, words) in HEADS.items()]
+
+
+def save_two_ways(path, sform, qform, codes):
+    image = nibabel.Nifti1Image(np.stack([pixels("p1")] * 3, -1), sform)
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    nibabel.save(image, path)
+
+
+@refused("t1/p1.nii.gz", "sform (axes RAS)", "qform (axes LAS)", "mirrored", "set_qform(None)")
+def nifti_mirrored_by_one_form(root):
+    config = niftis(root)
+    save_two_ways(root / "t1" / "p1.nii.gz", GRID, GRID @ np.diag([-1.0, 1, 1, 1]), (4, 1))
+    return config
+
+
+@refused("t1/p1.nii.gz", "sform", "qform", "2 voxels apart")
+def nifti_moved_by_one_form(root):
+    config = niftis(root)
+    save_two_ways(root / "t1" / "p1.nii.gz", GRID, GRID + np.eye(4, k=3) * 2, (1, 1))
     return config
 
 
@@ -880,13 +953,27 @@ def sound_with_nan(root):
     return config
 
 
-@refused("t1/p1.wav")
-def sound_without_a_rate(root):
-    config = sounds(root)
-    content = bytearray((root / "t1" / "p1.wav").read_bytes())
-    content[24:28] = b"\0\0\0\0"
-    (root / "t1" / "p1.wav").write_bytes(content)
-    return config
+def sound_changed(place, kind, *values):
+    """Return a case in which the head of `t1/p1.wav` holds other values at a place, before two million samples."""
+
+    def make(root):
+        config = sounds(root)
+        wavfile.write(root / "t1" / "p1.wav", 8000, np.zeros(2 * 10**6, np.int16))
+        content = bytearray((root / "t1" / "p1.wav").read_bytes())
+        struct.pack_into(kind, content, place, *values)
+        (root / "t1" / "p1.wav").write_bytes(content)
+        return config
+
+    return make
+
+
+SOUNDS = {
+    "sound_without_a_rate": (sound_changed(24, "<II", 0, 0), "0 samples per second"),
+    "sound_of_a_rate_beyond_all": (sound_changed(24, "<II", 2**31 - 1, 2**32 - 2), "2147483647 samples per second"),
+    "sound_that_grows_to_gigabytes": (sound_changed(24, "<II", 1, 2), "GiB"),
+    "sound_without_channels": (sound_changed(22, "<H", 0), "no channel"),
+}
+REFUSED += [pytest.param(make, ("t1/p1.wav", words), id=name) for name, (make, words) in SOUNDS.items()]
 
 
 ROWS = {
@@ -895,6 +982,8 @@ ROWS = {
     "rows_with_nan": ("x,y\n1,2\n3,nan\n", "NaN"),
     "rows_with_infinity": ("x,y\n1,2\n3,1e999\n", "NaN or infinite"),
     "rows_of_one_name_twice": ("x,x\n1,2\n3,4\n", "2 column(s) 'x'"),
+    "rows_without_names": (".1,.2\n.3,.4\n", "a line of names above"),
+    "rows_of_digits_with_an_underscore": ("x,y\n1_0,2\n", "'1_0' is no number"),
     "rows_of_names_alone": ("x,y\n", "no values"),
     "rows_of_nothing": ("", "no values"),
     "rows_that_are_a_program": ("\0\1\2\xff\xfe", "t1/p1.csv"),

@@ -126,6 +126,25 @@ def test_nifti_is_scaled_by_its_header(tmp_path):
     np.testing.assert_allclose(reading.values[0], image.get_fdata(), atol=1e-3)
 
 
+@pytest.mark.parametrize(("unit", "edge"), [("mm", 2e-4), ("meter", 2e-7), ("micron", 0.2), ("unknown", 2e-4)])
+def test_nifti_in_any_unit_of_length_is_in_mm(tmp_path, unit, edge):
+    image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.uint8), np.diag([edge, edge, edge, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read(f"{tmp_path}/a.nii", OPTIONS).geometry.spacing, 2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (2, 1)])
+def test_nifti_that_lies_in_two_spaces_or_is_sheared(tmp_path, codes):
+    """A qform has no shears, and another code may mean another space: neither is a contradiction."""
+    sheared = np.array([[1.0, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(np.ones((30, 40, 5), np.uint8), sheared)
+    image.set_sform(sheared, codes[0])
+    image.set_qform(sheared + np.eye(4, k=3) * 9 * (codes[0] - codes[1]), codes[1])
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read(f"{tmp_path}/a.nii", OPTIONS).geometry.affine, sheared, atol=1e-6)
+
+
 def test_nifti_of_four_dimensions_gives_its_channels(tmp_path):
     values = RNG.integers(0, 9, (5, 6, 7, 2)).astype(np.uint8)
     place = write_nifti(tmp_path / "a.nii.gz", values)
@@ -534,6 +553,19 @@ def test_broken_files_are_named(tmp_path, make):
         warnings.simplefilter("error")
         read(place, OPTIONS)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dicom_that_needs_a_decoder_names_it(tmp_path):
+    """JPEG Lossless as old scanners write it."""
+    place = write_dicom(tmp_path / "a.dcm", np.zeros((4, 6), np.uint16), (0, 0, 0), generate_uid())
+    dataset = pydicom.dcmread(place)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(place, enforce_file_format=True)
+    with pytest.raises(MandorlaError, match="JPEG Lossless.* needs pylibjpeg: pip install pylibjpeg") as error:
+        read(str(place), OPTIONS)
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize(("name", "library", "extra"), [("a.nii", "nibabel", "medical"), ("a.h5", "h5py", "hdf5")])

@@ -23,8 +23,8 @@ def write_volume(
 ) -> None:
     """Write the volume `values` `(C, D, H, W)` on `grid` to the NIfTI file `path`.
 
-    `like` is a file whose type of numbers, codes and units are kept if it is NIfTI; `scale` says what values there can
-    be, and without it they are written as floats. Several channels become the fourth dimension.
+    `like` is a file whose type of numbers, codes and unit of time are kept if it is NIfTI; `scale` says what values
+    there can be, and without it they are written as floats. Several channels become the fourth dimension.
     """
     nibabel = library("nibabel", "medical")
     values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
@@ -34,7 +34,7 @@ def write_volume(
     if like and suffix(like) in NIFTI:
         source = nibabel.load(like)
         code = int(source.header["sform_code"]) or int(source.header["qform_code"]) or SCANNER
-        image.header.set_xyzt_units(*source.header.get_xyzt_units())
+        image.header.set_xyzt_units("mm", source.header.get_xyzt_units()[1])  # the grid is in mm
         stored = _as_stored(values, source, scale)
     if stored is not None:
         image = nibabel.Nifti1Image(stored, grid.affine, image.header, dtype=stored.dtype)

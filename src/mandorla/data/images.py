@@ -14,7 +14,7 @@ from mandorla.errors import MandorlaError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "TIFF")  # whatever a file is called: some decoders start other programs
-BITS_PER_SAMPLE = 258  # TIFF tag
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -59,16 +59,16 @@ def decode_image(path: Path) -> np.ndarray:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG may have a preview
-            bits = _bits(path, image)
+            bits, odd = _bits(path, image), _oddity(image)
             image = ImageOps.exif_transpose(image)
-            pixels = _pixels(image)
+            pixels = None if odd else _pixels(image)
     except Exception as error:  # a broken file makes a decoder raise anything
         raise MandorlaError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
     if pages > 1:
         raise MandorlaError(f"{path}: holds {pages} images where one is expected; save them as files of their own")
     if pixels is None or bits > 8 * pixels.dtype.itemsize:
         raise MandorlaError(
-            f"{path}: {bits}-bit pixels of type {image.mode} cannot be read without loss; "
+            f"{path}: {bits}-bit pixels of type {image.mode}{odd} cannot be read without loss; "
             "convert to 8 bits, to 16-bit grey or to a .npy array (kind: arrays)"
         )
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -107,3 +107,12 @@ def _bits(path: Path, image: Image.Image) -> int:
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     return 8
+
+
+def _oddity(image: Image.Image) -> str:
+    """Return in words what Pillow passes over in a TIFF: a sign of 8 bits, 0 for white of more; empty for nothing."""
+    if image.format != "TIFF":
+        return ""
+    if 2 in image.tag_v2.get(SAMPLE_FORMAT, ()) and image.mode not in ("I", "F"):
+        return " with a sign"
+    return " with 0 as white" if image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode not in ("1", "L") else ""

@@ -51,6 +51,10 @@ MOST_TEXT = 2**31  # bytes of one table
 _PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
 _IN_PLANE = 1e-3  # by how much the slices of a series may differ in orientation and spacing
 _GAP = 0.02  # by how much of a step slices may stray from equal distances
+_APART = 0.5  # voxels by which a NIfTI header's two ways into space may differ
+_FLAT = 1e-6  # volume of a voxel below which, its edges being 1, it is none
+_MM = {1: 1e3, 3: 1e-3}  # of NIfTI's units of length: the metre, the micrometre; others are millimetres
+_FASTEST = 10**6  # samples per second of a sound
 
 
 class ReadOptions(Settings):
@@ -298,6 +302,8 @@ def _read_npy(path: Path, key: str | None, options: ReadOptions) -> Reading:
 def _read_npz(path: Path, key: str | None, options: ReadOptions) -> Reading:
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        if len(names) < len(archive.namelist()):
+            raise MandorlaError("two of its arrays have one name; write it anew")
         if key is None and len(names) == 1:
             (key,) = names
         if key not in names:
@@ -334,6 +340,8 @@ def _read_hdf5(path: Path, key: str | None, options: ReadOptions) -> Reading:
         if dataset.shape is None or dataset.dtype.kind not in "biuf":
             raise MandorlaError(f"{key!r} holds no numbers that an image can have ({dataset.dtype})")
         check_size(dataset.shape, dataset.dtype)
+        if dataset.size and not (dataset.is_virtual or dataset.id.get_storage_size()):
+            raise MandorlaError(f"{key!r} was declared but never written; write its values, or remove it")
         return Reading(_to_channels_first(dataset[()], options))
 
 
@@ -350,8 +358,7 @@ def _read_nifti(path: Path, key: str | None, options: ReadOptions) -> Reading:
         shape = shape[:-1]
     if len(shape) > 4:
         raise MandorlaError(f"{len(shape)} dimensions {shape}; give volumes of three, or channels of them by a fourth")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise MandorlaError("its affine maps no volume into space; mend the header")
+    _check_header(image, path)
     if len(shape) == 4:
         if key is None or not key.isdecimal() or int(key) >= shape[3]:
             raise MandorlaError(f"it holds {shape[3]} volumes; name one as {path.name}:0 to {path.name}:{shape[3] - 1}")
@@ -361,7 +368,42 @@ def _read_nifti(path: Path, key: str | None, options: ReadOptions) -> Reading:
     else:
         values = _scaled(image).reshape(shape)
     values = values.reshape(*values.shape, *[1] * (3 - values.ndim))
-    return Reading(values[None], Geometry(image.affine, values.shape))
+    affine = image.affine.copy()
+    affine[:3] *= _MM.get(int(image.header["xyzt_units"]) & 7, 1)
+    return Reading(values[None], Geometry(affine, values.shape))
+
+
+def _check_header(image, path: Path) -> None:
+    """Raise `MandorlaError` if the header of a NIfTI image does not say where its voxels are and what they mean."""
+    from nibabel.openers import ImageOpener
+
+    if not np.isfinite(image.affine).all():
+        raise MandorlaError("its affine maps no volume into space; mend the header")
+    edges = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not abs(np.linalg.det(image.affine[:3, :3])) > _FLAT * edges.prod():
+        raise MandorlaError("its affine maps no volume into space; mend the header")
+    with ImageOpener(path) as file:
+        stored = type(image.header).from_fileobj(file, check=False)  # the image's own has lost its scale
+    if not np.isfinite(stored["scl_slope"]):
+        raise MandorlaError(f"scl_slope {stored['scl_slope']:g} scales no values; mend the header (0 stands for none)")
+    if image.dataobj.offset < image.header.single_vox_offset:
+        raise MandorlaError(
+            f"vox_offset {image.dataobj.offset}: its values would begin within the header of "
+            f"{image.header.single_vox_offset} bytes; mend the header"
+        )
+    codes = int(stored["sform_code"]), int(stored["qform_code"])
+    if min(codes) > 0:
+        wanted = image.header.copy()
+        wanted.set_qform(image.affine)  # without shears, which a qform cannot have
+        sform, qform = (Geometry(header.get_qform(), image.shape[:3]) for header in (wanted, stored))
+        mirrored = np.linalg.det(sform.affine[:3, :3]) * np.linalg.det(qform.affine[:3, :3]) < 0
+        apart = sform.distance(qform) / sform.spacing.min()
+        if mirrored or (codes[0] == codes[1] and apart > _APART):  # of other codes they may be two spaces
+            raise MandorlaError(
+                f"its sform (axes {sform.axes}) and its qform (axes {qform.axes}) place it {apart:.3g} voxels apart"
+                f"{', mirrored' if mirrored else ''}; set the code of the wrong one to 0 (nibabel: "
+                "image.set_sform(None) or image.set_qform(None))"
+            )
 
 
 @lru_cache(maxsize=1)
@@ -450,7 +492,13 @@ def _slice(dataset) -> np.ndarray:
     try:
         pixels = dataset.pixel_array
     except Exception as error:
-        raise MandorlaError(f"{dataset.filename}: its pixels cannot be decoded ({error})") from error
+        kind = dataset.file_meta.TransferSyntaxUID.name
+        if "missing dependencies" in str(error):
+            raise MandorlaError(
+                f"{dataset.filename}: {kind} needs pylibjpeg: pip install pylibjpeg pylibjpeg-libjpeg"
+            ) from error
+        reason = " ".join(str(error).split())
+        raise MandorlaError(f"{dataset.filename}: its pixels cannot be decoded ({reason})") from error
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":  # 0 is white
         pixels = (2 ** int(dataset.BitsStored) - 1) - pixels.astype(np.int32)
@@ -463,8 +511,14 @@ def _read_sound(path: Path, key: str | None, options: ReadOptions) -> Reading:
     with warnings.catch_warnings():
         warnings.simplefilter("error", wavfile.WavFileWarning)  # a file that is cut short
         warnings.filterwarnings("ignore", "Chunk", wavfile.WavFileWarning)  # a note on the author
-        rate, sound = wavfile.read(path)
+        try:
+            rate, sound = wavfile.read(path)
+        except ZeroDivisionError as error:
+            raise MandorlaError("its header declares no channel or no bits; write it anew") from error
+    if not 0 < rate <= _FASTEST:
+        raise MandorlaError(f"{rate} samples per second, which no sound has; mend the header")
     check_size(sound.shape, np.dtype(np.float64))
+    check_size((-(-len(sound) * options.spectrogram.rate // rate),), np.dtype(np.float64))
     if not sound.size:
         raise MandorlaError("a sound without samples")
     scale = {"u": 128, "i": 2.0 ** (8 * sound.dtype.itemsize - 1), "f": 1}[sound.dtype.kind]
@@ -477,6 +531,8 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     check_text(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         names, *lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True) if line] or [[]]
+    if names and all(map(_is_number, names)):
+        raise MandorlaError(f"its first line holds numbers ({', '.join(names[:3])}); put a line of names above it")
     wanted = names if key is None else [name.strip() for name in key.split(",")]
     for name in wanted:
         if names.count(name) != 1:
@@ -487,12 +543,19 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
             raise MandorlaError(f"row {number + 1} has {len(line)} cells where the first line names {len(names)}")
         for row, name in enumerate(wanted):
             cell = line[names.index(name)]
-            try:
-                values[row, number] = float(cell)
-            except ValueError as error:
-                raise MandorlaError(f"row {number + 1}, column {name!r}: {cell!r} is no number") from error
+            if not _is_number(cell):
+                raise MandorlaError(f"row {number + 1}, column {name!r}: {cell!r} is no number")
+            values[row, number] = float(cell)
     if options.dimensions == 0:
         if len(lines) != 1:
             raise MandorlaError(f"{len(lines)} rows where a vector has one; data.read.dimensions 1 makes it a sequence")
         return Reading(values[:, 0])
     return Reading(values)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell  # Python takes 1_0 for 10
