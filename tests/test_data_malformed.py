@@ -970,7 +970,7 @@ def sound_changed(place, kind, *values):
 SOUNDS = {
     "sound_without_a_rate": (sound_changed(24, "<II", 0, 0), "0 samples per second"),
     "sound_of_a_rate_beyond_all": (sound_changed(24, "<II", 2**31 - 1, 2**32 - 2), "2147483647 samples per second"),
-    "sound_that_grows_to_gigabytes": (sound_changed(24, "<II", 1, 2), "GiB"),
+    "sound_that_grows_to_gigabytes": (sound_changed(24, "<II", 1, 2), "GiB for one sample"),
     "sound_without_channels": (sound_changed(22, "<H", 0), "no channel"),
 }
 REFUSED += [pytest.param(make, ("t1/p1.wav", words), id=name) for name, (make, words) in SOUNDS.items()]
