@@ -33,6 +33,7 @@ from mandorla.data.folders import FoldersConfig
 from mandorla.data.msd import MsdConfig
 from mandorla.data.readers import ReadOptions, read
 from mandorla.data.scans import ScansConfig
+from mandorla.data.side_by_side import SideBySideConfig
 from mandorla.data.stored import StoredConfig
 from mandorla.data.table import TableConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -1248,6 +1249,37 @@ TABLES = {
     ),
     "table_with_a_modality_left_out": ("subject,t1,t2\n{row}p1,t1/p1.png,\n", ("no t2 for 'p1'", "t1/p1.png")),
 }
+
+
+ABSENT = {
+    "folder": (FoldersConfig, {"folders": {"t1": "none", "t2": "t2"}}, "none: no such folder"),
+    "glob": (FoldersConfig, {"folders": {"t1": "*/*.nii", "t2": "t2"}}, "no file like */*.nii"),
+    "list": (FoldersConfig, {"folders": {"t1": ["none.png"], "t2": "t2"}}, "none.png: no such file"),
+    "empty_folder": (FoldersConfig, {"folders": {"t1": "empty", "t2": "t2"}}, "empty: holds no file"),
+    "scans": (ScansConfig, {"folder": "none"}, "none: no such folder"),
+    "empty_scans": (ScansConfig, {"folder": "empty"}, "empty: holds no scans"),
+    "halves": (SideBySideConfig, {"folder": "none"}, "none: no such folder"),
+    "empty_halves": (SideBySideConfig, {"folder": "empty"}, "empty: holds no image"),
+    "bids": (BidsConfig, {"folder": "none"}, "none: no folder sub-..."),
+    "table": (TableConfig, {"table": "none.csv"}, "none.csv: no such table"),
+    "list_of_samples": (MsdConfig, {"dataset": "none.json"}, "none.json: no such file"),
+    "file_of_a_table": (TableConfig, {"table": "table.csv"}, "no file 'none.png'"),
+}
+
+
+def _absent(kind, settings):
+    def make(root):
+        (root / "empty").mkdir()
+        (root / "table.csv").write_text("subject,t1,t2\np1,none.png,none.png\n")
+        return kind(root=str(root), source="the archive of old", **settings)
+
+    return make
+
+
+REFUSED += [
+    pytest.param(_absent(kind, settings), (word, "; it comes from the archive of old;"), id=f"absent_{name}")
+    for name, (kind, settings, word) in ABSENT.items()
+]
 
 
 def _table_of(text):

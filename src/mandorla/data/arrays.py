@@ -49,8 +49,6 @@ class ArraysConfig(StoredConfig):
     """Array of each label, for evaluation: integers or names are classes, floats numbers, arrays of images masks."""
     split: Places | None = None
     """Array that says train, val or test for each sample; without one, groups are divided by the shares and seed."""
-    source: str = ""
-    """Where the files can be had, quoted when one is missing."""
 
 
 class Rows(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from mandorla.data.pairing import Found, Pairs, Unpairable, in_order, is_mask, pair, to_modality
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import NIFTI, find, stem, suffix
+from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 
 PARTICIPANTS = "participants.tsv"
@@ -57,7 +58,10 @@ def pair_bids(config: BidsConfig) -> Pairs:
     folder = config.locate(config.folder)
     subjects = sorted(path for path in folder.glob("sub-*") if path.is_dir())
     if not subjects:
-        raise MandorlaError(f"{folder}: no folder sub-... in it; mend data.folder, or set data.root or MANDORLA_DATA")
+        source = comes_from(config.source)
+        raise MandorlaError(
+            f"{folder}: no folder sub-... in it{source}; mend data.folder, or set data.root or MANDORLA_DATA"
+        )
     parsed = [_parse(path, subject) for subject in subjects for path in _find(subject, config.datatypes)]
     files = [file for file in parsed if isinstance(file, _File)]
     names = in_order({file.name for file in files})

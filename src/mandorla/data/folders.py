@@ -24,6 +24,7 @@ from typing import Literal
 from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import SUFFIXES, find, split_place, stem, to_regex
+from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 
 
@@ -52,9 +53,9 @@ def pair_folders(config: FoldersConfig) -> Pairs:
     for name, where in (config.folders | config.masks).items():
         setting = f"data.{'folders' if name in config.folders else 'masks'}.{name}"
         if isinstance(where, list):
-            named = _in_list([str(config.locate(place)) for place in where], setting)
+            named = _in_list(config, where, setting)
         elif (folder := config.locate(where)).is_dir():
-            named = _in_folder(folder, setting)
+            named = _in_folder(config, folder, setting)
         else:
             named = _in_glob(config, where, setting)
         for place, text in named:
@@ -63,12 +64,13 @@ def pair_folders(config: FoldersConfig) -> Pairs:
     return add_labels(pair(found, list(config.folders), config, "data.folders", list(config.masks)), config)
 
 
-def _in_folder(folder: Path, setting: str) -> Iterator[tuple[str, str]]:
+def _in_folder(config: FoldersConfig, folder: Path, setting: str) -> Iterator[tuple[str, str]]:
     """Yield place and name of each file in a folder."""
     paths = find(folder)
     if not paths:
         raise MandorlaError(
-            f"{folder}: holds no file that can be read ({', '.join(SUFFIXES)}); put some there, or mend {setting}"
+            f"{folder}: holds no file that can be read ({', '.join(SUFFIXES)})"
+            f"{comes_from(config.source)}; put some there, or mend {setting}"
         )
     for path in paths:
         yield str(path), _name(path, folder)
@@ -80,22 +82,28 @@ def _in_glob(config: FoldersConfig, where: str, setting: str) -> Iterator[tuple[
     fixed = next((index for index, part in enumerate(glob.parts) if {"*", "?"} & set(part)), None)
     folder = config.locate(str(PurePath(*glob.parts[:fixed])))
     if fixed is None or not folder.is_dir():
-        raise MandorlaError(f"{folder}: no such folder; mend {setting}, or set data.root or MANDORLA_DATA")
+        source = comes_from(config.source)
+        raise MandorlaError(f"{folder}: no such folder{source}; mend {setting}, or set data.root or MANDORLA_DATA")
     pattern = "/".join(glob.parts[fixed:])
     paths = find(folder, pattern)
     if not paths:
-        raise MandorlaError(f"{folder}: no file like {pattern} that can be read; put some there, or mend {setting}")
+        source = comes_from(config.source)
+        raise MandorlaError(
+            f"{folder}: no file like {pattern} that can be read{source}; put some there, or mend {setting}"
+        )
     regex = to_regex(pattern)
     for path in paths:
         yield f"{path}:{key}" if key else str(path), _wildcards(regex, path.relative_to(folder))
 
 
-def _in_list(places: Sequence[str], setting: str) -> Iterator[tuple[str, str]]:
+def _in_list(config: FoldersConfig, where: Sequence[str], setting: str) -> Iterator[tuple[str, str]]:
     """Yield place and name of each file in a list."""
+    places = [str(config.locate(place)) for place in where]
     paths = [split_place(place)[0] for place in places]
     for path in paths:
         if not path.exists():
-            raise MandorlaError(f"{path}: no such file; mend {setting}, or set data.root or MANDORLA_DATA")
+            source = comes_from(config.source)
+            raise MandorlaError(f"{path}: no such file{source}; mend {setting}, or set data.root or MANDORLA_DATA")
     if not paths:
         raise MandorlaError(f"{setting}: an empty list; name its files, or leave the modality out")
     common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from mandorla.data.pairing import KeyPattern, Pairs, Row, Unpairable, is_mask, pair_rows, read_key, to_modality, to_part
 from mandorla.data.readers import NIFTI, check_text, split_place, stem, suffix
+from mandorla.data.root import comes_from
 from mandorla.data.samples import FilesConfig
 from mandorla.data.table import find_place, to_label_name
 from mandorla.errors import MandorlaError
@@ -50,7 +51,7 @@ def pair_msd(config: MsdConfig) -> Pairs:
     declares, or a file that is missing, and as `pair_rows` does.
     """
     path = config.locate(config.dataset)
-    content = _read(path)
+    content = _read(path, config.source)
     channels = _channels(path, content)
     rows, modalities = [], dict.fromkeys(channels)
     for part in config.lists:
@@ -65,13 +66,14 @@ def pair_msd(config: MsdConfig) -> Pairs:
     return pair_rows(rows, list(modalities), config, str(path))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, source: str) -> dict[str, Any]:
     try:
         if path.exists():
             check_text(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MandorlaError(f"{path}: no such file; put it there, or set data.root or MANDORLA_DATA") from error
+        source = comes_from(source)
+        raise MandorlaError(f"{path}: no such file{source}; put it there, or set data.root or MANDORLA_DATA") from error
     except (OSError, ValueError, RecursionError) as error:
         raise MandorlaError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not any(content.get(part) for part in ("training", "validation", "test")):

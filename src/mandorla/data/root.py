@@ -25,10 +25,16 @@ class RootedConfig(Settings):
         """Return where the file `path` lies. Raises `MandorlaError`, which says the `source` it comes from."""
         found = self.locate(path)
         if not found.is_file():
-            source = f"; it comes from {source}" if source else ""
-            raise MandorlaError(f"{found}: no such file{source}; put it there, or set data.root or {VARIABLE}")
+            raise MandorlaError(
+                f"{found}: no such file{comes_from(source)}; put it there, or set data.root or {VARIABLE}"
+            )
         return found
 
     def settle(self) -> "RootedConfig":
         """Return the same settings with the root as an absolute path, whatever the current folder will be."""
         return self.model_copy(update={"root": str(self.locate("").resolve())})
+
+
+def comes_from(source: str) -> str:
+    """Return the part of an error that says where what is missing can be had; empty where nobody said."""
+    return f"; it comes from {source}" if source else ""

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, in_order, is_mask, pair, read_key, to_modality
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import TABLES, find, stem, suffix
+from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 
 _WORDS = re.compile(r"[-_. ]+")
@@ -52,11 +53,12 @@ def pair_scans(config: ScansConfig) -> Pairs:
     modality, or in the folder of another case, is unpairable.
     """
     folder = config.locate(config.folder)
+    source = comes_from(config.source)
     if not folder.is_dir():
-        raise MandorlaError(f"{folder}: no such folder; mend data.folder, or set data.root or MANDORLA_DATA")
+        raise MandorlaError(f"{folder}: no such folder{source}; mend data.folder, or set data.root or MANDORLA_DATA")
     paths = [path for path in find(folder) if suffix(path) not in TABLES]
     if not paths:
-        raise MandorlaError(f"{folder}: holds no scans; put some there, or mend data.folder")
+        raise MandorlaError(f"{folder}: holds no scans{source}; put some there, or mend data.folder")
     read = [_read(path, folder, config.aliases) for path in paths]
     scans = [scan for scan in read if isinstance(scan, _Scan)]
     names = in_order({scan.name for scan in scans})

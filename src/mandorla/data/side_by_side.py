@@ -17,6 +17,7 @@ from mandorla.data.images import SUFFIXES
 from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key, to_part
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import find, stem, suffix
+from mandorla.data.root import comes_from
 from mandorla.data.splits import PARTS
 from mandorla.errors import MandorlaError
 
@@ -42,11 +43,12 @@ def pair_side_by_side(config: SideBySideConfig) -> Pairs:
     folder = config.locate(config.folder)
     if len(set(config.modalities)) < 2:
         raise MandorlaError(f"data.modalities: both halves are called {config.modalities[0]!r}; name them apart")
+    source = comes_from(config.source)
     if not folder.is_dir():
-        raise MandorlaError(f"{folder}: no such folder; mend data.folder, or set data.root or MANDORLA_DATA")
+        raise MandorlaError(f"{folder}: no such folder{source}; mend data.folder, or set data.root or MANDORLA_DATA")
     paths = [path for path in find(folder) if suffix(path) in SUFFIXES]
     if not paths:
-        raise MandorlaError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}); mend data.folder")
+        raise MandorlaError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}){source}; mend data.folder")
     names = {path: path.relative_to(folder).with_name(stem(path)).as_posix() for path in paths}
     first = {path: to_part(name.partition("/")[0]) if "/" in name else "" for path, name in names.items()}
     divided = any(part in PARTS for part in first.values())

@@ -43,6 +43,8 @@ class StoredConfig(RootedConfig):
     """The same for single modalities."""
     augment: AugmentConfig = AugmentConfig()
     """How training images are changed at random in stage 1."""
+    source: str = ""
+    """Where the files can be had, quoted when one is missing."""
 
 
 @dataclass

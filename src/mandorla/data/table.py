@@ -15,6 +15,7 @@ from typing import Literal
 
 from mandorla.data.pairing import NOTHING, Pairs, Row, Unpairable, is_mask, pair_rows, to_modality, to_part, to_values
 from mandorla.data.readers import check_text, split_place, suffix
+from mandorla.data.root import comes_from
 from mandorla.data.samples import FilesConfig
 from mandorla.errors import MandorlaError
 
@@ -50,7 +51,7 @@ def pair_table(config: TableConfig) -> Pairs:
     `pair_rows` does.
     """
     path = config.locate(config.table)
-    columns, lines = read_table(path)
+    columns, lines = read_table(path, config.source)
     named = [*(config.modalities or ()), *(config.masks or ()), *(config.labels or ()), *(config.key or ())]
     for name in [config.subject, *named, *filter(None, [config.split])]:
         if name not in columns:
@@ -91,11 +92,11 @@ def pair_table(config: TableConfig) -> Pairs:
     return pairs
 
 
-def read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
+def read_table(path: Path, source: str = "") -> tuple[dict[str, list[str]], list[int]]:
     """Return the columns of a CSV or TSV file, cells stripped, and the line of the file that each row begins on.
 
-    Raises `MandorlaError` if it is missing, no table in UTF-8, empty, or has two columns of one name, or rows of other
-    length than the first line.
+    Raises `MandorlaError` if it is missing (`source` says where it can be had), no table in UTF-8, empty, or has two
+    columns of one name, or rows of other length than the first line.
     """
     try:
         if path.exists():
@@ -111,7 +112,10 @@ def read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
                     lines.append(start)
                 start = reader.line_num + 1
     except FileNotFoundError as error:
-        raise MandorlaError(f"{path}: no such table; put it there, or set data.root or MANDORLA_DATA") from error
+        source = comes_from(source)
+        raise MandorlaError(
+            f"{path}: no such table{source}; put it there, or set data.root or MANDORLA_DATA"
+        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MandorlaError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
     if len(rows) < 2:
@@ -139,7 +143,8 @@ def find_place(config: FilesConfig, folder: Path, text: str, where: str) -> str:
         if split_place(place)[0].exists():
             return place
     raise MandorlaError(
-        f"{where}: no file {text!r} in {folder} or {config.locate('')}; put it there, or mend the entry"
+        f"{where}: no file {text!r} in {folder} or {config.locate('')}{comes_from(config.source)}; put it "
+        "there, or mend the entry"
     )
 
 
