@@ -69,6 +69,20 @@ def test_is_refused(tmp_path, make, words):
     assert not any(isinstance(part, Path) and part.suffix == ".part" for part in tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize("names", [("p03", "P03"), ("1", "01"), ("sub-7_a", "sub-007_A")])
+@pytest.mark.parametrize("parts", [True, False])
+def test_subjects_whose_names_are_almost_one_are_named(tmp_path, names, parts):
+    pngs(tmp_path)
+    rows = [f"{n},t1/{s}.png,t2/{s}.png" for n, s in zip((*names, "p10", "p100"), SUBJECTS, strict=True)]
+    split = (",train", ",test", ",val", ",train") if parts else [""] * 4
+    text = "\n".join(row + part for row, part in zip(rows, split, strict=True))
+    (tmp_path / "table.csv").write_text(f"subject,t1,t2{',split' if parts else ''}\n{text}\n")
+    with pytest.warns(MandorlaWarning, match="case or leading zeros alone") as caught:
+        load_data(TableConfig(root=str(tmp_path), table="table.csv"), 0)
+    text = str(caught[0].message)
+    assert all(repr(name) in text for name in names) and "1 such case" in text and "p10" not in text
+
+
 @pytest.mark.parametrize("make, words", REPORTED)
 def test_is_left_out_and_reported(tmp_path, make, words):
     config = make(tmp_path)

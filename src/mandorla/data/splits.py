@@ -9,6 +9,7 @@ The same image under two names is found by its content: two parts may not share 
 """
 
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ def split_by_group(
     share of every part, up to one group. `source` names the data in the error that too few groups raise.
     """
     groups = list(map(str, groups))
+    _warn_of_like_names(groups, source)
     names = _shuffled(groups, seed)
     num_test, num_val = (max(1, round(share * len(names))) for share in (test_share, val_share))
     if len(names) <= num_test + num_val:
@@ -92,6 +94,7 @@ def split_as_given(
             "subject(s)); move each into one part"
         )
     groups = list(map(str, groups))
+    _warn_of_like_names(groups, source)
     train = _shuffled([group for group in groups if home[group] == "train"], seed)
     num_train = len(train)
     for part, share in (("test", test_share), ("val", val_share)):
@@ -231,6 +234,20 @@ def _check_disjoint(splits: Splits) -> None:
                     f"{what} {common[0]!r} lies in both {home[common[0]]} and {part} ({len(common)} in all)"
                 )
             home |= dict.fromkeys(names, part)
+
+
+def _warn_of_like_names(groups: Sequence[str], source: str) -> None:
+    """Warn of names that differ by case or leading zeros alone, as those of one subject in two files may."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(set(groups)):
+        alike.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold()), []).append(name)
+    if found := [names for names in alike.values() if len(names) > 1]:
+        warnings.warn(
+            f"{source}: subjects {' and '.join(map(repr, found[0]))} ({len(found)} such case(s)) are told apart by "
+            "case or leading zeros alone; if they are one, give them one name, lest the split leak",
+            MandorlaWarning,
+            stacklevel=3,
+        )
 
 
 def _shuffled(groups: Sequence[str] | np.ndarray, seed: int) -> list[str]:
