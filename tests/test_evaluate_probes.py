@@ -55,3 +55,12 @@ def test_auc_by_hand():
 
 def test_chance_is_the_share_of_the_commonest_training_label():
     assert chance_share(np.array([1, 1, 2]), np.array([1, 2, 2, 2])) == 0.25
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("labels", [[0, 1] * 5, [0, 1, 2, 3, 4] * 2, [0] * 9 + [3], [7] * 10])
+def test_few_samples_are_probed_too(kind, labels):
+    labels = np.array(labels)
+    guess = probe(kind, np.random.default_rng(0).normal(size=(10, 3)), labels, np.zeros((4, 3)))
+    assert guess.shape == (4, len(np.unique(labels)))
+    np.testing.assert_allclose(guess.sum(1), 1, atol=1e-6)

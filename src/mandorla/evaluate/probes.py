@@ -37,10 +37,14 @@ def probe(kind: Kind, train: np.ndarray, train_labels: np.ndarray, test: np.ndar
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    classes, counts = np.unique(train_labels, return_counts=True)
+    if len(classes) == 1:
+        return np.ones((len(test), 1))
+    held_out = counts.min() > 1 and len(train) >= 10 * len(classes)  # a tenth of the samples, one of each class
     classifier = (
         LogisticRegression(max_iter=1000, C=min(1.0, 100 / train.shape[1]))
         if kind == "linear"
-        else MLPClassifier((256,), early_stopping=True, n_iter_no_change=5, max_iter=100, random_state=seed)
+        else MLPClassifier((256,), early_stopping=bool(held_out), n_iter_no_change=5, max_iter=100, random_state=seed)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
