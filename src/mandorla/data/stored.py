@@ -222,7 +222,8 @@ def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.
         return images
     if len(size) != images.ndim - 2 or any(wanted > own for wanted, own in zip(size, images.shape[2:], strict=True)):
         raise MandorlaError(
-            f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}; lower data.size"
+            f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}; lower "
+            "data.size"
         )
     small = np.empty((*images.shape[:2], *size), dtype=images.dtype)
     for rows in row_chunks(images):
