@@ -992,6 +992,8 @@ REFUSED += [pytest.param(make, ("t1/p1.wav", words), id=name) for name, (make, w
 
 
 ROWS = {
+    "rows_in_another_order_of_columns": ("y,x\n" + "1,2\n" * 10, "its columns are y, x, those of"),
+    "rows_of_other_columns": ("x,z\n" + "1,2\n" * 10, "its columns are x, z, those of"),
     "rows_of_unequal_length": ("x,y\n1,2\n3\n", "row 2 has 1 cells"),
     "rows_with_a_word": ("x,y\n1,2\n3,four\n", "row 2, column 'y'"),
     "rows_with_nan": ("x,y\n1,2\n3,nan\n", "NaN"),

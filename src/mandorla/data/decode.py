@@ -24,7 +24,7 @@ import torch
 from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
-from mandorla.data.readers import check_file, split_place
+from mandorla.data.readers import check_file, split_place, to_columns
 from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide
@@ -200,6 +200,7 @@ class _Alike:
 
     def __init__(self, column: Column):
         self.column, self.first = column, ""
+        self.names: list[str] | None = None
 
     def add(self, values: np.ndarray, place: str, any_type: bool) -> None:
         column = self.column
@@ -212,8 +213,14 @@ class _Alike:
                 )
             if (wide := _wider(values.dtype, column.dtype)) != column.dtype:
                 column.widen(wide)
+        names = to_columns(place)
+        if names and self.names and names != self.names:
+            raise MandorlaError(
+                f"{place}: its columns are {', '.join(names)}, those of {self.first} are {', '.join(self.names)}; give "
+                f"all of a modality the same, or name them as in *.csv:{','.join(self.names)}"
+            )
         column.add(values)
-        self.first = self.first or place
+        self.first, self.names = self.first or place, self.names or names
 
 
 def _wider(one: np.dtype, other: np.dtype) -> np.dtype:

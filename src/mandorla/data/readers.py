@@ -553,6 +553,15 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     return Reading(values)
 
 
+def to_columns(place: str) -> list[str] | None:
+    """Return the names of the columns at a place that is a whole table, in their order; None for any other place."""
+    path, key = split_place(place)
+    if key is not None or suffix(path) not in TABLES:
+        return None
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return [cell.strip() for cell in next(line for line in csv.reader(file) if line)]
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
