@@ -50,7 +50,7 @@ def run_demo(run: Path, seed: int, overrides: Sequence[str] = (), part: str = "b
     text = (folder / LOG).read_text()
     if status:
         raise MandorlaError(f"the demo's phantom part failed, see {folder / LOG}: {text.strip().splitlines()[-1]}")
-    console.print(text[text.index("── phantom") :] if "── phantom" in text else text, highlight=False)
+    console.print(text[text.index("── phantom") :] if "── phantom" in text else text, highlight=False, soft_wrap=True)
     for part in PARTS.values():
         console.print(f"report: {run / part / 'report.html'}", soft_wrap=True)
     console.print(f"{time.perf_counter() - began:.0f} seconds in all")
