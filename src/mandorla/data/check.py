@@ -17,9 +17,9 @@ import numpy as np
 from mandorla.data import DataConfig
 from mandorla.data.check_source import Look, Seen, Stock
 from mandorla.data.decode import work_in_order
-from mandorla.data.intensity import Intensity, background
+from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
-from mandorla.data.splits import PARTS, digest_looks, find_shared, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 NUM_ROWS = 512  # whose values are looked at
@@ -172,9 +172,9 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
         for name, of in looks.items()
     ]
     digests = {name: [of[i].digest if i in of else b"" for i in range(len(ids))] for name, of in looks.items()}
-    near = {m.name: _near(looks[m.name], m, len(ids)) for m in modalities}
+    sketches = {name: _sketches(of, len(ids)) for name, of in looks.items()}
     doubles = [Double(name, pair) for name, pair in find_shared(digests, rows_of, ids)]
-    exact = {double.ids for double in doubles}
+    exact = {(double.modality, double.ids[1]) for double in doubles}
     lacking = {name: [stock.ids[row] for row in np.flatnonzero(~there)] for name, there in stock.there.items()}
     names = np.array(groups)
     return Facts(
@@ -195,7 +195,7 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
         num_slices=sum(one.num_slices for one in seen),
         empty=[text for text, one in zip(stock.ids, seen, strict=True) if one.numbers == []],
         doubles=doubles,
-        alike=[Double(name, pair) for name, pair in find_shared(near, rows_of, ids) if pair not in exact],
+        alike=[Double(name, pair) for name, pair in find_alike(sketches, rows_of, ids) if (name, pair[1]) not in exact],
         repeated=_repeated(digests, rows_of, ids),
         copied=_copied(digests, ids),
         labels=[
@@ -336,15 +336,16 @@ def _percentiles(values: np.ndarray) -> dict[float, float]:
     return dict(zip(PERCENTILES, np.percentile(values, PERCENTILES).tolist(), strict=True)) if len(values) else {}
 
 
-def _near(looks: Mapping[int, Look], facts: ModalityFacts, num: int) -> list[bytes]:
-    """Return what each image looks like from afar, as `digest_looks` does; empty where there is none."""
-    near = [b""] * num
-    low, high = (facts.percentiles.get(p, 0.0) for p in (PERCENTILES[0], PERCENTILES[-1]))
-    if low < high:
-        for i, look in looks.items():
-            if look.cells.size:
-                near[i] = digest_looks(Intensity(low, high).apply(look.cells[None]))[0]
-    return near
+def _sketches(looks: Mapping[int, Look], num: int) -> np.ndarray:
+    """Return the sketch of each of `num` images, as `sketch` makes it; NaN where none has the usual shape."""
+    shapes = Counter(look.cells.shape for look in looks.values())
+    if not shapes:
+        return np.zeros((num, 0), np.float32)
+    ((usual, _),) = shapes.most_common(1)
+    rows = [i for i, look in looks.items() if look.cells.shape == usual]
+    sketches = np.full((num, np.prod(usual)), np.nan, np.float32)
+    sketches[rows] = sketch(np.stack([looks[i].cells for i in rows]))
+    return sketches
 
 
 def _repeated(

@@ -186,10 +186,6 @@ class Fitted:
             unit[rows] = own.apply(values[rows])
         return unit
 
-    def apply_float(self, values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-        """Return what `apply` would, of stored values that became floats, such as means."""
-        return self.apply(values, groups) if self.subjects else self.usual.apply(values)
-
     def apply_new(self, values: np.ndarray, groups: Sequence[str] | None = None) -> np.ndarray:
         """Return new samples `values` `(B, ...)` as float32 in [0, 1]; none of their subjects is one of the training.
 

@@ -5,7 +5,9 @@ trained on one has seen the other. Which group goes where follows from the seed 
 order of files. `stratify` gives each class its share of every part (by largest remainders, Hamilton's method). A
 division that the data bring along is taken as it is, if no group lies in two parts.
 
-The same image under two names is found by its content: two parts may not share one.
+The same image under two names is found by its content: two parts may not share one. A near copy (compressed anew, of
+other size, a little brighter or noisier) is found by a *sketch*: averages over a few cells, less their mean, over their
+norm. Sketches e and f of unit length lie as far apart, |e - f|, as the cells differ in their standard deviations.
 """
 
 import json
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch.nn.functional import interpolate
 
 from mandorla.data.dataset import Splits, row_chunks
@@ -28,8 +31,9 @@ from mandorla.storage import read_json, write_text
 FILE = "splits.json"
 PARTS = ("train", "val", "test")
 NEAR_CELLS = {1: 64, 2: 8, 3: 4}  # by number of axes: per axis, so that 64 averages describe an image
-NEAR_LEVELS = 16
-NEAR_VARIETY = 8  # different levels that an image must have to be compared: all but blank ones are alike
+NEAR_DISTANCE = 0.04  # between sketches; heads of two patients lie at least 0.067 apart, 1 % of JPEG copies over 0.043
+NEAR_VARIETY = 4  # cells that an image must vary in to be compared: single bright spots are alike
+NEAR_SPREAD = 0.03  # least deviation of the cells, over the median of all images: rounding makes up fainter ones
 _AGAIN = "restore them, or begin a new run"
 
 
@@ -139,25 +143,27 @@ class Marks:
         return [b"" if blank else row.tobytes() for row, blank in zip(self.hashes, self.blank, strict=True)]
 
 
-def digest_looks(unit: np.ndarray) -> list[bytes]:
-    """Return what each image `(N, C, *size)` in [0, 1] looks like from afar; empty for one that is all but blank.
-
-    An image is averaged down to a few cells of few levels, so that a copy of other size, type or compression mostly
-    looks the same. What has no space, or less of it than cells, has none.
-    """
-    small = _cells(unit)
-    levels = np.minimum(small * NEAR_LEVELS, NEAR_LEVELS - 1).astype(np.uint8)
-    return [b"" if len(np.unique(image)) < NEAR_VARIETY else image.tobytes() for image in levels]
+def sketch(cells: np.ndarray) -> np.ndarray:
+    """Return the sketch of each image, float32 `(N, F)`, from its `cells` `(N, C, ...)`; NaN for one all but blank."""
+    flat = cells.reshape(len(cells), -1).astype(np.float32)
+    if not flat.size:
+        return flat
+    flat = flat - flat.mean(1, keepdims=True)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    unit = flat / np.where(norms > 0, norms, 1)
+    variety = 1 / np.maximum((unit**4).sum(1, keepdims=True), np.finfo(np.float32).tiny)
+    usual = np.median(norms[norms > 0]) if norms.any() else 1.0
+    return np.where((norms > NEAR_SPREAD * usual) & (variety >= NEAR_VARIETY), unit, np.float32(np.nan))
 
 
 def check_duplicates(
     digests: Mapping[str, Sequence[bytes]],
-    looks: Mapping[str, Sequence[bytes]],
+    sketches: Mapping[str, np.ndarray],
     rows: Mapping[str, np.ndarray],
     ids: Sequence[str],
     source: str,
 ) -> None:
-    """Look for images that lie in two parts; `digests` and `looks` hold the hashes of each modality's images, by row.
+    """Look for images that lie in two parts; `digests` and `sketches` hold those of each modality's images, by row.
 
     Raises `MandorlaError` for the same image; warns of images that look the same. Blank images do not count.
     """
@@ -167,7 +173,7 @@ def check_duplicates(
             f"{source}: {len(found)} image(s) lie in two parts, such as {name} of samples {one!r} and {other!r}; "
             "remove one, give both the same group, or set data.duplicates to keep"
         )
-    if found := find_shared(looks, rows, ids):
+    if found := find_alike(sketches, rows, ids):
         name, (one, other) = found[0]
         warnings.warn(
             f"{source}: {len(found)} image(s) look like one in another part, such as {name} of samples {one!r} and "
@@ -298,6 +304,29 @@ def find_shared(
                 part_of_first, id_of_first = first.setdefault(hashes[row], (part, ids[row]))
                 if hashes[row] and part_of_first != part:
                     found.append((name, (str(id_of_first), str(ids[row]))))
+    return found
+
+
+def find_alike(
+    sketches: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], ids: Sequence[str]
+) -> list[tuple[str, tuple[str, str]]]:
+    """Return the images of a later part that look like one of an earlier part: modality, and the ids of both samples.
+
+    `sketches[modality]` are `(N, F)` by row, as `sketch` makes them; each image is named once, with the nearest one.
+    """
+    found = []
+    for name, of in sketches.items():
+        if not of.shape[1]:
+            continue
+        seen = ~np.isnan(of).any(axis=1)
+        earlier = np.arange(0)
+        for part in PARTS:
+            own = rows[part][seen[rows[part]]]
+            if len(earlier) and len(own):
+                _, nearest = KDTree(of[earlier]).query(of[own], distance_upper_bound=NEAR_DISTANCE)
+                pairs = zip(own.tolist(), nearest.tolist(), strict=True)
+                found += [(name, (str(ids[earlier[j]]), str(ids[i]))) for i, j in pairs if j < len(earlier)]
+            earlier = np.concatenate([earlier, own])
     return found
 
 

@@ -20,7 +20,7 @@ from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, digest_looks, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 
@@ -137,8 +137,8 @@ def divide(
         for name, images in stored.items()
     }
     if config.duplicates == "error":
-        looks = {name: digest_looks(intensity[name].apply_float(m.cells, groups)) for name, m in marks.items()}
-        check_duplicates({name: m.digests() for name, m in marks.items()}, looks, rows, ids, source)
+        sketches = {name: sketch(m.cells) for name, m in marks.items()}
+        check_duplicates({name: m.digests() for name, m in marks.items()}, sketches, rows, ids, source)
     values = {name: label.values for name, label in known.items()}
     datasets = {
         part: StoredDataset(stored, present, intensity, values, ids[r].tolist(), groups[r], r)
