@@ -17,7 +17,7 @@ from mandorla.data.arrays import ArraysConfig, gather_arrays
 from mandorla.data.decode import num_workers, stamp
 from mandorla.data.geometry import Turn, across
 from mandorla.data.pairing import PairingReport
-from mandorla.data.readers import Reading, forget, read
+from mandorla.data.readers import Reading, check_columns, forget, read
 from mandorla.data.samples import FilesConfig, Sample, kept_slices, read_sample, slice_axis
 from mandorla.data.splits import Marks
 from mandorla.errors import MandorlaError
@@ -99,6 +99,8 @@ def gather(config: DataConfig, seed: int) -> Stock:
     """
     if isinstance(config, FilesConfig):
         pairs = pair_files(config.model_copy(update={"unpaired": "keep", "unpairable": "skip"}))
+        for of in pairs.files.values():
+            check_columns(of)
         tasks = [
             ({n: of[row] for n, of in pairs.files.items()}, {n: of[row] for n, of in pairs.masks.items()}, config)
             for row in range(len(pairs.ids))

@@ -24,7 +24,7 @@ import torch
 from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
-from mandorla.data.readers import check_file, split_place, to_columns
+from mandorla.data.readers import check_columns, check_file, split_place
 from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide
@@ -62,6 +62,8 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
                 f"data.read_of: no modality or mask {name!r} in the data, only {', '.join(pairs.files)}"
             )
     kept = _read_all(pairs, config, source)
+    for places in pairs.files.values():
+        check_columns(places)
     numbers = kept.notes["numbers"]
     counts = [1 if here is None else len(here) for here in numbers]
     rows = np.repeat(np.arange(len(counts)), counts)
@@ -200,7 +202,6 @@ class _Alike:
 
     def __init__(self, column: Column):
         self.column, self.first = column, ""
-        self.names: list[str] | None = None
 
     def add(self, values: np.ndarray, place: str, any_type: bool) -> None:
         column = self.column
@@ -213,14 +214,8 @@ class _Alike:
                 )
             if (wide := _wider(values.dtype, column.dtype)) != column.dtype:
                 column.widen(wide)
-        names = to_columns(place)
-        if names and self.names and names != self.names:
-            raise MandorlaError(
-                f"{place}: its columns are {', '.join(names)}, those of {self.first} are {', '.join(self.names)}; give "
-                f"all of a modality the same, or name them as in *.csv:{','.join(self.names)}"
-            )
         column.add(values)
-        self.first, self.names = self.first or place, self.names or names
+        self.first = self.first or place
 
 
 def _wider(one: np.dtype, other: np.dtype) -> np.dtype:

@@ -23,7 +23,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +49,7 @@ SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *SOUNDS, *TA
 MOST_BYTES = 2**33  # that one place may hold
 MOST_TEXT = 2**31  # bytes of one table
 _PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
+_MOST_NAMES = 2**16  # characters of a table in which the names of its columns are looked for
 _IN_PLANE = 1e-3  # by how much the slices of a series may differ in orientation and spacing
 _GAP = 0.02  # by how much of a step slices may stray from equal distances
 _APART = 0.5  # voxels by which a NIfTI header's two ways into space may differ
@@ -553,13 +554,28 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     return Reading(values)
 
 
-def to_columns(place: str) -> list[str] | None:
-    """Return the names of the columns at a place that is a whole table, in their order; None for any other place."""
-    path, key = split_place(place)
-    if key is not None or suffix(path) not in TABLES:
-        return None
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        return [cell.strip() for cell in next(line for line in csv.reader(file) if line)]
+def check_columns(places: Iterable[str | None]) -> None:
+    """Raise `MandorlaError` if whole tables among the places of one modality differ in their columns, or their order.
+
+    What cannot be read as a table is passed over: `read` says what is wrong with it.
+    """
+    first: tuple[str, list[str]] | None = None
+    for place in places:
+        path, key = split_place(place) if place else (Path(), "")
+        if key is not None or suffix(path) not in TABLES or not path.is_file():
+            continue
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                lines = csv.reader(file.read(_MOST_NAMES).splitlines())
+            names = [cell.strip() for cell in next(line for line in lines if line)]
+        except (OSError, ValueError, StopIteration, csv.Error):
+            continue
+        first = first or (place, names)
+        if names != first[1]:
+            raise MandorlaError(
+                f"{place}: its columns are {', '.join(names)}, those of {first[0]} are {', '.join(first[1])}; give "
+                f"all of a modality the same, or name them as in *.csv:{','.join(first[1])}"
+            )
 
 
 def _is_number(cell: str) -> bool:
