@@ -153,9 +153,7 @@ def measure_monai(files: list[dict[str, str]], workers: int) -> Speed | None:
     keys = list(MODALITIES)
     steps = [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel")]
     steps += [ScaleIntensityRanged(keys, 0, 255, 0.0, 1.0, clip=True)]
-    return measure(
-        lambda: torch_epochs(CacheDataset(files, Compose(steps), num_workers=workers, progress=False), 0, plain=False)
-    )
+    return measure(lambda: torch_epochs(CacheDataset(files, Compose(steps), num_workers=workers, progress=False), 0))
 
 
 # -------------------------------------------------------------------------------------------------------------- loaders
@@ -181,7 +179,7 @@ def decode(path: str) -> np.ndarray:
     return np.array(nibabel.load(path).dataobj)[:, :, 0]
 
 
-def torch_epochs(dataset: Dataset, workers: int, plain: bool = True) -> Epoch:
+def torch_epochs(dataset: Dataset, workers: int) -> Epoch:
     """Return epochs of a DataLoader, which keeps its workers."""
     generator = torch.Generator().manual_seed(0)
     loader = DataLoader(dataset, BATCH, True, num_workers=workers, generator=generator, persistent_workers=workers > 0)

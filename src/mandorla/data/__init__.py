@@ -2,10 +2,11 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
@@ -89,7 +90,12 @@ def source_of(config: DataConfig) -> DataConfig:
     """Return `config`, or, for shards, that of the source that was packed; its files may be elsewhere by now."""
     if not isinstance(config, ShardsConfig):
         return config
-    return _READ_CONFIG.validate_json(json.dumps(read_index(config.locate(config.folder))["source"]))
+    return read_config(read_index(config.locate(config.folder))["source"])
+
+
+def read_config(tree: Mapping[str, Any]) -> DataConfig:
+    """Return the settings that a `data` block of plain values stands for. Raises `ValidationError` if it is none."""
+    return _READ_CONFIG.validate_json(json.dumps(tree))
 
 
 __all__ = [
@@ -104,5 +110,6 @@ __all__ = [
     "load_data",
     "pack_data",
     "pair_files",
+    "read_config",
     "source_of",
 ]

@@ -4,16 +4,15 @@ A guess is a `data` block as one would write it. Rules look at names alone, from
 first whose guess pairs files counts. It is always said aloud, for the user knows better.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from mandorla.data import DataConfig, pair_files
+from mandorla.data import pair_files, read_config
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
 from mandorla.data.pairing import in_order, is_mask, to_modality
@@ -31,7 +30,6 @@ DIVISION = {"train", "training", "val", "valid", "validation", "test", "testing"
 _SAID = ("msd", "bids", "table")  # what says itself how it pairs: if it does so wrongly, that is to be told
 _SEPARATOR = "[_/ -]"
 _TOKEN = "[^_/ -]+"
-_READ = TypeAdapter(DataConfig)
 
 
 class Guess(NamedTuple):
@@ -66,7 +64,7 @@ def guess(source: Path) -> Guess:
 def _pairs(candidate: Guess) -> bool:
     """Return whether what was guessed makes at least one pair."""
     try:
-        config = _READ.validate_json(json.dumps(candidate.data))
+        config = read_config(candidate.data)
         return pair_files(config.model_copy(update={"unpaired": "keep", "unpairable": "skip"})).report.paired > 0
     except (MandorlaError, ValidationError):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,6 +51,11 @@ class Batch:
     present: dict[str, Tensor]
     factors: dict[str, np.ndarray] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on `device`."""
+        x, present = ({name: z.to(device) for name, z in part.items()} for part in (self.x, self.present))
+        return replace(self, x=x, present=present)
 
 
 class Dataset(Protocol):

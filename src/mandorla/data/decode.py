@@ -62,8 +62,6 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
                 f"data.read_of: no modality or mask {name!r} in the data, only {', '.join(pairs.files)}"
             )
     kept = _read_all(pairs, config, source)
-    for places in pairs.files.values():
-        check_columns(places)
     numbers = kept.notes["numbers"]
     counts = [1 if here is None else len(here) for here in numbers]
     rows = np.repeat(np.arange(len(counts)), counts)
@@ -183,6 +181,8 @@ def _write_all(folder: Path, places: list[_Places], config: FilesConfig, workers
                 column.column.add_missing(1 if slices.numbers is None else len(slices.numbers))
     for column in columns.values():
         column.column.close()
+    for name in places[0].files:
+        check_columns(here.files[name] for here in places)
     present = np.repeat(
         [[place is not None for place in p.files.values()] for p in places],
         [1 if here is None else len(here) for here in numbers],

@@ -49,16 +49,19 @@ def conditional_coherence(
     return np.mean(own, axis=0), np.mean(others, axis=0)
 
 
+def donors(num: int, seed: int) -> np.ndarray:
+    """Return for each of `num` samples another one `(B,)`: a cyclic shift of a random order, nobody keeps their own."""
+    order = np.random.default_rng(seed).permutation(num)
+    donor = np.empty_like(order)
+    donor[order] = np.roll(order, 1)
+    return donor
+
+
 def swapped(
     model: "Mandorla", latents: Latents, seed: int, residual: bool = False
 ) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Give every sample the private parts of another, or their residuals; return the images and who gave, `(B,)`.
-
-    A cyclic shift of a random order: nobody keeps their own.
-    """
-    order = np.random.default_rng(seed).permutation(len(latents))
-    donor = np.empty_like(order)
-    donor[order] = np.roll(order, 1)
+    """Give every sample the private parts of another, or their residuals; return the images and who gave, `(B,)`."""
+    donor = donors(len(latents), seed)
     return model.swap(shared_from=latents, private_from=latents[torch.as_tensor(donor)], residual=residual), donor
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Batch, Dataset, Splits
+from mandorla.data.dataset import Dataset, Splits
 from mandorla.errors import MandorlaWarning
-from mandorla.evaluate.coherence import conditional_coherence
+from mandorla.evaluate.coherence import conditional_coherence, donors
 from mandorla.evaluate.figures import Codes, class_figures, over_views
 from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.images import psnr
@@ -59,11 +59,10 @@ def _size(s: Codes) -> Record:
 
 def _likeness(s: Codes, val: Dataset) -> list[Record]:
     """Measure what u costs and what it and c give."""
-    names = [modality.name for modality in s.model.modalities]
-    rates: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    rates: dict[str, list[np.ndarray]] = {name: [] for name in s.names}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in s.names}
     for start in range(0, len(s.test.indices), _CHUNK):
-        batch = _moved(val.batch(s.test.indices[start : start + _CHUNK]), s.model.device)
+        batch = val.batch(s.test.indices[start : start + _CHUNK]).to(s.model.device)
         encoded = encode_batch(s.model.vae, batch.x, batch.present)
         decoded = s.model.decode(encoded.latents)
         for name, rows in batch.present.items():
@@ -88,7 +87,7 @@ def _separation(s: Codes, val: Dataset) -> list[Record]:
     """Measure, without labels, how far c and u are apart: see `mandorla.vae.separation`."""
     order = np.random.default_rng(s.seed).permutation(s.test.indices)
     parts = np.array_split(order, max(1, round(len(order) / _SEPARATED)))
-    found = [separation(s.model.vae, _moved(val.batch(part), s.model.device)) for part in parts]
+    found = [separation(s.model.vae, val.batch(part).to(s.model.device)) for part in parts]
     texts = {
         "shared_kept": ("Share of c that is read again after a swap.", "higher"),
         "private_kept": ("Share of u that is read again after a swap.", "higher"),
@@ -116,10 +115,10 @@ def coherence_without_prior(s: Codes) -> list[Record]:
         "shuffled": (lambda c, seed: Latents(c, _shuffled(private, seed)), "the u of another sample"),
         "prior": (lambda c, seed: Latents(c, _standard_normal(private, seed)), "u from N(0, I)"),
     }
+    alone = {view: s.test.alone[view][rows] for view in s.views}
+    truth = s.test.factors[label][rows]
     records = []
     for name, (draw, text) in draws.items():
-        alone = {view: s.test.alone[view][rows] for view in s.views}
-        truth = s.test.factors[label][rows]
         for kind, scores in zip(
             ("self", "cross"), conditional_coherence(s.model, judges, label, alone, truth, s.seed, draw), strict=True
         ):
@@ -130,18 +129,10 @@ def coherence_without_prior(s: Codes) -> list[Record]:
 
 
 def _shuffled(private: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return the private parts moved on by one in a random order: nobody keeps their own."""
-    order = np.random.default_rng(seed).permutation(len(next(iter(private.values()))))
-    donor = np.empty_like(order)
-    donor[order] = np.roll(order, 1)
-    return {name: u[torch.as_tensor(donor)] for name, u in private.items()}
+    donor = torch.as_tensor(donors(len(next(iter(private.values()))), seed))
+    return {name: u[donor] for name, u in private.items()}
 
 
 def _standard_normal(private: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(u.shape, generator=generator) for name, u in private.items()}
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    x, present = ({name: z.to(device) for name, z in part.items()} for part in (batch.x, batch.present))
-    return replace(batch, x=x, present=present)

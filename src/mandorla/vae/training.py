@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, AugmentConfig
@@ -48,10 +47,10 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     (run / FOLDER).mkdir(exist_ok=True)
     write_description(run, vae)
     train = on_device(splits.train, device)
-    check = _to(splits.val.batch(_spread(splits.val, _VALIDATION)), device)
+    check = splits.val.batch(_spread(splits.val, _VALIDATION)).to(device)
 
     def picture(trained: Objective, path: Path) -> None:
-        _draw_reconstructions(trained.vae, _to(splits.val.batch(_spread(splits.val, 8)), device), path)
+        _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device), path)
 
     fit(
         objective,
@@ -59,7 +58,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         run / FOLDER,
         seed=recipe.seed,
         num_samples=len(train),
-        fetch=lambda indices, step: augment(_to(train.batch(indices), device), indices, step),
+        fetch=lambda indices, step: augment(train.batch(indices).to(device), indices, step),
         loss=lambda module, batch, progress: module(batch, progress),
         validate=lambda trained: separation(trained.vae, check) | {n: float(v) for n, v in trained(check)[1].items()},
         picture=picture,
@@ -71,13 +70,6 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
 
 def _spread(dataset: Dataset, num: int) -> np.ndarray:
     return np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(device) for name, value in tensors.items()}
-
-    return Batch(move(batch.x), move(batch.present), batch.factors, batch.ids)
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch, path: Path) -> None:
