@@ -4,9 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-# Threads that spin while they wait slow each other down on a busy machine.
-export OMP_WAIT_POLICY = passive
-
 .PHONY: demo test lint format
 
 demo: $(INSTALLED)

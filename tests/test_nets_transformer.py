@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from mandorla.latents import Layout
-from mandorla.nets.transformer import ComponentTransformer, Tokenizer, TransformerConfig, time_features
+from mandorla.nets.transformer import ComponentTransformer, Tokenizer, TransformerConfig, attend, time_features
 
 LAYOUT = Layout({"shared": (3,), "t1": (2, 5), "t2": (2, 4, 3), "ct": (1, 2, 3, 3)})
 
@@ -118,3 +118,10 @@ def test_time_features_tell_times_apart(width):
 def test_heads_divide_the_width():
     with pytest.raises(ValidationError, match="heads 3 must divide width 16"):
         TransformerConfig(width=16, heads=3)
+
+
+@pytest.mark.parametrize("length", [1, 7, 1024])
+def test_attention_is_that_of_torch(length):
+    q, k, v = torch.randn(3, 2, 2, length, 8, dtype=torch.float64, requires_grad=True)
+    ours, theirs = attend(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

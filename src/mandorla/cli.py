@@ -6,7 +6,6 @@ again by typing it once more.
 """
 
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -45,7 +44,6 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to wri
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: those of the process) and exit."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported: idle threads must not spin
     sys.path.append("")  # the current folder, where a user's own encoder/decoder may lie
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -111,6 +109,7 @@ def demo(
     """Train both stages on bundled data, generate, evaluate and write a report: five minutes on two cores."""
     from mandorla.demo import run_demo
 
+    _use_idle_cores()
     run_demo(run, seed, overrides or [], part)
 
 
@@ -143,6 +142,7 @@ def train_vae(
         return _print_yaml(recipe)
     from mandorla.vae.training import train_vae
 
+    _use_idle_cores()
     train_vae(recipe)
     print(f"stage 1 (vae) is trained in {recipe.run}; next: mandorla train diffusion {shlex.quote(recipe.run)}")
 
@@ -160,6 +160,7 @@ def _run_trials(settings: list[str], dry_run: bool, sweep: bool, ablate: bool, g
     trials = ablation_trials(read) if ablate else size_trials(read, grid)
     if dry_run:
         return print("\n".join(f"{trial.name}: {' '.join(trial.changes) or 'as it is'}" for trial in trials))
+    _use_idle_cores()
     run_trials("ablate" if ablate else "sweep", trials, read, seeds)
 
 
@@ -171,6 +172,7 @@ def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRu
         return _print_yaml(recipe)
     from mandorla.diffusion.training import train_diffusion
 
+    _use_idle_cores()
     train_diffusion(recipe)
     print(f"stage 2 (diffusion) is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
 
@@ -218,6 +220,7 @@ def encode(run: Run) -> None:
     """Write the latents of the run's training and validation set, unless those of its weights are there."""
     from mandorla.vae.latent_cache import write_latents
 
+    _use_idle_cores()
     write_latents(run)
 
 
@@ -232,7 +235,7 @@ def sample(
     """Generate new matching tuples: one picture per modality and sample, a grid, and all arrays (`samples.npz`)."""
     from mandorla import files
 
-    _say(files.sample(mandorla.load(run), out, num=num, seed=seed, steps=steps))
+    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps))
 
 
 @app.command()
@@ -255,8 +258,7 @@ def translate(
     """Generate wanted modalities from given ones: mean and spread as pictures, all as arrays; volumes as NIfTI."""
     from mandorla import files
 
-    model = mandorla.load(run)
-    _say(files.translate(model, source, out, _names(given), _names(wanted), num_samples=num_samples, seed=seed))
+    _say(files.translate(_load(run), source, out, _names(given), _names(wanted), num_samples=num_samples, seed=seed))
 
 
 @app.command()
@@ -269,7 +271,7 @@ def swap(
     """Join the shared part of one sample with the private parts of another."""
     from mandorla import files
 
-    _say(files.swap(mandorla.load(run), shared_from, private_from, out))
+    _say(files.swap(_load(run), shared_from, private_from, out))
 
 
 @app.command()
@@ -277,6 +279,7 @@ def evaluate(run: Run) -> None:
     """Measure the run on its test split: `metrics.json`, pictures and `report.html`."""
     from mandorla.evaluate import evaluate
 
+    _use_idle_cores()
     evaluate(run)
     print(f"report: {run / 'report.html'}")
 
@@ -318,6 +321,18 @@ def _read_recipe(settings: list[str] | None, run: Path | None, stage: Literal["v
     if run is not None:
         overrides.append(f"run={json.dumps(str(run))}")
     return read_recipe(sources[0] if sources else RECIPE, overrides, stage)
+
+
+def _load(run: Path):
+    """Return the model of a run."""
+    _use_idle_cores()
+    return mandorla.load(run)
+
+
+def _use_idle_cores() -> None:
+    from mandorla.cores import use_idle_cores
+
+    use_idle_cores()
 
 
 def _print_yaml(recipe) -> None:

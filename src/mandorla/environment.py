@@ -16,6 +16,14 @@ from mandorla.storage import write_text
 FILE = "environment.json"
 
 
+def begun_with(folder: Path) -> int | None:
+    """Return on how many threads the training in `folder` began; None if it has not, or nobody knows."""
+    try:
+        return int(json.loads((folder / FILE).read_text(encoding="utf-8"))[0]["machine"]["threads"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def note_environment(folder: Path, seed: int) -> None:
     """Append what this process runs with to `environment.json` in `folder`: one entry per command that trained there.
 

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mandorla.config import Settings
-from mandorla.environment import note_environment
+from mandorla.environment import begun_with, note_environment
 from mandorla.errors import MandorlaError
 from mandorla.nets.blocks import trains_in_bf16
 from mandorla.storage import locked, whole, write_text
@@ -105,6 +105,8 @@ def fit(
         _progress() as progress,
         _Log(folder, training.step) as training.log,
     ):
+        if training.step and (threads := begun_with(folder)):
+            torch.set_num_threads(threads)  # sums over another number of parts end in other digits
         note_environment(folder, seed)
         task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)

@@ -36,7 +36,7 @@ MOST_WORKERS = 16
 PATIENCE = 60  # seconds of reading after which the cache is pointed to
 Stamp = tuple[str, list[tuple[str, int, int]]]
 T = TypeVar("T")
-_SETTINGS = ("read", "read_of", "slices", "geometry", "size")
+_SETTINGS = ("read", "read_of", "slices", "geometry", "size", "sizes")
 
 
 class _Places(NamedTuple):
@@ -176,7 +176,8 @@ def _write_all(folder: Path, places: list[_Places], config: FilesConfig, workers
         for name, column in columns.items():
             if every[name]:
                 values = slices.values[name] if name in slices.values else slices.masks[name]
-                column.add(values, every[name], name in slices.volumes)
+                size = slices.sizes.get(name) if config.sizes == "equal" else None
+                column.add(values, every[name], name in slices.volumes, size)
             else:
                 column.column.add_missing(1 if slices.numbers is None else len(slices.numbers))
     for column in columns.values():
@@ -202,20 +203,25 @@ class _Alike:
 
     def __init__(self, column: Column):
         self.column, self.first = column, ""
+        self.size: tuple[int, ...] | None = None
 
-    def add(self, values: np.ndarray, place: str, any_type: bool) -> None:
+    def add(self, values: np.ndarray, place: str, any_type: bool, size: tuple[int, ...] | None) -> None:
+        """Append samples read at `place`; `size` is their own, None where it does not matter."""
         column = self.column
-        if column.shape is not None and (values.shape[1:] != column.shape or values.dtype != column.dtype):
-            if values.shape[1:] != column.shape or not any_type:
-                one, other = _describe(values.shape[1:], values.dtype), _describe(column.shape, column.dtype)
-                sizes = ", or set data.size" if values.ndim > 2 and values.shape[1] == column.shape[0] else ""
+        if column.shape is not None:
+            size_differs = size != self.size or values.shape[1:] != column.shape
+            if size_differs or values.dtype != column.dtype and not any_type:
+                one = _describe(values.shape[1], size or values.shape[2:], values.dtype)
+                other = _describe(column.shape[0], self.size or column.shape[1:], column.dtype)
+                only_size = size_differs and values.ndim > 2 and values.shape[1] == column.shape[0]
+                remedy = ", or set data.size and data.sizes=any" if only_size else ""
                 raise MandorlaError(
-                    f"{place}: {one}, unlike {self.first} with {other}; make all of a modality alike{sizes}"
+                    f"{place}: {one}, unlike {self.first} with {other}; make all of a modality alike{remedy}"
                 )
             if (wide := _wider(values.dtype, column.dtype)) != column.dtype:
                 column.widen(wide)
         column.add(values)
-        self.first = self.first or place
+        self.first, self.size = self.first or place, size
 
 
 def _wider(one: np.dtype, other: np.dtype) -> np.dtype:
@@ -224,10 +230,10 @@ def _wider(one: np.dtype, other: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if wide == np.float64 else wide
 
 
-def _describe(shape: tuple[int, ...], dtype: np.dtype) -> str:
-    """Return the shape and type of one sample in words."""
-    size = "x".join(map(str, shape[1:]))
-    return f"{size + ' pixels of ' if size else ''}{shape[0]} channel(s) in {dtype}"
+def _describe(channels: int, size: tuple[int, ...], dtype: np.dtype) -> str:
+    """Return size, channels and type of one sample in words."""
+    pixels = "x".join(map(str, size))
+    return f"{pixels + ' pixels of ' if pixels else ''}{channels} channel(s) in {dtype}"
 
 
 def work_in_order(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:

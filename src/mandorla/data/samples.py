@@ -64,6 +64,8 @@ class FilesConfig(PairingConfig):
     """The same for single modalities and masks."""
     slices: SliceConfig | None = None
     """How volumes are cut into slices; null keeps them whole."""
+    sizes: Literal["equal", "any"] = "equal"
+    """Whether all files of a modality must have one size; any: each is averaged down to `size` from its own."""
     geometry: GeometryConfig = GeometryConfig()
     """How volumes of one sample are laid on one grid."""
     workers: int | None = Field(None, ge=0)
@@ -123,6 +125,7 @@ class Slices:
     """Hold a sample as S samples of the size that is wanted: its slices, or itself.
 
     - `values[name]`: `(S, C, *size)`; `masks[name]`: `(S, *size)`
+    - `sizes[name]`: of a modality before it was brought to that size
     - `numbers`: of the slices, counted along the first file's own axis; None where the sample is whole
     - `volumes`: the modalities that are volumes, and all masks: whose numbers may be of any type
     - `way`: back to the grid of the files; None without volumes that have one
@@ -130,6 +133,7 @@ class Slices:
 
     values: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
+    sizes: dict[str, tuple[int, ...]]
     numbers: list[int] | None
     volumes: frozenset[str]
     way: Way | None
@@ -197,11 +201,12 @@ def read_slices(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     else:
         values = {name: array[None] for name, array in values.items()}
         marked = {name: mask[None] for name, mask in marked.items()}
+    sizes = {name: array.shape[2:] for name, array in values.items()}
     values = {name: shrink(array, config.size, places[name]) for name, array in values.items()}
     if config.size:
         marked = {name: shrink_mask(mask, config.size) for name, mask in marked.items()}
     way = Way(sample.grid, sample.turn, axis, kept) if sample.grid else None
-    return Slices(values, marked, numbers, volumes, way)
+    return Slices(values, marked, sizes, numbers, volumes, way)
 
 
 def slice_axis(sample: Sample, config: FilesConfig) -> int:
