@@ -103,6 +103,19 @@ def test_all_that_is_wrong_is_said_at_once(folder):
     assert found(findings, "lie in two parts").level == "mend"
     assert found(findings, "lack a modality").level == "note"  # the proposed recipe keeps them
     assert {change.key for change in findings.changes} == {"data.unpaired"}
+
+
+def test_pictures_of_different_sizes_are_averaged_down_in_the_proposal(folder):
+    for number in range(SLICES):
+        png(folder / "ct" / f"p04_s{number}.png", disk(4, number, shape=(17, 17)))
+    findings = find_out(str(folder))
+    assert [whats(findings, level) for level in ("mend", "note")] == [[], ["few samples: 48", "ct: 2 different shapes"]]
+    assert {c.key: c.value for c in findings.changes} == {"data.size": [16, 16], "data.sizes": "any"}
+
+
+def test_the_order_of_problems(folder):
+    (folder / "ct" / "p01_s0.png").write_bytes(b"no picture")
+    findings = find_out(str(folder))
     assert [problem.level for problem in findings.problems] == sorted(problem.level for problem in findings.problems)
 
 

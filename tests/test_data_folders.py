@@ -242,6 +242,16 @@ def test_mistakes_are_named_in_one_line(root, mistake, message):
     assert "\n" not in str(caught.value)
 
 
+def test_sizes_may_differ_only_where_that_is_said(root):
+    break_size(root)
+    with pytest.raises(MandorlaError, match=r"6x9 pixels .* unlike .* with 6x8 .* or set data.size and data.sizes=any"):
+        load_data(config(root, size=(3, 4)), seed=0)
+    with pytest.raises(MandorlaError, match="6x9 pixels"):
+        load_data(config(root, sizes="any"), seed=0)
+    splits = load_data(config(root, size=(3, 4), sizes="any"), seed=0)
+    assert {m.size for m in splits.modalities} == {(3, 4)}
+
+
 def test_settings_are_checked(root):
     with pytest.raises(MandorlaError, match="paired data need two or more"):
         load_data(config(root, folders={"t1": "first"}), seed=0)

@@ -375,6 +375,13 @@ def png_of_another_size(root):
     return config
 
 
+@refused("t1/p1.png", "9x8 pixels", "unlike", "t1/p0.png", "data.sizes=any")
+def png_of_another_size_averaged_down(root):
+    config = pngs(root).model_copy(update={"size": (4, 4)})
+    save_image(root / "t1" / "p1.png", pixels("p1", shape=(9, 8)))
+    return config
+
+
 @refused("t1/p1.png", "3 channel(s)", "unlike")
 def png_in_colour_among_grey(root):
     config = pngs(root)

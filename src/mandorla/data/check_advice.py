@@ -135,8 +135,11 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
         yield Problem("mend", what, [], "lower data.size, or leave it out")
     if len(modality.shapes) > 1:
         where = [f"{_count(count, 'sample')} {show(shape)}" for shape, count in modality.shapes.most_common()]
-        stop = not size or len({shape[0] for shape in modality.shapes}) > 1
-        remedy = "make them alike, or set data.size to what all can be averaged down to" if stop else "averaged down"
+        any_size = size and getattr(config, "sizes", "any") == "any"
+        stop = not any_size or len({shape[0] for shape in modality.shapes}) > 1
+        remedy = "averaged down"
+        if stop:
+            remedy = "make them alike, or set data.size to what all can be averaged down to, and data.sizes to any"
         yield Problem("mend" if stop else "note", f"{name}: {len(where)} different shapes", where, remedy)
     if len(modality.dtypes) > 1:
         where = [f"{_count(count, 'sample')} {dtype}" for dtype, count in modality.dtypes.most_common()]
@@ -231,6 +234,8 @@ def advise(facts: Facts, config: DataConfig, guessed: bool) -> list[Change]:
     if config.size is None and (guessed or unlike) and (size := _fair_size(facts)):
         why = "images are of different sizes" if unlike else "larger images need more memory and time"
         changes.append(Change("data.size", size, why))
+    if unlike and getattr(config, "sizes", "any") == "equal" and (config.size or _fair_size(facts)):
+        changes.append(Change("data.sizes", "any", "images are of different sizes"))
     return changes
 
 
