@@ -113,9 +113,12 @@ def test_train_passes_recipe_overrides_and_run(calls, verb, target):
     assert calls[1] == (target, (Recipe(run="runs/0 1", seed=3),), {})
 
 
-def test_train_without_a_recipe_takes_the_bundled_one(calls):
-    assert run("train", "vae", "seed=1") == 0
-    assert calls[0][1] == ("polydigits", ["seed=1"], "vae")
+@pytest.mark.parametrize("verb", ["vae", "diffusion"])
+def test_train_needs_a_recipe(capsys, verb):
+    assert run("train", verb, "seed=1") == 2
+    assert capsys.readouterr().err.startswith(
+        "mandorla: no recipe is named: give a YAML file, a run folder, or one of "
+    )
 
 
 @pytest.mark.parametrize(("option", "kind"), [("--sweep", "sweep"), ("--ablate", "ablate")])
@@ -217,9 +220,32 @@ def test_a_warning_is_one_line_and_the_work_goes_on(calls, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "train", "vae", "sed=1"], ["train", "vae", "sed=1", "--debug"]])
-def test_debug_shows_the_traceback(calls, arguments):
-    with pytest.raises(MandorlaError):
-        main(arguments)
+def test_debug_shows_the_traceback_as_well(calls, capsys, arguments):
+    assert run(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):" and lines[-1].startswith("mandorla: on the command line")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["tran"], "No such command 'tran'"),
+        (["swap", "runs/x"], "Missing option '--shared-from'"),
+        (["sample", "--num", "0", "r"], "Invalid value for '--num'"),
+        (["train", "vae", "--sweeep"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_one_line_too(capsys, arguments, line):
+    assert run(*arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"mandorla: {line}") and message.count("\n") == 1
+    assert message.endswith("--help`\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["data"]])
+def test_nothing_said_shows_the_help(capfd, arguments):
+    assert run(*arguments) == 2
+    assert "Usage" in "".join(capfd.readouterr())
 
 
 def test_a_folder_that_may_not_be_written_is_one_line_too(calls, monkeypatch, capsys):
@@ -229,8 +255,6 @@ def test_a_folder_that_may_not_be_written_is_one_line_too(calls, monkeypatch, ca
     monkeypatch.setattr(sys.modules["mandorla.vae.training"], "train_vae", refuse)
     assert run("train", "vae") == 2
     assert capsys.readouterr().err == "mandorla: runs/x: Permission denied\n"
-    with pytest.raises(PermissionError):
-        main(["train", "vae", "--debug"])
 
 
 @pytest.mark.parametrize(

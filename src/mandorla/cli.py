@@ -1,17 +1,18 @@
 """The command line: one command, `mandorla`, with verbs. It parses and delegates; torch is imported inside the verbs.
 
 A mistake of the user (`MandorlaError`) is one line on stderr and exit status 2; `--debug` anywhere shows the
-traceback. A warning (`MandorlaWarning`) is one line on stderr. An interrupted command exits with 130 and is taken up
-again by typing it once more.
+traceback as well. A warning (`MandorlaWarning`) is one line on stderr. An interrupted command exits with 130 and is
+taken up again by typing it once more.
 """
 
 import json
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +25,7 @@ app.add_typer(train, name="train", help="Train stage 1 (`vae`) or stage 2 (`diff
 data = typer.Typer(no_args_is_help=True)
 app.add_typer(data, name="data", help="Look at data before a training; pack them.")
 
-RECIPE = "polydigits"  # where no recipe is named
+UsageError = typer.BadParameter.__base__  # click's, wherever this typer keeps it
 OVERRIDES = "[KEY.SUB=VALUE]..."
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as written by `train` or `demo`.")]
@@ -50,23 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app([argument for argument in arguments if argument != "--debug"], prog_name="mandorla")
-    except MandorlaError as error:
-        if debug:
+            arguments = [argument for argument in arguments if argument != "--debug"]
+            status = app(arguments, prog_name="mandorla", standalone_mode=False) or 0
+    except (MandorlaError, UsageError, OSError, MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        elif message := _explain(error):
+            if debug:
+                traceback.print_exc()
+            print("mandorla:", " ".join(message.split()), file=sys.stderr)  # one line, whatever a file is called
+        else:
             raise
-        _fail(str(error))
-    except OSError as error:  # a full disk, a folder that may not be written
-        if debug:
-            raise
-        _fail(f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}")
-    except (MemoryError, RuntimeError) as error:
-        if debug or not (isinstance(error, MemoryError) or "memory" in str(error)):
-            raise
-        _fail(f"not enough memory: smaller images, batches and networks need less ({error})")
-    except SystemExit as stop:
-        if stop.code == 130:
-            print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
-        raise
+        sys.exit(2)
+    if status == 130:
+        print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
+    sys.exit(status)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -76,9 +75,15 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
-def _fail(message: str) -> NoReturn:
-    print("mandorla:", " ".join(message.split()), file=sys.stderr)  # one line, whatever a file is called
-    sys.exit(2)
+def _explain(error: Exception) -> str:
+    """Return what was wrong in what the user gave; empty where the mistake is mandorla's own."""
+    if isinstance(error, UsageError):
+        return f"{error.format_message()} See `{error.ctx.command_path if error.ctx else 'mandorla'} --help`"
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written
+        return f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+        return f"not enough memory: smaller images, batches and networks need less ({error})"
+    return str(error) if isinstance(error, MandorlaError) else ""
 
 
 def _version(wanted: bool) -> None:
@@ -320,7 +325,7 @@ def _read_recipe(settings: list[str] | None, run: Path | None, stage: Literal["v
         raise MandorlaError(f"one recipe at a time, got {' '.join(sources)}; changes to it are written key.sub=value")
     if run is not None:
         overrides.append(f"run={json.dumps(str(run))}")
-    return read_recipe(sources[0] if sources else RECIPE, overrides, stage)
+    return read_recipe(sources[0] if sources else "", overrides, stage)
 
 
 def _load(run: Path):

@@ -60,7 +60,7 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
     no use to the training of `stage`.
     """
     path = Path(source)
-    if path.is_dir():
+    if source and path.is_dir():
         recipe = _load_run(path, overrides)
     elif path.is_file():
         recipe = load_settings(Recipe, path=path, overrides=overrides)
@@ -68,7 +68,8 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
         path = SHIPPED / f"{source}.yaml"
         if not path.is_file():
             names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-            raise MandorlaError(f"no recipe {source!r}: give a YAML file, a run folder, or one of {names}")
+            what = f"no recipe {source!r}" if source else "no recipe is named"
+            raise MandorlaError(f"{what}: give a YAML file, a run folder, or one of {names}")
         recipe = load_settings(Recipe, path=path, overrides=overrides, folder=Path())
     if stage:
         _check_used(overrides, stage)
