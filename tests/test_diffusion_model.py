@@ -6,6 +6,7 @@ from oracles import GaussianFlow, GaussianNetwork, affine_map
 
 from mandorla.diffusion.config import DiffusionConfig
 from mandorla.diffusion.model import Diffusion, sample_noise
+from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout
 from mandorla.nets.transformer import TransformerConfig
@@ -13,6 +14,7 @@ from mandorla.nets.transformer import TransformerConfig
 LAYOUT = Layout({"shared": (2,), "t1": (2, 1, 2), "t2": (3,)})
 PLACES = {"shared": [0, 1], "t1": [2, 3, 4, 5], "t2": [6, 7, 8]}
 SMALL = TransformerConfig(width=16, depth=1, heads=2)
+FINE, COARSE = SamplingConfig(steps=100), SamplingConfig(steps=2)
 
 
 def exact(mode: str = "joint") -> Diffusion:
@@ -30,7 +32,7 @@ def drawn(diffusion: Diffusion, known: dict[str, torch.Tensor], wanted: list[str
 
     def transport(noise: torch.Tensor) -> torch.Tensor:
         given = {name: z.expand(len(noise), *z.shape[1:]) for name, z in known.items()}
-        out = diffusion.generate(layout.split(noise), given, wanted, 100, "heun")
+        out = diffusion.generate(layout.split(noise), given, wanted, FINE)
         return Layout({name: layout.shapes[name] for name in wanted}).join(out)
 
     mean, matrix = affine_map(transport, size)
@@ -71,8 +73,8 @@ def test_the_residual_of_a_gaussian_is_what_the_shared_part_does_not_explain():
     def residual(noise: torch.Tensor) -> torch.Tensor:
         data = joint.split(flow.transport(noise))
         known, others = {"shared": data["shared"]}, LAYOUT.split(torch.zeros(len(noise), 9, dtype=torch.float64))
-        eps = diffusion.abduct({"t2": data["t2"]}, others, known, 100, "heun")
-        again = diffusion.generate(others | eps, known, ["t2"], 100, "heun")
+        eps = diffusion.abduct({"t2": data["t2"]}, others, known, 100)
+        again = diffusion.generate(others | eps, known, ["t2"], FINE)
         torch.testing.assert_close(again["t2"], data["t2"], atol=1e-4, rtol=0)
         return joint.join(known | eps)
 
@@ -95,9 +97,68 @@ def test_modes_refuse_what_they_did_not_learn():
     noise = sample_noise(LAYOUT, 0, [(0,)])
     for mode in ("conditional", "private"):
         with pytest.raises(MandorlaError, match="use mode joint"):
-            exact(mode).generate(noise, {}, ["shared"], 2, "heun")
+            exact(mode).generate(noise, {}, ["shared"], COARSE)
     with pytest.raises(MandorlaError, match="needs the shared part"):
-        exact("conditional").generate(noise, {}, ["t1"], 2, "heun")
+        exact("conditional").generate(noise, {}, ["t1"], COARSE)
+    with pytest.raises(MandorlaError, match="guidance must be 1"):
+        exact("conditional").generate(noise, noise, ["t1"], SamplingConfig(guidance=2.0))
+
+
+def test_guidance_pushes_along_what_is_known():
+    """At 1 it is what was learned, at 0 nothing is known; between and beyond the velocity follows a straight line."""
+    diffusion, noise = exact(), {n: z.double() for n, z in sample_noise(LAYOUT, 0, [(i,) for i in range(4)]).items()}
+    known = {"shared": torch.ones(4, 2, dtype=torch.float64)}
+    once = [
+        diffusion.generate(noise, known, ["t2"], SamplingConfig(steps=1, sampler="euler", guidance=g))["t2"]
+        for g in (0.0, 1.0, 2.0)
+    ]
+    blind = diffusion.generate(noise, {}, ["t2"], SamplingConfig(steps=1, sampler="euler"))["t2"]
+    torch.testing.assert_close(once[0], blind)
+    torch.testing.assert_close(once[2] - once[1], once[1] - once[0])
+    assert (once[1] - once[0]).abs().max() > 1e-3
+
+
+def test_a_way_that_begins_between_noise_and_data():
+    """What is noised to time t and drawn again has the data's law; beginning at the end nothing changes."""
+    diffusion = exact()
+    flow = diffusion.network.flow
+
+    def again(both: torch.Tensor) -> torch.Tensor:
+        noise, source = both.split(9, dim=1)
+        begin = LAYOUT.split(flow.transport(source))
+        out = diffusion.generate(LAYOUT.split(noise), {}, list(LAYOUT.shapes), FINE, begin=begin, start=0.6)
+        return LAYOUT.join(out)
+
+    mean, matrix = affine_map(again, 18)
+    torch.testing.assert_close(mean, flow.mean, atol=2e-3, rtol=0)
+    torch.testing.assert_close(matrix @ matrix.T, flow.covariance, atol=2e-3, rtol=0)
+    data = {name: torch.randn(3, *shape) for name, shape in LAYOUT.shapes.items()}
+    noise = sample_noise(LAYOUT, 0, [(i,) for i in range(3)])
+    kept = diffusion.generate(noise, {}, ["t1"], COARSE, begin=data, start=1.0)
+    torch.testing.assert_close(kept["t1"], data["t1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [([], ["shared", "t1", "t2"]), (["shared"], ["t2"]), (["t1"], ["shared"])]
+)
+def test_log_likelihood_of_a_gaussian(given, wanted):
+    diffusion = exact()
+    flow = diffusion.network.flow
+    data = LAYOUT.split(flow.transport(torch.randn(6, 9, dtype=torch.float64)))
+    noise = LAYOUT.split(torch.zeros(6, 9, dtype=torch.float64))
+    known, asked = ({name: data[name] for name in names} for names in (given, wanted))
+    found = diffusion.log_likelihood(asked, noise, known, 100)
+    at = [place for name in wanted for place in PLACES[name]]
+    seen = [place for name in given for place in PLACES[name]]
+    joined = LAYOUT.join(data)
+    truth = []
+    for row in joined:
+        mean, covariance = flow.conditional(at, seen, row[seen])
+        truth.append(torch.distributions.MultivariateNormal(mean, covariance).log_prob(row[at]))
+    torch.testing.assert_close(found, torch.stack(truth), atol=2e-2, rtol=0)
+    signs = 2.0 * torch.randint(0, 2, (4000, len(at)), generator=torch.Generator().manual_seed(0)) - 1
+    guess = diffusion.log_likelihood(asked, noise, known, 20, signs)
+    torch.testing.assert_close(guess, diffusion.log_likelihood(asked, noise, known, 20), atol=0.15, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["joint", "conditional", "private"])

@@ -146,6 +146,83 @@ def test_sampled_shared_parts_lie_on_the_sphere(model):
     torch.testing.assert_close(shared.square().mean(1), torch.ones(3, *shared.shape[2:]), **CLOSE)
 
 
+def test_the_best_of_several_draws_is_the_most_consistent(model):
+    best = model.sample(3, seed=1, best_of=4)
+    latents = model._generate({}, list(model.vae.layout.shapes), [(i, k) for i in range(3) for k in range(4)], 1)
+    all_of_them = module.Samples(model.decode(latents), latents)
+    scores = model.consistency(all_of_them).view(3, 4)
+    assert scores.abs().max() <= 1 + 1e-5 and scores.std(1).min() > 1e-4
+    torch.testing.assert_close(model.consistency(best), scores.amax(1), **CLOSE)
+    rows = torch.arange(3) * 4 + scores.argmax(1)
+    close(best.x, {name: x[rows] for name, x in all_of_them.x.items()})
+    first = next(iter(model.vae.layout.modalities))
+    code = model.encode({first: best.x[first]}).shared
+    same = module.Samples({first: best.x[first]}, Latents(code, {}))
+    torch.testing.assert_close(model.consistency(same), torch.ones(3), **CLOSE)
+
+
+def test_how_samples_are_drawn_may_be_changed(digits, monkeypatch):
+    usual, draws = digits.sample(2, seed=5).x, {}
+    for name in ("euler", "multistep", "sde"):
+        monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"sampler": name}))
+        draws[name] = digits.sample(2, seed=5).x
+        close(draws[name], {k: x[:2] for k, x in digits.sample(3, seed=5).x.items()})  # fresh noise has seeds as well
+        assert (draws[name]["view0"] - usual["view0"]).abs().max() > 0, "its steps differ, be it by little"
+    given = {"view0": some(digits)["view0"]}
+    plain = digits.translate(given, ["view1"])
+    monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"guidance": 3.0}))
+    assert (digits.translate(given, ["view1"])["view1"] - plain["view1"]).abs().max() > 0
+
+
+def test_any_component_given_any_others(model):
+    first, *others = model.vae.layout.modalities
+    known = Latents(None, {first: model.encode(some(model)).private[first]})
+    full = model.complete(known, num=2, seed=3)
+    assert len(full) == 8
+    assert set(full.components) == set(model.vae.layout.shapes)
+    torch.testing.assert_close(full.private[first], known.private[first].repeat_interleave(2, 0))
+    assert (full.shared[0] - full.shared[1]).abs().max() > 1e-3, "two draws"
+    part = model.complete(known, [others[0]])
+    assert set(part.components) == {first, others[0]}
+    assert part.shared is None
+    alone = model.complete(Latents(None, {}), model.vae.layout.modalities, num=3)
+    assert alone.shared is None and len(alone) == 3
+    with pytest.raises(MandorlaError, match="both known and wanted"):
+        model.complete(known, [first])
+
+
+def test_variations_keep_as_much_as_is_asked_for(model):
+    x = some(model)
+    latents = model.encode(x)
+    close(model.vary(x, 0.0).x, model.decode(latents))
+    anew = model.vary(x, 1.0, seed=2)
+    close(anew.latents.private, model.sample_private(latents.shared, seed=2).private)
+    torch.testing.assert_close(anew.latents.shared, latents.shared)
+    shared = model.vary(x, 0.5, part="shared").latents
+    close(shared.private, latents.private)
+    assert (shared.shared - latents.shared).abs().max() > 1e-3
+    torch.testing.assert_close(shared.shared.square().mean(1), torch.ones_like(shared.shared[:, 0]), **CLOSE)
+    assert all(part.abs().max() > 1e-4 for part in _difference(model.vary(x, 0.5, part="both").latents, latents))
+    with pytest.raises(MandorlaError, match="strength is a number from 0 to 1"):
+        model.vary(x, 1.5)
+
+
+def _difference(a: Latents, b: Latents) -> list[torch.Tensor]:
+    return [a.components[name] - b.components[name] for name in a.components]
+
+
+def test_log_likelihood_of_all_or_some_components(digits):
+    latents = digits.encode(some(digits))[:2]
+    exact = digits.log_likelihood(latents)
+    assert exact.shape == (2,) and exact.isfinite().all()
+    guess = digits.log_likelihood(latents, num_probes=64)
+    torch.testing.assert_close(guess, exact, atol=0.15 * exact.abs().max().item(), rtol=0)
+    given = digits.log_likelihood(latents, wanted=["view1"])
+    assert given.shape == (2,) and (given > exact).all(), "fewer values, fewer nats"
+    with pytest.raises(MandorlaError, match="no component 'view7'"):
+        digits.log_likelihood(latents, wanted=["view7"])
+
+
 def test_private_parts_given_the_shared_one(model):
     shared = model.encode(some(model)).shared
     latents = model.sample_private(shared, seed=2)
@@ -195,7 +272,7 @@ def test_stage_2_works_on_whitened_latents(model, monkeypatch):
     first, second = (m.name for m in model.modalities[:2])
     shape = model.vae.layout.shapes[second]
 
-    def generate(noise, given, wanted, steps, sampler):
+    def generate(noise, given, wanted, sampling, **_):
         known.update(given)
         return {name: torch.zeros(4, *shape) for name in wanted}
 

@@ -18,11 +18,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
 from mandorla.data.intensity import Fitted, read_intensity
 from mandorla.diffusion.model import Diffusion, sample_noise
+from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Whitening
@@ -33,6 +35,7 @@ from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import load_vae
 
 Data = Mapping[str, Tensor | np.ndarray]
+Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
 _CHUNK = 256  # samples that go through a network at once
 
@@ -56,7 +59,10 @@ def load(run: Path | str) -> "Mandorla":
 
 
 class Mandorla:
-    """Encode, decode, sample, translate, swap and interpolate with the two stages of a run."""
+    """Encode, decode, sample, translate, swap and interpolate with the two stages of a run.
+
+    `sampling` says how everything is drawn; it is the recipe's and may be replaced.
+    """
 
     def __init__(self, run: Path):
         self.run = run
@@ -66,6 +72,7 @@ class Mandorla:
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self.intensity: dict[str, Fitted] = read_intensity(run)
+        self.sampling: SamplingConfig = self.recipe.diffusion.sampling
 
     def data(self) -> Splits:
         """Return the data that the run was trained on, in the same parts.
@@ -123,18 +130,97 @@ class Mandorla:
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
-    def sample(self, num: int, seed: int = 0, steps: int | None = None) -> Samples:
-        """Return `num` new matching tuples.
+    def sample(self, num: int, seed: int = 0, steps: int | None = None, best_of: int = 1) -> Samples:
+        """Return `num` new matching tuples; each the most consistent of `best_of` draws.
 
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, and only the private parts are new.
         """
         _check_whole("num", num, 1)
         _check_whole("seed", seed, 0)
-        known = {} if self.diffusion.config.mode == "joint" else {SHARED: self._shared_of_training(num, seed)}
+        _check_whole("best_of", best_of, 1)
+        mode, count = self.diffusion.config.mode, num * best_of
+        known = {} if mode == "joint" else {SHARED: self._shared_of_training(num, seed).repeat_interleave(best_of, 0)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
-        latents = self._generate(known, wanted, [(index,) for index in range(num)], seed, steps)
-        return Samples(self.decode(latents), latents)
+        keys = [(i // best_of, i % best_of) if best_of > 1 else (i,) for i in range(count)]
+        latents = self._generate(known, wanted, keys, seed, steps)
+        samples = Samples(self.decode(latents), latents)
+        if best_of == 1:
+            return samples
+        best = self.consistency(samples).view(num, best_of).argmax(1).cpu()
+        rows = torch.arange(num) * best_of + best
+        return Samples({name: x[rows] for name, x in samples.x.items()}, latents[rows])
+
+    @torch.no_grad()
+    def consistency(self, samples: Samples) -> Tensor:
+        """Return how far the shared parts read again from each modality agree with that drawn, cosines `(B,)`.
+
+        The mean over modalities; over the cells of a map. 1 is agreement, 0 chance.
+        """
+        drawn = samples.latents.shared
+        again = (self.encode({name: x}).shared for name, x in samples.x.items())
+        cosines = [cosine_similarity(shared, drawn, dim=1).reshape(len(drawn), -1).mean(1) for shared in again]
+        return torch.stack(cosines).mean(0)
+
+    def complete(self, known: Latents, wanted: Sequence[str] | None = None, num: int = 1, seed: int = 0) -> Latents:
+        """Return `num` completions of each of the B latents `known`, one after another: `(B * num, *shape)`.
+
+        Any components may be known, `Latents(None, {"t1": u})` too, or none: `Latents(None, {})` asks for one sample.
+        `wanted` are components (default: all others), "shared" among them; what is neither is left out of what comes
+        back, and so out of what it depends on.
+        """
+        _check_whole("num", num, 1)
+        components = self.from_residual(known).components if known.components else {}
+        others = [name for name in self.diffusion.layout.shapes if name not in components]
+        wanted = others if wanted is None else list(wanted)
+        self._names([name for name in wanted if name != SHARED])
+        if both := sorted(set(wanted) & set(components)):
+            raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
+        count = len(next(iter(components.values()))) if components else 1
+        components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
+        return self._generate(components, wanted, [(i, k) for i in range(count) for k in range(num)], seed)
+
+    def vary(self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0) -> Samples:
+        """Return samples like those of `source`; the more unlike, the greater `strength` in [0, 1] (1: drawn anew).
+
+        `part` says what varies, given the other part; "both" needs a stage 2 of mode joint.
+        """
+        if not 0 <= strength <= 1:
+            raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
+        latents = self.from_residual(self._latents(source))
+        names = _of_part(latents, part)
+        known = {name: z for name, z in latents.components.items() if name not in names}
+        begin = {name: latents.components[name] for name in names}
+        keys = [(index,) for index in range(len(latents))]
+        drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength)
+        return Samples(self.decode(drawn), drawn)
+
+    def log_likelihood(
+        self, source: Data | Latents, wanted: Sequence[str] | None = None, num_probes: int | None = None
+    ) -> Tensor:
+        """Return log p(wanted components | all others of `source`) of the whitened latents, in nats, `(B,)`.
+
+        `wanted` are components, "shared" or modalities; by default all. Exact, at a cost that grows with the number of
+        values; `num_probes` random directions estimate it for large latents. Differences between samples of one model
+        mean something; the shared part lies on a sphere, so that its own density has no absolute one.
+        """
+        diffusion, whitening = self._stage_2
+        components = whitening.whiten(self.from_residual(self._latents(source)).components)
+        components = {name: components[name] for name in diffusion.layout.shapes if name in components}
+        wanted = list(components) if wanted is None else list(wanted)
+        if unknown := [name for name in wanted if name not in components]:
+            raise MandorlaError(f"no component {unknown[0]!r} in what is given, only {', '.join(components)}")
+        size = sum(components[name][0].numel() for name in wanted)
+        probes = None
+        if num_probes is not None:
+            probes = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (num_probes, size)))
+        context, parts = sample_noise(diffusion.layout, 0, [(0,)]), []
+        for rows in _chunks(len(components[wanted[0]])):
+            data = {name: z[rows] for name, z in components.items()}
+            noise = {n: z.to(self.device).expand(len(data[wanted[0]]), *z.shape[1:]) for n, z in context.items()}
+            known = {name: data.pop(name) for name in components if name not in wanted}
+            parts.append(diffusion.log_likelihood(data, noise, known, self.sampling.residual_steps, probes))
+        return torch.cat(parts)
 
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
         """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
@@ -178,14 +264,13 @@ class Mandorla:
         a: Data | Latents,
         b: Data | Latents,
         num: int = 8,
-        part: Literal["both", "shared", "private"] = "both",
+        part: Part = "both",
     ) -> dict[str, Tensor]:
         """Return `num` steps from `a` to `b`, ends included, `(num, B, C, *size)`; `part` says what moves.
 
         The part that does not move stays that of `a`. Only modalities that both have are returned.
         """
-        if part not in ("both", "shared", "private"):
-            raise MandorlaError(f"part is both, shared or private, not {part!r}")
+        _check_part(part)
         _check_whole("num", num, 1)
         first, last = self._latents(a), self._latents(b)
         if len(first) != len(last):
@@ -217,7 +302,7 @@ class Mandorla:
         """Undo `to_residual`; latents that are not residual stay as they are."""
         return self._through_flow(
             latents,
-            lambda flow, z, noise, known, *rest: flow.generate(noise | z, known, list(z), *rest),
+            lambda flow, z, noise, known, steps: flow.generate(noise | z, known, list(z), SamplingConfig(steps=steps)),
             residual=False,
         )
 
@@ -240,22 +325,38 @@ class Mandorla:
         keys: Sequence[tuple[int, ...]],
         seed: int,
         steps: int | None = None,
+        *,
+        begin: Components | None = None,
+        start: float = 0.0,
     ) -> Latents:
-        """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `keys[i]`."""
+        """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `keys[i]`.
+
+        `begin` and `start` are those of `Diffusion.generate`, `begin` in the scale of stage 1.
+        """
         if not wanted or not keys:
             raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
         diffusion, whitening = self._stage_2
-        sampling = diffusion.config.sampling
-        steps = sampling.steps if steps is None else steps
-        _check_whole("steps", steps, 1)
+        sampling = self.sampling if steps is None else self.sampling.model_copy(update={"steps": steps})
+        _check_whole("steps", sampling.steps, 1)
         _check_whole("seed", seed, 0)
         known = {name: z.to(self.device) for name, z in known.items()}
         parts = []
         for rows in _chunks(len(keys)):
-            noise = sample_noise(self.vae.layout, seed, keys[rows])
-            noise = {name: noise[name].to(self.device) for name in diffusion.layout.shapes}
-            here = {name: z[rows] for name, z in known.items()}
-            drawn = diffusion.generate(noise, whitening.whiten(here), list(wanted), steps, sampling.sampler)
+
+            def noise(*step: int, rows: slice = rows) -> Components:
+                drawn = sample_noise(self.vae.layout, seed, [(*key, *step) for key in keys[rows]])
+                return {name: drawn[name].to(self.device) for name in diffusion.layout.shapes}
+
+            here, from_here = ({name: z[rows] for name, z in (of or {}).items()} for of in (known, begin))
+            drawn = diffusion.generate(
+                noise(),
+                whitening.whiten(here),
+                list(wanted),
+                sampling,
+                fresh=noise,
+                begin=whitening.whiten(from_here) if begin else None,
+                start=start,
+            )
             drawn = whitening.colour(drawn)
             if SHARED in drawn:
                 drawn[SHARED] = to_sphere(drawn[SHARED])
@@ -271,7 +372,6 @@ class Mandorla:
         if latents.residual == residual:
             return latents
         diffusion, whitening = self._stage_2
-        sampling = diffusion.config.sampling
         if diffusion.config.mode == "private":
             raise MandorlaError("residual parts need a stage 2 that knows the shared part: mode joint or conditional")
         context = sample_noise(diffusion.layout, 0, [(0,)])  # what stands for unknown components: the same both ways
@@ -282,7 +382,7 @@ class Mandorla:
             known = whitening.whiten({SHARED: here.shared})
             moved = {}
             for name, z in (whitening.whiten(here.private) if residual else here.private).items():
-                moved |= move(diffusion, {name: z}, noise, known, sampling.residual_steps, sampling.sampler)
+                moved |= move(diffusion, {name: z}, noise, known, self.sampling.residual_steps)
             parts.append(Latents(here.shared, moved if residual else whitening.colour(moved), residual))
         return _cat(parts)
 
@@ -395,6 +495,17 @@ def _kind(value: object) -> str:
 def _check_whole(name: str, value: int, least: int) -> None:
     if not isinstance(value, int | np.integer) or value < least:
         raise MandorlaError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _check_part(part: str) -> None:
+    if part not in ("both", "shared", "private"):
+        raise MandorlaError(f"part is both, shared or private, not {part!r}")
+
+
+def _of_part(latents: Latents, part: Part) -> list[str]:
+    """Return the names of the components that `part` means."""
+    _check_part(part)
+    return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
 
 
 def _chunks(count: int) -> Iterator[slice]:

@@ -1,6 +1,7 @@
 """Stage 2: the flow over whitened latent components, trained by `loss`, used by `generate`."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from mandorla.diffusion.config import DiffusionConfig
 from mandorla.diffusion.path import draw_times, flow_loss, interpolate
-from mandorla.diffusion.samplers import SAMPLERS
+from mandorla.diffusion.samplers import SAMPLERS, Heun, SamplingConfig, Velocity, time_grid
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Layout
 from mandorla.nets.transformer import ComponentTransformer
@@ -42,48 +43,108 @@ class Diffusion(nn.Module):
         return flow_loss(self.network(moved, times), noise, data, travels)
 
     @torch.no_grad()
-    def generate(self, noise: Components, known: Components, wanted: list[str], steps: int, sampler: str) -> Components:
-        """Return the `wanted` components, whitened, given the `known` ones; all others stay unknown.
-
-        `noise` holds every component of the layout at t = 0, `(B, *shape)`: it decides what is drawn.
-        Raises MandorlaError if the mode of this model does not answer the question.
-        """
-        return self._travel(noise, known, wanted, steps, sampler, 0.0, 1.0)
-
-    @torch.no_grad()
-    def abduct(self, data: Components, noise: Components, known: Components, steps: int, sampler: str) -> Components:
-        """Return the noise from which `generate` makes `data` (whitened), given the `known` components.
-
-        The flow is followed backwards: as far as it is right, what is found is independent of what is known. `noise`
-        stands for the components that are neither.
-        """
-        return self._travel(noise | data, known, list(data), steps, sampler, 1.0, 0.0)
-
-    def _travel(
+    def generate(
         self,
         noise: Components,
         known: Components,
         wanted: list[str],
-        steps: int,
-        sampler: str,
-        start: float,
-        stop: float,
+        sampling: SamplingConfig,
+        *,
+        fresh: Callable[[int], Components] | None = None,
+        begin: Components | None = None,
+        start: float = 0.0,
     ) -> Components:
-        self._check(known, wanted)
+        """Return the `wanted` components, whitened, given the `known` ones; all others stay unknown.
+
+        - `noise` holds every component of the layout at t = 0, `(B, *shape)`: it decides what is drawn; `fresh(k)`
+          does for step k of a sampler that asks for it
+        - `begin`: values of the wanted components, from which the way begins at time `start`, as noisy as data are then
+
+        Raises MandorlaError if the mode of this model does not answer the question.
+
+        References: SDEdit, Meng et al., 2022, https://arxiv.org/abs/2108.01073 (Alg. 1: `start`).
+        """
+        travelling, velocity = self._way(wanted, noise, known, sampling.guidance)
+        x = travelling.join(noise)
+        if begin is not None:
+            x = (1 - start) * x + start * travelling.join(begin)
+        sampler, times = SAMPLERS[sampling.sampler](), time_grid(sampling.steps, start, 1.0, sampling.shift)
+        x = sampler.integrate(velocity, x, times, fresh and (lambda step: travelling.join(fresh(step))))
+        return travelling.split(x)
+
+    @torch.no_grad()
+    def abduct(self, data: Components, noise: Components, known: Components, steps: int) -> Components:
+        """Return the noise from which `generate` makes `data` (whitened), given the `known` components.
+
+        The flow is followed backwards, by Heun's steps: as far as it is right, what is found is independent of what is
+        known. `noise` stands for the components that are neither.
+        """
+        travelling, velocity = self._way(data, noise, known)
+        return travelling.split(Heun().integrate(velocity, travelling.join(data), time_grid(steps, 1.0, 0.0)))
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, data: Components, noise: Components, known: Components, steps: int, probes: Tensor | None = None
+    ) -> Tensor:
+        """Return log p(data | known) of whitened components by the probability flow, in nats, `(B,)`.
+
+        log p(x_1) = log N(x_0; 0, I) - integral of div v along the way of x. The divergence is exact, at a cost that
+        grows with the number of values; or estimated without bias by `probes` (K, D) of random signs.
+
+        References: Neural Ordinary Differential Equations, Chen et al., 2018, https://arxiv.org/abs/1806.07366 (Eq. 8);
+        FFJORD, Grathwohl et al., 2019, https://arxiv.org/abs/1810.01367 (Eq. 7: probes).
+        """
+        travelling, velocity = self._way(data, noise, known)
+        x = travelling.join(data)
+        ways = torch.eye(x.shape[1]).to(x) if probes is None else probes.to(x)
+        weight = 1.0 if probes is None else 1 / len(ways)
+
+        def with_divergence(state: Tensor, t: float) -> Tensor:
+            with torch.enable_grad():
+                x = state[:, :-1].requires_grad_()
+                v = velocity(x, t)
+                slopes = [torch.autograd.grad(v, x, way.expand_as(v), retain_graph=True)[0] @ way for way in ways]
+            return torch.cat([v.detach(), weight * sum(slopes)[:, None]], 1)
+
+        state = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        state = Heun().integrate(with_divergence, state, time_grid(steps, 1.0, 0.0))
+        first, grown = state[:, :-1], -state[:, -1]
+        return -0.5 * (first.square() + math.log(2 * math.pi)).sum(1) - grown
+
+    def _way(
+        self, names: Iterable[str], noise: Components, known: Components, guidance: float = 1.0
+    ) -> tuple[Layout, Velocity]:
+        """Return the layout and the velocity of the components `names`, joined, given what is known.
+
+        What neither travels nor is known stays noise.
+
+        References: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598 (Eq. 6).
+        """
+        travelling = Layout({name: self.layout.shapes[name] for name in names if name in self.layout.shapes})
+        self._check(known, list(names), guidance)
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
-        travelling = Layout({name: self.layout.shapes[name] for name in wanted})
-        first = next(iter(noise.values()))
+
+        def learned(x: Tensor, t: float, known: Components) -> Tensor:
+            state = noise | known | travelling.split(x)
+            row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
+            return travelling.join(self.network(state, torch.tensor(row, device=x.device).expand(len(x), -1)))
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            state = noise | known | travelling.split(x)
-            row = [1.0 if name in known else t if name in wanted else 0.0 for name in self.layout.shapes]
-            times = torch.tensor(row, device=first.device).expand(len(first), -1)
-            return travelling.join(self.network(state, times))
+            v = learned(x, t, known)
+            if guidance == 1 or not known:
+                return v
+            blind = learned(x, t, {})
+            return blind + guidance * (v - blind)
 
-        return travelling.split(SAMPLERS[sampler].integrate(velocity, travelling.join(noise), steps, start, stop))
+        return travelling, velocity
 
-    def _check(self, known: Components, wanted: list[str]) -> None:
+    def _check(self, known: Components, wanted: list[str], guidance: float) -> None:
         mode = self.config.mode
+        if mode == "conditional" and guidance != 1:
+            raise MandorlaError(
+                "this stage 2 was trained in mode 'conditional' and does not know what it would be without the shared"
+                " part: guidance must be 1, or use mode joint"
+            )
         if SHARED in wanted and mode != "joint":
             raise MandorlaError(
                 f"this stage 2 was trained in mode {mode!r}, which does not generate shared parts: use mode joint"

@@ -1,6 +1,12 @@
-"""Integrate the probability flow dx/dt = velocity(x, t). One loop owns time; a sampler writes only `step`."""
+"""Integrate the probability flow dx/dt = velocity(x, t). One loop owns time; a sampler writes only `step`.
 
-from collections.abc import Callable
+Times are equidistant in t', (1 - t) = shift (1 - t') / (1 + (shift - 1) (1 - t')): shift > 1 spends more steps near
+noise.
+
+References: Scaling Rectified Flow Transformers, Esser et al., 2024, https://arxiv.org/abs/2403.03206 (Eq. 23: shift).
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -15,25 +21,46 @@ Velocity = Callable[[Tensor, float], Tensor]
 class SamplingConfig(Settings):
     """How samples are drawn."""
 
-    sampler: Literal["heun", "euler"] = "heun"
-    """heun: second order, two network evaluations per step; euler: first order, one"""
+    sampler: Literal["heun", "euler", "multistep", "sde"] = "heun"
+    """heun: second order, two network evaluations per step; multistep: second order, one; euler: first order, one; sde:
+    Euler with fresh noise in every step, which forgets errors made before"""
     steps: int = Field(8, ge=1)
     """steps from noise to data"""
+    shift: float = Field(1.0, gt=0)
+    """above 1: more of the steps near noise; below: near data"""
+    guidance: float = Field(1.0, ge=0)
+    """how far what is known pushes what is drawn: 1 as learned, above 1 further, 0 not at all; other than 1 each
+    evaluation costs two"""
     residual_steps: int = Field(20, ge=1)
     """steps from a private part to its residual, and back: enough that the way back ends where it began"""
 
 
-class Sampler:
-    """Move states through time in equal steps."""
+def time_grid(steps: int, start: float = 0.0, stop: float = 1.0, shift: float = 1.0) -> list[float]:
+    """Return `steps` + 1 times from `start` to `stop`, backwards if stop < start."""
 
-    def integrate(self, velocity: Velocity, x: Tensor, steps: int, start: float = 0.0, stop: float = 1.0) -> Tensor:
-        """Return the state at time `stop` that begins as `x` `(B, D)` at time `start`; backwards if stop < start."""
-        grid = torch.linspace(start, stop, steps + 1, dtype=torch.float64).tolist()
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
-            x = self.step(velocity, x, t, s)
+    def unwarped(t: float) -> float:
+        return 1 - (1 - t) / (shift - (shift - 1) * (1 - t))
+
+    grid = torch.linspace(unwarped(start), unwarped(stop), steps + 1, dtype=torch.float64)
+    left = shift * (1 - grid) / (1 + (shift - 1) * (1 - grid))
+    return [start, *(1 - left).tolist()[1:-1], stop]
+
+
+class Sampler:
+    """Move states through time. One object serves one integration: it may remember the steps before."""
+
+    def integrate(
+        self, velocity: Velocity, x: Tensor, times: Sequence[float], fresh: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
+        """Return the state at the last of `times` that begins as `x` `(B, D)` at the first.
+
+        `fresh(k)` gives the standard normal noise `(B, D)` that step k may add; only sde asks for it.
+        """
+        for number, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+            x = self.step(velocity, x, t, s, lambda number=number: fresh(number))
         return x
 
-    def step(self, velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    def step(self, velocity: Velocity, x: Tensor, t: float, s: float, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the state at time `s` given the state `x` at time `t`."""
         raise NotImplementedError
 
@@ -41,7 +68,7 @@ class Sampler:
 class Euler(Sampler):
     """First order."""
 
-    def step(self, velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    def step(self, velocity: Velocity, x: Tensor, t: float, s: float, fresh: Callable[[], Tensor]) -> Tensor:
         return x + (s - t) * velocity(x, t)
 
 
@@ -52,9 +79,53 @@ class Heun(Sampler):
     https://arxiv.org/abs/2206.00364 (Alg. 1).
     """
 
-    def step(self, velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    def step(self, velocity: Velocity, x: Tensor, t: float, s: float, fresh: Callable[[], Tensor]) -> Tensor:
+        return _heun(velocity, x, t, s, velocity(x, t))
+
+
+class Multistep(Sampler):
+    """Second order: this slope and the one before, extrapolated; the first step is Heun's.
+
+    References: Solving Ordinary Differential Equations I, Hairer, Norsett, Wanner, 1993,
+    https://doi.org/10.1007/978-3-540-78862-1 (III.5, Adams-Bashforth with variable steps).
+    """
+
+    before: tuple[float, Tensor] | None = None  # length of the last step, and its slope
+
+    def step(self, velocity: Velocity, x: Tensor, t: float, s: float, fresh: Callable[[], Tensor]) -> Tensor:
         slope = velocity(x, t)
-        return x + (s - t) * (slope + velocity(x + (s - t) * slope, s)) / 2
+        if self.before is None:
+            end = _heun(velocity, x, t, s, slope)
+        else:
+            ratio = (s - t) / self.before[0]
+            end = x + (s - t) * (slope + ratio / 2 * (slope - self.before[1]))
+        self.before = s - t, slope
+        return end
 
 
-SAMPLERS: dict[str, Sampler] = {"heun": Heun(), "euler": Euler()}
+class StochasticEuler(Sampler):
+    """First order in law: dx = (v + (1 - t) score) dt + sqrt(2 (1 - t)) dw has the same distribution at every time.
+
+    On the straight path (1 - t) score = -E[x_0 | x_t] = t v - x. The last step adds no noise.
+
+    References: Score-Based Generative Modeling through Stochastic Differential Equations, Song et al., 2021,
+    https://arxiv.org/abs/2011.13456 (App. D.1: one law, many diffusions).
+    """
+
+    def step(self, velocity: Velocity, x: Tensor, t: float, s: float, fresh: Callable[[], Tensor]) -> Tensor:
+        v = velocity(x, t)
+        if s == 1:
+            return x + (s - t) * v
+        return x + (s - t) * (v + t * v - x) + (2 * (1 - t) * (s - t)) ** 0.5 * fresh()
+
+
+def _heun(velocity: Velocity, x: Tensor, t: float, s: float, slope: Tensor) -> Tensor:
+    return x + (s - t) * (slope + velocity(x + (s - t) * slope, s)) / 2
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "heun": Heun,
+    "euler": Euler,
+    "multistep": Multistep,
+    "sde": StochasticEuler,
+}

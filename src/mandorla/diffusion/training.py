@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mandorla.data.record import recorded_fingerprint
 from mandorla.diffusion.model import Diffusion, sample_noise
+from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import FOLDER, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components
@@ -62,7 +63,7 @@ def train_diffusion(recipe: Recipe) -> None:
         known = whitening.whiten({SHARED: check.latents.shared[:8]}) if recipe.diffusion.mode != "joint" else {}
         wanted = [name for name in trained.layout.shapes if name not in known]
         move = {name: z.to(device) for name, z in noise.items()}
-        drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, 8, "heun")
+        drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, SamplingConfig())
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
         shown = [m.name for m in vae.modalities if len(m.size) in (2, 3)]
         if shown:
