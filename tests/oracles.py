@@ -62,10 +62,15 @@ class GaussianNetwork(nn.Module):
         super().__init__()
         self.layout, self.flow = layout, flow
 
-    def forward(self, components: Components, times: Tensor) -> Components:
+    def whole_tokens(self, name: str, cells: Tensor) -> Tensor:
+        return cells
+
+    def forward(self, components: Components, times: Tensor, held: Components | None = None) -> Components:
         sizes = [torch.Size(shape).numel() for shape in self.layout.shapes.values()]
-        each = times.repeat_interleave(torch.tensor(sizes), dim=1)
-        return self.layout.split(self.flow.velocity(self.layout.join(components), each))
+        each = self.layout.split(times.repeat_interleave(torch.tensor(sizes), dim=1))
+        for name, cells in (held or {}).items():
+            each[name] = each[name].where(~cells[:, None], 1.0)
+        return self.layout.split(self.flow.velocity(self.layout.join(components), self.layout.join(each)))
 
 
 def affine_map(transport: Callable[[Tensor], Tensor], size: int) -> tuple[Tensor, Tensor]:

@@ -138,6 +138,33 @@ def test_a_way_that_begins_between_noise_and_data():
     torch.testing.assert_close(kept["t1"], data["t1"])
 
 
+@pytest.mark.parametrize("sampler", ["heun", "multistep", "sde"])
+def test_a_region_given_the_rest_of_its_map(sampler):
+    """Some cells of a map are held: the others have the Gaussian's law given these and what else is known."""
+    diffusion = exact()
+    flow = diffusion.network.flow
+    known, begin = ({name: torch.randn(1, *LAYOUT.shapes[name], dtype=torch.float64)} for name in ("t2", "t1"))
+    sampling = SamplingConfig(steps=100, sampler=sampler)
+    count = 1 + (sampling.steps if sampler == "sde" else 0)
+
+    def transport(noise: torch.Tensor) -> torch.Tensor:
+        first, *others = (LAYOUT.split(z) for z in noise.split(9, dim=1))
+        every = {name: z.expand(len(noise), *z.shape[1:]) for name, z in {**known, **begin}.items()}
+        held = {"t1": torch.tensor([[[True, False]]]).expand(len(noise), 1, 2)}
+        way = {"fresh": lambda k: others[k], "begin": {"t1": every["t1"]}, "held": held}
+        out = diffusion.generate(first, {"t2": every["t2"]}, ["t1"], sampling, **way)["t1"]
+        assert torch.equal(out[..., 0], every["t1"][..., 0])
+        return out[..., 1].flatten(1)
+
+    mean, matrix = affine_map(transport, 9 * count)
+    places = PLACES["t1"]
+    seen, value = [places[0], places[2], *PLACES["t2"]], torch.cat([begin["t1"][0, :, 0, 0], known["t2"][0]])
+    truth = flow.conditional([places[1], places[3]], seen, value)
+    tolerance = 4e-2 if sampler == "sde" else 2e-3
+    torch.testing.assert_close(mean, truth[0], atol=tolerance, rtol=0)
+    torch.testing.assert_close(matrix @ matrix.T, truth[1], atol=tolerance, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"), [([], ["shared", "t1", "t2"]), (["shared"], ["t2"]), (["t1"], ["shared"])]
 )
@@ -161,9 +188,12 @@ def test_log_likelihood_of_a_gaussian(given, wanted):
     torch.testing.assert_close(guess, diffusion.log_likelihood(asked, noise, known, 20), atol=0.15, rtol=0)
 
 
-@pytest.mark.parametrize("mode", ["joint", "conditional", "private"])
-def test_loss_is_smallest_at_the_exact_velocity(mode):
+@pytest.mark.parametrize(
+    ("mode", "region_share"), [("joint", 0.0), ("joint", 0.7), ("conditional", 0.0), ("private", 0.0)]
+)
+def test_loss_is_smallest_at_the_exact_velocity(mode, region_share):
     diffusion = exact(mode)
+    diffusion.config = diffusion.config.model_copy(update={"region_share": region_share})
     size = len(diffusion.network.flow.mean)
     data = {"shared": torch.zeros(4000, 2, dtype=torch.float64)}
     data |= diffusion.layout.split(diffusion.network.flow.transport(torch.randn(4000, size, dtype=torch.float64)))

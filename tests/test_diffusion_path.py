@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import GaussianFlow
 
-from mandorla.diffusion.path import draw_times, flow_loss, interpolate
+from mandorla.diffusion.path import draw_regions, draw_times, flow_loss, interpolate
 
 NAMES = ["shared", "t1", "t2"]
 MANY = 20_000
@@ -135,3 +135,38 @@ def test_exact_velocity_is_the_minimum_of_the_loss():
     loss = {f: flow_loss({"z": exact * f}, {"z": noise}, {"z": data}, travels)[0].item() for f in (0.95, 1.0, 1.05)}
     assert loss[1.0] == pytest.approx(left.item(), rel=0.03)  # four standard errors
     assert loss[1.0] < min(loss[0.95], loss[1.05])
+
+
+def test_regions_are_boxes_or_all_but_boxes():
+    data = {"shared": torch.zeros(MANY, 4), "t1": torch.zeros(MANY, 2, 5, 6), "t2": torch.zeros(MANY, 1, 7)}
+    travels = torch.rand(MANY, 3) < 0.8
+    held = draw_regions(data, travels, 0.5)
+    assert {name: cells.shape for name, cells in held.items()} == {"t1": (MANY, 5, 6), "t2": (MANY, 7)}
+    assert not draw_regions(data, travels, 0.0)
+    for column, name in ((1, "t1"), (2, "t2")):
+        cells = held[name]
+        assert not cells[~travels[:, column]].any()
+        some = cells.flatten(1).any(1) & ~cells.flatten(1).all(1)
+        assert 0.3 < some[travels[:, column]].float().mean() < 0.5, "half are chosen; a few boxes are empty or all"
+        assert cells[travels[:, column]].float().mean().item() == pytest.approx(0.25, abs=0.03)
+    for one in held["t1"][held["t1"].flatten(1).any(1)][:200]:
+        assert is_box(one) or is_box(~one)
+
+
+def is_box(cells: torch.Tensor) -> bool:
+    rows, columns = cells.any(1).nonzero()[:, 0], cells.any(0).nonzero()[:, 0]
+    return not len(rows) or bool(cells[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all())
+
+
+def test_what_is_held_costs_nothing():
+    velocity, noise, data, travels = gaussian_batch()
+    travels[:] = True
+    velocity, noise, data = ({name: z[name][..., None] for name in NAMES} for z in (velocity, noise, data))
+    held = {"t1": torch.zeros(6, 3, 1, dtype=torch.bool)}
+    plain, _ = flow_loss(velocity, noise, data, travels)
+    assert flow_loss(velocity, noise, data, travels, held)[0] == plain
+    held["t1"][:, 1] = True
+    wrong = velocity | {"t1": velocity["t1"].clone()}
+    wrong["t1"][:, :, 1] += 100
+    assert flow_loss(wrong, noise, data, travels, held)[0] == flow_loss(velocity, noise, data, travels, held)[0]
+    assert flow_loss(velocity, noise, data, travels, held)[0] < plain

@@ -207,6 +207,32 @@ def test_variations_keep_as_much_as_is_asked_for(model):
         model.vary(x, 1.5)
 
 
+def test_in_painting_changes_a_region_alone(model, monkeypatch):
+    x = some(model)
+    monkeypatch.setattr(model.diffusion, "config", model.diffusion.config.model_copy(update={"region_share": 0.2}))
+    size = model.modalities[0].size
+    region = torch.zeros(size, dtype=torch.bool)
+    region[tuple(slice(0, max(1, n // 4)) for n in size)] = True
+    latents = model.encode(x)
+    maps = [name for name, z in latents.components.items() if z.ndim > 2]
+    if not maps:
+        with pytest.raises(MandorlaError, match="no part is a map"):
+            model.inpaint(x, region)
+        return
+    close(model.inpaint(x, ~region & region).latents.components, latents.components)
+    drawn = model.inpaint(x, region, seed=1).latents
+    for name, z in latents.components.items():
+        changed = (drawn.components[name] - z).abs().flatten(2).amax(1) > 1e-4 if name in maps else torch.zeros(1, 1)
+        assert changed.any() == (name in maps) and not changed[:, -1].any(), "the far corner stays"
+    few = model.inpaint({n: v[:2] for n, v in x.items()}, region.expand(2, *size), seed=1).latents
+    close(few.components, drawn[:2].components)
+    with pytest.raises(MandorlaError, match="a region has 2 axes"):
+        model.inpaint(x, region[None])
+    monkeypatch.undo()
+    with pytest.raises(MandorlaError, match="region_share=0.2"):
+        model.inpaint(x, region)
+
+
 def _difference(a: Latents, b: Latents) -> list[torch.Tensor]:
     return [a.components[name] - b.components[name] for name in a.components]
 

@@ -125,3 +125,33 @@ def test_attention_is_that_of_torch(length):
     q, k, v = torch.randn(3, 2, 2, length, 8, dtype=torch.float64, requires_grad=True)
     ours, theirs = attend(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(3, 6), (2, 5), (3, 4, 6), (2, 5, 7), (2, 5, 3, 2)])
+def test_a_token_is_known_if_all_its_cells_are(shape, patch):
+    network = ComponentTransformer(TransformerConfig(width=16, depth=1, patch=patch), Layout({"a": (2,), "b": shape}))
+    cells = torch.rand(20, *shape[1:]) < 0.8
+    whole = network.whole_tokens("b", cells)
+    assert whole.shape == cells.shape and not (whole & ~cells).any()
+    assert network.whole_tokens("b", torch.ones_like(cells)).all()
+    assert torch.equal(network.whole_tokens("b", whole), whole)
+    assert patch > 1 or torch.equal(whole, cells)
+
+
+def test_known_regions_are_at_time_one():
+    """All cells of a map held is the same as the map known; none held the same as without."""
+    network = trained()
+    z = components(3)
+    times = torch.rand(3, 4)
+    plain = network(z, times)
+    none, all_of_it = ({"t2": torch.full((3, 4, 3), held)} for held in (False, True))
+    for name, value in network(z, times, none).items():
+        torch.testing.assert_close(value, plain[name])
+    known = times.clone()
+    known[:, list(LAYOUT.shapes).index("t2")] = 1.0
+    expected = network(z, known)
+    for name, value in network(z, times, all_of_it).items():
+        torch.testing.assert_close(value, expected[name])
+    half = {"t2": torch.arange(4)[None, :, None].expand(3, 4, 3) < 2}
+    assert (network(z, times, half)["shared"] - plain["shared"]).abs().max() > 1e-5

@@ -28,6 +28,7 @@ from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Whitening
+from mandorla.nets.blocks import touched
 from mandorla.recipe import read_run
 from mandorla.training import choose_device
 from mandorla.vae.latent_cache import encode_batch, open_latents
@@ -195,6 +196,35 @@ class Mandorla:
         drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength)
         return Samples(self.decode(drawn), drawn)
 
+    def inpaint(
+        self, source: Data | Latents, region: Tensor | np.ndarray, part: Part = "both", seed: int = 0
+    ) -> Samples:
+        """Return the samples of `source`, drawn anew in a region, given what lies around it.
+
+        `region` is bool `(*size)` or `(B, *size)`, in pixels; every token of a latent map that it touches is drawn
+        anew. `part` says whose maps are; vectors stay as they are. Stage 2 learns it with `diffusion.region_share`.
+        """
+        latents = self.from_residual(self._latents(source))
+        begin = {name: latents.components[name] for name in _of_part(latents, part)}
+        begin = {name: z for name, z in begin.items() if z.ndim > 2}
+        if not begin:
+            raise MandorlaError(
+                f"{'no part' if part == 'both' else f'no {part} part'} is a map: vectors have no regions"
+            )
+        if not self.diffusion.config.region_share:
+            raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
+        region, axes = torch.as_tensor(region, device=self.device).float(), next(iter(begin.values())).ndim - 2
+        if region.ndim != axes and region.shape[:-axes] != (len(latents),):
+            raise MandorlaError(
+                f"a region has {axes} axes, or one more for {len(latents)} samples, not the shape {tuple(region.shape)}"
+            )
+        region = region.expand(len(latents), *region.shape[-axes:])
+        held = {name: touched(region, tuple(z.shape[2:])) == 0 for name, z in begin.items()}
+        known = {name: z for name, z in latents.components.items() if name not in begin}
+        keys = [(index,) for index in range(len(latents))]
+        drawn = self._generate(known, list(begin), keys, seed, begin=begin, held=held)
+        return Samples(self.decode(drawn), drawn)
+
     def log_likelihood(
         self, source: Data | Latents, wanted: Sequence[str] | None = None, num_probes: int | None = None
     ) -> Tensor:
@@ -328,10 +358,11 @@ class Mandorla:
         *,
         begin: Components | None = None,
         start: float = 0.0,
+        held: Components | None = None,
     ) -> Latents:
         """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `keys[i]`.
 
-        `begin` and `start` are those of `Diffusion.generate`, `begin` in the scale of stage 1.
+        `begin`, `start` and `held` are those of `Diffusion.generate`, `begin` in the scale of stage 1.
         """
         if not wanted or not keys:
             raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
@@ -347,7 +378,7 @@ class Mandorla:
                 drawn = sample_noise(self.vae.layout, seed, [(*key, *step) for key in keys[rows]])
                 return {name: drawn[name].to(self.device) for name in diffusion.layout.shapes}
 
-            here, from_here = ({name: z[rows] for name, z in (of or {}).items()} for of in (known, begin))
+            here, from_here, kept = ({n: z[rows] for n, z in (of or {}).items()} for of in (known, begin, held))
             drawn = diffusion.generate(
                 noise(),
                 whitening.whiten(here),
@@ -356,6 +387,7 @@ class Mandorla:
                 fresh=noise,
                 begin=whitening.whiten(from_here) if begin else None,
                 start=start,
+                held=kept,
             )
             drawn = whitening.colour(drawn)
             if SHARED in drawn:

@@ -21,6 +21,8 @@ class DiffusionConfig(Settings):
     """share of training samples in which all components travel together"""
     time_std: float = Field(1.0, gt=0)
     """spread of the logit-normal times"""
+    region_share: float = Field(0.0, ge=0, le=1)
+    """share of the travelling maps of which a random region is known: what in-painting needs"""
     training: TrainingConfig = TrainingConfig(steps=1500, learning_rate=2e-3, ema=0.998)
     """length, optimiser, logs"""
     sampling: SamplingConfig = SamplingConfig()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mandorla.diffusion.config import DiffusionConfig
-from mandorla.diffusion.path import draw_times, flow_loss, interpolate
+from mandorla.diffusion.path import draw_regions, draw_times, flow_loss, interpolate
 from mandorla.diffusion.samplers import SAMPLERS, Heun, SamplingConfig, Velocity, time_grid
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Layout
@@ -40,7 +40,10 @@ class Diffusion(nn.Module):
         moved = {
             name: interpolate(noise[name], data[name], t) for (name, t) in zip(names, times.unbind(1), strict=True)
         }
-        return flow_loss(self.network(moved, times), noise, data, travels)
+        held = draw_regions(data, travels, self.config.region_share)
+        held = {name: self.network.whole_tokens(name, cells) for name, cells in held.items()}
+        moved |= {name: torch.where(cells[:, None], data[name], moved[name]) for name, cells in held.items()}
+        return flow_loss(self.network(moved, times, held), noise, data, travels, held)
 
     @torch.no_grad()
     def generate(
@@ -53,24 +56,33 @@ class Diffusion(nn.Module):
         fresh: Callable[[int], Components] | None = None,
         begin: Components | None = None,
         start: float = 0.0,
+        held: Components | None = None,
     ) -> Components:
         """Return the `wanted` components, whitened, given the `known` ones; all others stay unknown.
 
         - `noise` holds every component of the layout at t = 0, `(B, *shape)`: it decides what is drawn; `fresh(k)`
           does for step k of a sampler that asks for it
         - `begin`: values of the wanted components, from which the way begins at time `start`, as noisy as data are then
+        - `held[name]`: bool `(B, *grid)`, cells of maps that stay as in `begin` and are known; a token is held if all
+          its cells are
 
         Raises MandorlaError if the mode of this model does not answer the question.
 
         References: SDEdit, Meng et al., 2022, https://arxiv.org/abs/2108.01073 (Alg. 1: `start`).
         """
-        travelling, velocity = self._way(wanted, noise, known, sampling.guidance)
+        held = {name: self.network.whole_tokens(name, cells) for name, cells in (held or {}).items()}
+        travelling, velocity = self._way(wanted, noise, known, sampling.guidance, held)
         x = travelling.join(noise)
         if begin is not None:
-            x = (1 - start) * x + start * travelling.join(begin)
+            last = travelling.join(begin)
+            x = (1 - start) * x + start * last
         sampler, times = SAMPLERS[sampling.sampler](), time_grid(sampling.steps, start, 1.0, sampling.shift)
-        x = sampler.integrate(velocity, x, times, fresh and (lambda step: travelling.join(fresh(step))))
-        return travelling.split(x)
+        step_noise = fresh and (lambda step: travelling.join(fresh(step)))
+        if not held:
+            return travelling.split(sampler.integrate(velocity, x, times, step_noise))
+        kept = travelling.join({n: _everywhere(held.get(n), z) for n, z in travelling.split(x).items()})
+        x = sampler.integrate(lambda x, t: velocity(x.where(~kept, last), t), x, times, step_noise)
+        return travelling.split(x.where(~kept, last))
 
     @torch.no_grad()
     def abduct(self, data: Components, noise: Components, known: Components, steps: int) -> Components:
@@ -112,9 +124,14 @@ class Diffusion(nn.Module):
         return -0.5 * (first.square() + math.log(2 * math.pi)).sum(1) - grown
 
     def _way(
-        self, names: Iterable[str], noise: Components, known: Components, guidance: float = 1.0
+        self,
+        names: Iterable[str],
+        noise: Components,
+        known: Components,
+        guidance: float = 1.0,
+        held: Components | None = None,
     ) -> tuple[Layout, Velocity]:
-        """Return the layout and the velocity of the components `names`, joined, given what is known.
+        """Return the layout and the velocity of the components `names`, joined, given what is known or `held` of them.
 
         What neither travels nor is known stays noise.
 
@@ -127,7 +144,7 @@ class Diffusion(nn.Module):
         def learned(x: Tensor, t: float, known: Components) -> Tensor:
             state = noise | known | travelling.split(x)
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
-            return travelling.join(self.network(state, torch.tensor(row, device=x.device).expand(len(x), -1)))
+            return travelling.join(self.network(state, torch.tensor(row, device=x.device).expand(len(x), -1), held))
 
         def velocity(x: Tensor, t: float) -> Tensor:
             v = learned(x, t, known)
@@ -153,6 +170,11 @@ class Diffusion(nn.Module):
             raise MandorlaError(
                 "this stage 2 was trained in mode 'conditional': it needs the shared part as condition: give it"
             )
+
+
+def _everywhere(cells: Tensor | None, z: Tensor) -> Tensor:
+    """Return the marks of `cells` `(B, *grid)` for all channels of `z` `(B, C, *grid)`; none where there are none."""
+    return torch.zeros_like(z, dtype=torch.bool) if cells is None else cells[:, None].expand_as(z)
 
 
 def sample_noise(layout: Layout, seed: int, keys: Sequence[tuple[int, ...]]) -> Components:

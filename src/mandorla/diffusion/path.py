@@ -5,6 +5,8 @@ the velocity E[x_1 - x_0 | x_t, t]. With one time t_k per component, one set of 
 
     known component: t = 1    wanted: t travels from 0 to 1    unknown: t = 0
 
+A region of a map that travels may be known as well: there x_t = x_1, at t = 1, and no loss.
+
 References: Flow Matching for Generative Modeling, Lipman et al., 2023, https://arxiv.org/abs/2210.02747 (Eq. 23 with
 sigma_min = 0); Scaling Rectified Flow Transformers, Esser et al., 2024, https://arxiv.org/abs/2403.03206 (Eq. 19:
 logit-normal times); Multimodal Latent Diffusion, Bounoua et al., 2023, https://arxiv.org/abs/2306.04445 (masked times).
@@ -48,15 +50,42 @@ def draw_times(
     return torch.where(travels, t, (role == 2).to(t)), travels
 
 
-def flow_loss(velocity: Components, noise: Components, data: Components, travels: Tensor) -> tuple[Tensor, Components]:
+def draw_regions(data: Components, travels: Tensor, share: float) -> Components:
+    """Return which cells of the maps in `data` are known beforehand, bool `(B, *grid)`; empty for a share of none.
+
+    In a share of the samples in which a map travels: a random box of it, or all but a random box. `travels` is bool
+    `(B, K)` in the order of `data`.
+    """
+    held = {}
+    for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True):
+        grid = z.shape[2:]
+        if not (grid and share):
+            continue
+        box = torch.ones(len(z), *grid, dtype=torch.bool, device=z.device)
+        for axis, size in enumerate(grid):
+            ends = (torch.rand(len(z), 2, device=z.device) * (size + 1)).floor().sort(1).values
+            cells = torch.arange(size, device=z.device)
+            inside = (cells >= ends[:, :1]) & (cells < ends[:, 1:])
+            box &= inside.view(len(z), *(size if k == axis else 1 for k in range(len(grid))))
+        chosen, outside = (torch.rand(len(z), device=z.device) for _ in range(2))
+        aside = (-1, *(1 for _ in grid))
+        held[name] = (box ^ (outside < 0.5).view(aside)) & (rows & (chosen < share)).view(aside)
+    return held
+
+
+def flow_loss(
+    velocity: Components, noise: Components, data: Components, travels: Tensor, held: Components | None = None
+) -> tuple[Tensor, Components]:
     """Return the mean squared error of the velocity over travelling components, and its mean per component.
 
     Each component counts alike, whatever its size. `travels` is bool `(B, K)` in the order of `data`; where nothing
-    travels the loss is zero.
+    travels the loss is zero, and so it is in the cells `held` (see `draw_regions`).
     """
-    errors = {
-        name: (velocity[name][rows] - (z - noise[name])[rows]).square().flatten(1).mean(1)
-        for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True)
-    }
+    errors = {}
+    for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True):
+        squares = (velocity[name][rows] - (z - noise[name])[rows]).square()
+        if held and name in held:
+            squares = squares * ~held[name][rows][:, None]
+        errors[name] = squares.flatten(1).mean(1)
     total = torch.cat(list(errors.values())).sum() / travels.sum().clamp_min(1)
     return total, {name: error.mean().detach() for name, error in errors.items() if len(error)}

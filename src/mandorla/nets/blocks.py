@@ -56,6 +56,12 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=size, mode="nearest")
 
 
+def touched(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return the largest value of `x` (B, *grid) in each cell of a coarser grid of `size`, (B, *size)."""
+    pool = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}[len(size)]
+    return pool(x[:, None], size)[:, 0]
+
+
 def trains_in_bf16(network: nn.Module) -> bool:
     """Return whether gradients in bfloat16 can be trusted: not those of three-dimensional convolutions on a CPU.
 

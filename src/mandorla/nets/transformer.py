@@ -2,7 +2,8 @@
 
 A vector component is one token; a map is cut into patches of `patch` cells a side, one token each. Every token carries
 a learned position. The time of a component modulates its own tokens (adaLN-zero); tokens of all components attend to
-each other, so what is known (t = 1) informs what is wanted (0 < t < 1), and what is unknown (t = 0) tells nothing.
+each other, so what is known (t = 1) informs what is wanted (0 < t < 1), and what is unknown (t = 0) tells nothing. A
+region of a map may be known while the rest travels: its tokens are at t = 1.
 
 References: Scalable Diffusion Models with Transformers, Peebles and Xie, 2023, https://arxiv.org/abs/2212.09748
 (adaLN-zero); One Transformer Fits All Distributions in Multi-Modal Diffusion, Bao et al., 2023,
@@ -60,19 +61,36 @@ class ComponentTransformer(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, components: Components, times: Tensor) -> Components:
-        """Return one output per component of the layout; `times` is `(B, K)` in [0, 1], in the layout's order."""
+    def forward(self, components: Components, times: Tensor, held: Components | None = None) -> Components:
+        """Return one output per component of the layout; `times` is `(B, K)` in [0, 1], in the layout's order.
+
+        `held[name]`, bool `(B, *grid)`, says which cells of a map are known; a token is, if all its cells are.
+        """
+        owner = self.owner
+        if held:
+            marks = [
+                t.tokens_of(held[name]) if name in held else times.new_zeros(len(times), t.num_tokens, dtype=torch.bool)
+                for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)
+            ]
+            owner = owner + times.shape[1] * torch.cat(marks, 1)
+            times = torch.cat([times, torch.ones_like(times)], 1)
         tokens = torch.cat(
             [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)], dim=1
         )
-        condition = F.silu(self.embed_time(time_features(times, self.width)) + self.component)
+        component = self.component.repeat(times.shape[1] // len(self.component), 1)
+        condition = F.silu(self.embed_time(time_features(times, self.width)) + component)
         for block in self.blocks:
-            tokens = block(tokens, condition, self.owner)
-        shift, scale = self.modulate(condition)[:, self.owner].chunk(2, -1)
+            tokens = block(tokens, condition, owner)
+        shift, scale = _of_tokens(self.modulate(condition), owner).chunk(2, -1)
         tokens = F.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
         parts = tokens.split([t.num_tokens for t in self.tokenizers], dim=1)
         named = zip(self.layout.shapes, self.tokenizers, parts, strict=True)
         return {name: tokenizer.join(part).float() for name, tokenizer, part in named}
+
+    def whole_tokens(self, name: str, cells: Tensor) -> Tensor:
+        """Return the cells of the map `name` that lie in tokens all of which is in `cells`, bool `(B, *grid)`."""
+        tokenizer = self.tokenizers[list(self.layout.shapes).index(name)]
+        return tokenizer.cells_of(tokenizer.tokens_of(cells))
 
 
 class Tokenizer(nn.Module):
@@ -102,6 +120,18 @@ class Tokenizer(nn.Module):
         z = F.pad(z, [n for size, count, side in far for n in (0, count * side - size)])
         return self.read(rearrange(z, f"{self.grid} -> {self.tokens}", **self.sides)) + self.position
 
+    def tokens_of(self, cells: Tensor) -> Tensor:
+        """Return which tokens `(B, L)` have all their cells in `cells`, bool `(B, *grid)`."""
+        far = zip(self.shape[:0:-1], self.cells[::-1], self.patch[::-1], strict=True)
+        cells = F.pad(cells[:, None], [n for size, count, side in far for n in (0, count * side - size)], value=True)
+        return rearrange(cells, f"{self.grid} -> {self.tokens}", **self.sides).all(-1)
+
+    def cells_of(self, tokens: Tensor) -> Tensor:
+        """Return the cells, bool `(B, *grid)`, of the tokens that are marked in `tokens`, bool `(B, L)`."""
+        every = tokens[..., None].expand(-1, -1, math.prod(self.patch))
+        cells = rearrange(every, f"{self.tokens} -> {self.grid}", **self.sides, **self.counts, c=1)
+        return cells[(slice(None), 0, *(slice(size) for size in self.shape[1:]))]
+
     def join(self, tokens: Tensor) -> Tensor:
         """Return `(B, *shape)` from the network's tokens `(B, L, E)`."""
         z = rearrange(self.write(tokens), f"{self.tokens} -> {self.grid}", **self.sides, **self.counts)
@@ -122,8 +152,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def forward(self, tokens: Tensor, condition: Tensor, owner: Tensor) -> Tensor:
-        """Map `tokens` (B, L, E); `condition` is (B, K, E), `owner` (L,) the component of each token."""
-        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = self.modulate(condition)[:, owner].chunk(6, -1)
+        """Map `tokens` (B, L, E); `condition` is (B, K, E), `owner` (L,) or (B, L) which of it each token has."""
+        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = _of_tokens(self.modulate(condition), owner).chunk(6, -1)
         size = tokens.shape[-1:]
         h = F.layer_norm(tokens, size) * (1 + scale_a) + shift_a
         q, k, v = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -131,6 +161,11 @@ class Block(nn.Module):
         tokens = tokens + gate_a * self.merge(attended)
         h = F.layer_norm(tokens, size) * (1 + scale_b) + shift_b
         return tokens + gate_b * self.transform(h)
+
+
+def _of_tokens(z: Tensor, owner: Tensor) -> Tensor:
+    """Return for each token the row of `z` `(B, K, E)` that `owner` `(L,)` or `(B, L)` names, `(B, L, E)`."""
+    return z[:, owner] if owner.ndim == 1 else z.take_along_dim(owner[..., None], 1)
 
 
 _FUSED_FROM = 1024  # tokens from which on, on a CPU, the table of their products takes too much memory
