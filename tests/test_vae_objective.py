@@ -5,6 +5,7 @@ import torch
 
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.nets.encoder_decoder import ConvolutionalConfig
+from mandorla.vae.losses import reconstruction
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig, pool
 from mandorla.vae.objective import LossConfig, Objective, frozen, leak, let_through
 
@@ -69,6 +70,26 @@ def test_a_weight_of_zero_switches_a_term_off():
     _, terms = build(**OFF)(batch())
     assert set(terms) == {"reconstruction", "kl", "loss"}, "kl costs nothing and is told in any case"
     torch.testing.assert_close(terms["loss"], terms["reconstruction"])
+
+
+def test_the_likeliest_width_follows_the_error_of_each_modality():
+    """The loss is then the likelihood's, up to a constant, and smallest at that width."""
+    objective, data = build(decoder_std=None, **OFF), batch()
+    data.x["t1"] *= 0.1
+    objective.eval()(data)
+    assert torch.equal(objective.errors, torch.ones(3)), "looking changes nothing"
+    _, terms = objective.train()(data)
+    widths = objective.errors.sqrt()
+    assert widths[0] < 0.5 * widths[1] and objective.errors.max() < 1
+    torch.testing.assert_close(terms["reconstruction"], (0.5 + widths.log()).mean())
+    for _ in range(300):
+        data.x["pd"] = torch.full_like(data.x["pd"], 2.0)
+        objective(data)
+    assert objective.errors[2] > 1.5 * widths[2].square(), "a moving average moves"
+    x, decoded = torch.rand(2, 5, 1, 4, 4)
+    normal = torch.distributions.Normal(decoded, 0.3).log_prob(x).flatten(1).mean(1)
+    constant = -0.5 * torch.tensor(2 * torch.pi).log()
+    torch.testing.assert_close(reconstruction(x, decoded, torch.tensor(0.3)), constant - normal)
 
 
 def test_agreement_comes_first_and_alone():

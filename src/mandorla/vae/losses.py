@@ -49,12 +49,15 @@ def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature:
     return torch.stack(terms).mean() if terms else next(iter(codes.values())).new_zeros(())
 
 
-def reconstruction(x: Tensor, decoded: Tensor, std: float) -> Tensor:
+def reconstruction(x: Tensor, decoded: Tensor, std: float | Tensor) -> Tensor:
     """Return -log N(x; decoded, std^2) without its constant, per value (mean over channels and space), `(B,)`.
+
+    What a fixed `std` adds is a constant and left out; one that is a tensor counts in full.
 
     References: Auto-Encoding Variational Bayes, Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114 (Eq. 10).
     """
-    return F.mse_loss(decoded, x, reduction="none").flatten(1).mean(1) / (2 * std**2)
+    normaliser = std.log() if isinstance(std, Tensor) else 0.0
+    return F.mse_loss(decoded, x, reduction="none").flatten(1).mean(1) / (2 * std**2) + normaliser
 
 
 def kl(mean: Tensor, log_std: Tensor) -> Tensor:

@@ -27,8 +27,9 @@ from mandorla.vae.model import VAE, pool, random_subsets
 class LossConfig(Settings):
     """Weights of the terms; a weight of zero switches a term off."""
 
-    decoder_std: float = Field(0.1, gt=0)
-    """standard deviation of p(x | c, u): smaller means more detail and a higher rate of u"""
+    decoder_std: float | None = Field(0.1, gt=0)
+    """standard deviation of p(x | c, u): smaller means more detail and a higher rate of u; null: of each modality as
+    large as its error is, which is the likeliest"""
     kl_weight: float = Field(1.0, ge=0)
     """weight of KL(q(u | x, c) || N(0, I)); 1 is the evidence lower bound"""
     agreement_weight: float = Field(1.0, ge=0)
@@ -59,6 +60,8 @@ class Objective(nn.Module):
     def __init__(self, vae: VAE, config: LossConfig):
         super().__init__()
         self.vae, self.config = vae, config
+        self.names = [modality.name for modality in vae.modalities]
+        self.register_buffer("errors", torch.ones(len(self.names)))  # 1 until something is decoded
 
     def forward(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its terms by name (unweighted means over modalities) at `progress` in [0, 1]."""
@@ -91,7 +94,9 @@ class Objective(nn.Module):
             mean, log_std = vae.posterior(name, features[name], c.detach())
             u = mean + log_std.exp() * torch.randn_like(mean)
             values = x[0].numel()
-            add("reconstruction", reconstruction(x[rows], vae.decode(name, c, u), config.decoder_std).mean(), 1 / count)
+            decoded = vae.decode(name, c, u)
+            std = config.decoder_std or self.likeliest_std(name, x[rows], decoded)
+            add("reconstruction", reconstruction(x[rows], decoded, std).mean(), 1 / count)
             add("kl", kl(mean, log_std).mean(), config.kl_weight / values / count)
             if config.swap_weight:
                 shown, recovered = self.swap(name, whole[rows], u.detach())
@@ -100,6 +105,18 @@ class Objective(nn.Module):
             if config.leak_weight:
                 add("leak", leak(mean, whole[rows], config.max_cells), config.leak_weight / count)
         return loss, {name: torch.stack(values).mean() for name, values in terms.items()} | {"loss": loss.detach()}
+
+    def likeliest_std(self, name: str, x: Tensor, decoded: Tensor) -> Tensor:
+        """Return the root of the mean squared error of a modality, a moving average over the steps of a training.
+
+        References: Simple and Effective VAE Training with Calibrated Decoders, Rybkin et al., 2021,
+        https://arxiv.org/abs/2006.13202 (Eq. 4).
+        """
+        error = self.errors[self.names.index(name)]
+        if self.training:
+            now = (decoded.detach() - x).square().mean()
+            error.copy_(torch.where(error < 1, error.lerp(now, _PACE), now))
+        return error.sqrt()
 
     def swap(self, name: str, c: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Decode c with the private code of another sample, read both again; return the two losses (means).
@@ -116,6 +133,9 @@ class Objective(nn.Module):
         pair, both = {"decoded": again[name], "given": c}, {"decoded": everyone, "given": everyone}
         shown = agreement(pair, both, self.config.temperature, self.config.max_cells)
         return shown, private_recovery(u, mean).mean()
+
+
+_PACE = 0.02  # of the moving average of the error
 
 
 def let_through(z: Tensor, share: float) -> Tensor:
