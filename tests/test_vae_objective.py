@@ -7,7 +7,7 @@ from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.nets.encoder_decoder import ConvolutionalConfig
 from mandorla.vae.losses import reconstruction
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig, pool
-from mandorla.vae.objective import LossConfig, Objective, frozen, leak, let_through
+from mandorla.vae.objective import LossConfig, Objective, dropped, frozen, leak, let_through
 
 SMALL = ConvolutionalConfig(channels=(6, 8), hidden=12)
 MODALITIES = tuple(Modality(name, 1, (10, 13)) for name in ("t1", "t2", "pd"))
@@ -90,6 +90,17 @@ def test_the_likeliest_width_follows_the_error_of_each_modality():
     normal = torch.distributions.Normal(decoded, 0.3).log_prob(x).flatten(1).mean(1)
     constant = -0.5 * torch.tensor(2 * torch.pi).log()
     torch.testing.assert_close(reconstruction(x, decoded, torch.tensor(0.3)), constant - normal)
+
+
+def test_what_is_dropped_is_decoded_from_the_shared_code_alone():
+    u = torch.randn(4000, 3, 2, 2)
+    kept = dropped(u, 0.3)
+    gone = (kept == 0).flatten(1).all(1)
+    assert gone.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(kept[~gone], u[~gone])
+    objective = build(private_dropout=0.999, **OFF)
+    objective(batch())[0].backward()
+    assert not reached(objective, "read_private") and reached(objective, "read_shared")
 
 
 def test_agreement_comes_first_and_alone():

@@ -40,6 +40,9 @@ class LossConfig(Settings):
     """temperature of every InfoNCE term"""
     max_cells: int = Field(512, ge=2)
     """most locations in one dense InfoNCE or one kernel of the leak; the cost grows with the square"""
+    private_dropout: float = Field(0.0, ge=0, lt=1)
+    """share of the samples decoded with u = 0, from c alone: c then has to hold all that modalities tell of each other,
+    and the decoder knows the likeliest image where u is not known"""
     swap_weight: float = Field(0.1, ge=0)
     """weight of swap-and-re-encode"""
     swap_fraction: float = Field(0.5, gt=0, le=1)
@@ -94,7 +97,7 @@ class Objective(nn.Module):
             mean, log_std = vae.posterior(name, features[name], c.detach())
             u = mean + log_std.exp() * torch.randn_like(mean)
             values = x[0].numel()
-            decoded = vae.decode(name, c, u)
+            decoded = vae.decode(name, c, dropped(u, config.private_dropout) if config.private_dropout else u)
             std = config.decoder_std or self.likeliest_std(name, x[rows], decoded)
             add("reconstruction", reconstruction(x[rows], decoded, std).mean(), 1 / count)
             add("kl", kl(mean, log_std).mean(), config.kl_weight / values / count)
@@ -136,6 +139,11 @@ class Objective(nn.Module):
 
 
 _PACE = 0.02  # of the moving average of the error
+
+
+def dropped(u: Tensor, share: float) -> Tensor:
+    """Return `u` `(B, ...)` with a random share of the samples set to zero, the prior's mean."""
+    return u * (torch.rand(len(u), *[1] * (u.ndim - 1), device=u.device) >= share)
 
 
 def let_through(z: Tensor, share: float) -> Tensor:
