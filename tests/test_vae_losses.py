@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from mandorla.vae import losses
-from mandorla.vae.losses import agreement, dependence, info_nce, kl, private_recovery, reconstruction
+from mandorla.vae.losses import agreement, alignment, dependence, info_nce, kl, private_recovery, reconstruction
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,15 @@ def test_agreement_compares_only_samples_that_have_both():
         terms.append(info_nce(codes[one][both], codes[other][both], 0.3))
     poisoned = {name: code.masked_fill(~present[name][:, None], torch.nan) for name, code in codes.items()}
     torch.testing.assert_close(agreement(poisoned, present, 0.3, 1024), torch.stack(terms).mean())
+
+
+def test_alignment_is_the_mean_squared_difference_of_those_that_have_both():
+    codes = {name: torch.randn(6, 3, 2) for name in "abc"}
+    present = {"a": torch.ones(6, dtype=torch.bool), "b": torch.arange(6) < 4, "c": torch.zeros(6, dtype=torch.bool)}
+    expected = (codes["a"][:4] - codes["b"][:4]).square().mean()
+    torch.testing.assert_close(alignment(codes, present), expected)
+    assert alignment({"a": codes["a"], "b": codes["a"]}, {"a": present["a"], "b": present["a"]}) == 0
+    assert alignment(codes, {name: present["c"] for name in "abc"}) == 0
 
 
 def test_agreement_without_any_pair_is_zero():

@@ -49,6 +49,22 @@ def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature:
     return torch.stack(terms).mean() if terms else next(iter(codes.values())).new_zeros(())
 
 
+def alignment(codes: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+    """Return the mean squared difference of the codes of two modalities of one sample, over all pairs; 0 .. 4.
+
+    Agreement is content where partners are nearest; what a code says beyond its partner is what they differ in.
+
+    References: Understanding Contrastive Representation Learning through Alignment and Uniformity, Wang and Isola,
+    2020, https://arxiv.org/abs/2005.10242 (Eq. 3, alpha = 2).
+    """
+    terms = []
+    for first, second in combinations(codes, 2):
+        both = present[first] & present[second]
+        if both.any():
+            terms.append(F.mse_loss(codes[first][both], codes[second][both]))
+    return torch.stack(terms).mean() if terms else next(iter(codes.values())).new_zeros(())
+
+
 def reconstruction(x: Tensor, decoded: Tensor, std: float | Tensor) -> Tensor:
     """Return -log N(x; decoded, std^2) without its constant, per value (mean over channels and space), `(B,)`.
 

@@ -2,6 +2,7 @@
 
 loss = reconstruction / n + kl_weight KL / n                        x_m from (c_S, u_m), S drawn anew for each target m
      + agreement_weight InfoNCE(c_m, c_n)                           c holds what modalities have in common
+     + alignment_weight |c_m - c_n|^2 / d                           and nothing else
      + swap_weight [InfoNCE(c', c_i) - log q(u_j | x', c_i) / d]    x' = d_m(c_i, u_j): both parts must be read again
      + leak_weight dependence(u_m; c)                               kernel measure, zero if u says nothing about c
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch
 from mandorla.nets.blocks import resize
-from mandorla.vae.losses import agreement, dependence, kl, private_recovery, reconstruction
+from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.model import VAE, pool, random_subsets
 
 
@@ -38,6 +39,8 @@ class LossConfig(Settings):
     """share of the training in which agreement is the only term, so that u never has to carry what c soon will"""
     temperature: float = Field(0.3, gt=0)
     """temperature of every InfoNCE term"""
+    alignment_weight: float = Field(0.0, ge=0)
+    """weight of the squared difference between the shared codes of different modalities"""
     max_cells: int = Field(512, ge=2)
     """most locations in one dense InfoNCE or one kernel of the leak; the cost grows with the square"""
     private_dropout: float = Field(0.0, ge=0, lt=1)
@@ -86,6 +89,8 @@ class Objective(nn.Module):
                 agreement(codes, batch.present, config.temperature, config.max_cells),
                 config.agreement_weight,
             )
+        if config.alignment_weight:
+            add("alignment", alignment(codes, batch.present), config.alignment_weight)
         alone = config.agreement_weight > 0 and progress < config.agreement_first
         for name, x in () if alone else batch.x.items():
             rows = batch.present[name]
