@@ -159,6 +159,11 @@ def test_a_kind_of_the_users_own(write):
         (DIGITS + "run: 2024\n", 3, '`run`: expected str, got 2024; write "2024" in quotes'),
         ("run: a\n", None, "`data` is missing: expected block (kind: digits | folders)"),
         ("data:\n  size: 3\n", 1, "`data.kind`: expected digits | folders, got null"),
+        (
+            "data:\n  kind: digits\n  key: x\n",
+            3,
+            "unknown key `data.key`; it belongs to data.kind=folders: set that too",
+        ),
         ("data:\n  kind: digit\n", 2, "`data.kind`: expected digits | folders, got digit; did you mean `digits`?"),
         ("data:\n  kind: folders\n", 1, "`data.folders` is missing: expected mapping to path"),
         (FOLDERS + "  key: 3\n", 5, '`data.key`: expected str | null, got 3; write "3" in quotes'),
@@ -347,3 +352,11 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path, monkeypatch):
     assert typed == Places(out="there", files=(str(home / "a.py"), "b.py")), "typed paths start at the current folder"
     assert load_settings(Places) == Places()
     assert load_settings(Places, overrides=["out=null"]).out is None
+
+
+def test_a_kind_is_set_before_the_keys_of_its_block_and_after_the_block(write):
+    path = write("data: {kind: digits, size: 9}\n")
+    order = ["data.key=a", "data.folders={x: y}", "data.kind=folders"]
+    assert load_settings(Root, path=path, overrides=order).data.key == "a"
+    with pytest.raises(MandorlaError, match="`data.kind`: expected digits | folders, got foo"):
+        load_settings(Root, path=path, overrides=["data={kind: digits}", "data.kind=foo"])

@@ -57,6 +57,12 @@ def test_resize(dims):
     assert resize(x[:0], half).shape == (0, 3, *half)
 
 
+@pytest.mark.parametrize("channels", [2, 6, 8, 12, 16, 20, 32])
+def test_a_block_takes_one_cell_of_one_sample(channels):
+    x = torch.randn(1, channels, 1, 1)
+    assert Residual(2, channels)(x).shape == x.shape
+
+
 def test_volumes_on_a_cpu_train_in_float32():
     assert trains_in_bf16(nn.Sequential(conv(2, 1, 1, 3), nn.Linear(2, 2)))
     assert not trains_in_bf16(nn.Sequential(nn.Linear(2, 2), nn.Sequential(conv(3, 1, 1, 3))))

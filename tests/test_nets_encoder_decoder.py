@@ -180,6 +180,8 @@ def test_unknown_key_of_a_network_is_named(tmp_path):
         ),
         ("encode_private", lambda h, c: h, r"`encode_private` .*its mean has shape \(4,\), not \(2, 3\)"),
         ("decode", lambda c, u: c, r"`decode` .*its reconstruction has shape \(2, 2\), not \(2, 1, 4\)"),
+        ("encode_shared", None, r"`encode_shared` fails on two empty samples \("),
+        ("encode_private", None, r"`encode_private` fails on two empty samples \("),
         ("decode", None, r"`decode` fails on two empty samples \(NotImplementedError\): mend it"),
     ],
 )

@@ -149,6 +149,10 @@ def test_log_std_stays_in_bounds():
             (ModelConfig(), (MODALITIES[0], Modality(name, 1, (8, 8))), f"a modality cannot be called '{name}'")
             for name in ("shared", "present", "t1.gd", "../t1", "half", "", "file", "x" * 101)
         ),
+        *(
+            (ModelConfig(), (Modality("t1", 1, (8, 8)), Modality(name, 1, (8, 8))), "two of these names would be one")
+            for name in ("T1", "t1_std", "T1_STD", "t1")
+        ),
         (ModelConfig(private_of={"flair": VECTOR}), MODALITIES, "'flair' that the data does not have: t1, t2, rgb"),
         (ModelConfig(encoder_decoder_of={"ct": SMALL}), MODALITIES, "'ct' that the data does not have"),
         (

@@ -87,7 +87,7 @@ def load_settings(
         tree = _overlay(cls, tree, layer, folder or file.parent)
         origins |= {keys: f"{file}:{line}" for keys, line in lines.items()}
     parsed = [_parse_override(text) for text in overrides]
-    for keys, value in sorted(parsed, key=lambda override: override[0][-1] != "kind"):
+    for keys, value in _kinds_first(parsed):
         tree = _overlay(cls, tree, _set(tree, keys, value), None)
         changed = keys[:-1] if keys[-1] == "kind" else keys
         origins = {other: place for other, place in origins.items() if other[: len(changed)] != changed or not other}
@@ -237,6 +237,17 @@ def _parse_override(text: str) -> tuple[Keys, Any]:
     if not equals or not all(keys):
         raise MandorlaError(f"{COMMAND_LINE}: expected key.sub=value, got {text!r}")
     return keys, _parse_yaml(value, f"{COMMAND_LINE}: `{key}`", {})
+
+
+def _kinds_first(parsed: list[tuple[Keys, Any]]) -> list[tuple[Keys, Any]]:
+    """Return overrides in their order, but `kind` before the first other key of its block."""
+
+    def place(index: int) -> float:
+        block = parsed[index][0][:-1]
+        inside = [i for i, (keys, _) in enumerate(parsed) if len(keys) > len(block) and keys[: len(block)] == block]
+        return min(inside) - 0.5 if parsed[index][0][-1] == "kind" else index
+
+    return [parsed[index] for index in sorted(range(len(parsed)), key=place)]
 
 
 def _plain(value: Any) -> Any:
@@ -427,9 +438,11 @@ def _nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
 def _nearest_key(cls: type[Settings], keys: Keys, parent: type[Settings]) -> str:
     """Return the nearest key of the block, else the key of another block whose last part is nearest."""
     prefix = _dotted(keys[:-1]) + "." if keys[:-1] else ""
-    here = list(parent.model_fields)
-    elsewhere = {row.key.rpartition(".")[2]: row.key for row in reversed(describe(cls))}
-    near = difflib.get_close_matches(str(keys[-1]), elsewhere, n=1)
+    here, rows = list(parent.model_fields), describe(cls)
+    if kinds := [row.when for row in rows if row.key == _dotted(keys) and row.when]:
+        return f"; it belongs to {' or '.join(kinds)}: set that too"
+    elsewhere = {row.key.rpartition(".")[2]: row.key for row in reversed(rows)}
+    near = difflib.get_close_matches(str(keys[-1]), elsewhere, n=1, cutoff=0.8)
     return _nearest(str(keys[-1]), here, prefix) or (
         f"; did you mean `{elsewhere[near[0]]}`?" if near else f"; valid here: {', '.join(here)}"
     )

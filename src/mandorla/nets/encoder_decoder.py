@@ -157,9 +157,11 @@ def _check_shapes(network: EncoderDecoder, what: str) -> None:
     try:
         with torch.random.fork_rng():
             h = network.features(torch.zeros(x))
-            method, c = "encode_shared", network.encode_shared(h)
+            method = "encode_shared"
+            c = network.encode_shared(h)
             _expect({"code": (c, shared)})
-            method, (mean, log_std) = "encode_private", network.encode_private(h, c)
+            method = "encode_private"
+            mean, log_std = network.encode_private(h, c)
             _expect({"mean": (mean, private), "log std": (log_std, private)})
             method = "decode"
             _expect({"reconstruction": (network.decode(c, mean), x)})

@@ -138,6 +138,12 @@ def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
             or hasattr(nn.ModuleDict(), name)
         ):
             raise MandorlaError(f"a modality cannot be called {name!r}: give it another name in data")
+    folded = [name.casefold() for name in names]
+    for name in folded:  # names of files, also on disks that do not tell T1 from t1
+        if folded.count(name) > 1 or f"{name}_std" in folded:
+            raise MandorlaError(
+                f"modalities {', '.join(names)}: two of these names would be one file, for {name!r}: rename one in data"
+            )
     for key in (*config.private_of, *config.encoder_decoder_of):
         if key not in names:
             raise MandorlaError(f"vae.model names a modality {key!r} that the data does not have: {', '.join(names)}")
