@@ -126,6 +126,25 @@ def test_both_stages_and_loading_from_other_folders(project, tmp_path, monkeypat
         mandorla.load("r")
 
 
+@pytest.mark.parametrize("here", [".", "..", "../elsewhere"])
+def test_a_network_by_its_path_of_import_is_found_again(project, tmp_path, monkeypatch, here):
+    """`kind: module:Class` means the file beside the recipe, wherever the command is given, and stays that file."""
+    Path("mine.yaml").write_text(
+        RECIPE.replace("imports: [mynets.py]\n", "").replace("kind: mine", "kind: 'mynets:Mine'")
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(project))])
+    sys.modules.pop("mynets", None)
+    command("train", "vae", str(project / "mine.yaml"))
+    assert read_run(tmp_path / "r").imports == (str(project / "mynets.py"),)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(project))])
+    sys.modules.pop("mynets", None)
+    command("train", "diffusion", "../r")
+    assert type(mandorla.load("../r").vae.networks["view1"]).__name__ == "Mine"
+
+
 def test_two_projects_may_use_one_name(project, tmp_path):
     """Each reading of a recipe gives the name to its own network; a file that changed is read again."""
     other = tmp_path / "other.py"

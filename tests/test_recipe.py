@@ -61,7 +61,7 @@ def test_unknown_recipe(tmp_path):
 def trained(run: Path) -> None:
     """Make it look as if stage 1 had been trained."""
     (run / "vae").mkdir()
-    (run / "vae" / "model.json").write_text("{}")
+    (run / "vae" / "weights.safetensors").touch()
 
 
 def claimed(run: Path, *changes: str, stage="vae") -> Path:
@@ -72,6 +72,33 @@ def test_claim_writes_the_resolved_recipe(tmp_path):
     run = claimed(tmp_path / "deep" / "run", "vae.model.shared.channels=9")
     assert load_settings(Recipe, path=run / "config.yaml").vae.model.shared.channels == 9
     assert not list(run.glob("*.part"))
+
+
+def test_how_often_and_how_samples_are_drawn_may_change_at_any_time(tmp_path):
+    changes = ("diffusion.sampling={sampler: euler, steps: 3}", "diffusion.training.picture_every=7")
+    claimed(tmp_path)
+    trained(tmp_path)
+    (tmp_path / "diffusion").mkdir()
+    (tmp_path / "diffusion" / "weights.safetensors").touch()
+    claimed(tmp_path, *changes, stage="diffusion")
+    assert read_recipe(str(tmp_path)).diffusion.sampling.sampler == "euler"
+    claimed(tmp_path, "vae.training.checkpoint_every=9")
+    with pytest.raises(MandorlaError, match="begun with diffusion.training.steps"):
+        claimed(tmp_path, "diffusion.training.steps=2", stage="diffusion")
+
+
+def test_what_ended_before_anything_was_kept_may_be_begun_otherwise(tmp_path):
+    claimed(tmp_path, "vae.training.learning_rate=1e30")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "model.json").write_text("{}")
+    claimed(tmp_path, "vae.training.learning_rate=1e-3")
+
+
+def test_what_can_be_no_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run"):
+        with pytest.raises(MandorlaError, match="cannot be a run folder .*: choose another by run="):
+            claimed(tmp_path / place)
 
 
 def test_settings_may_change_until_something_is_trained_with_them(tmp_path):

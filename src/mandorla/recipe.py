@@ -19,10 +19,12 @@ from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.data.root import VARIABLE, RootedConfig
 from mandorla.diffusion.config import DiffusionConfig
+from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.storage import write_text
+from mandorla.training import STATE, WEIGHTS, TrainingConfig
 from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion"]
@@ -73,8 +75,22 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
         recipe = load_settings(Recipe, path=path, overrides=overrides, folder=Path())
     if stage:
         _check_used(overrides, stage)
+    recipe = _with_own_files(recipe, (path.parent, Path()))
     import_all(recipe.imports, source)
     return recipe
+
+
+def _with_own_files(recipe: Recipe, folders: Sequence[Path]) -> Recipe:
+    """Return `recipe` with the files of networks that are named `module:Class` among its imports, if they lie there.
+
+    Installed modules are found wherever they are; a file beside the recipe is remembered by its place.
+    """
+    model, own = recipe.vae.model, []
+    for network in (model.encoder_decoder, *model.encoder_decoder_of.values()):
+        name, separator, _ = network.kind.partition(":")
+        files = [folder / f"{name}{SUFFIX}" for folder in folders] if separator else []  # none for a package's module
+        own += [str(file) for file in files if file.is_file()][:1]
+    return recipe.model_copy(update={"imports": tuple(dict.fromkeys([*recipe.imports, *own]))})
 
 
 def read_run(run: Path) -> Recipe:
@@ -122,7 +138,10 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
         recipe = begun.model_copy(update={block: getattr(recipe, block) for block in kept})
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
     recipe = recipe.model_copy(update={"run": ".", "data": data, "imports": settle(recipe.imports)})
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MandorlaError(f"{run} cannot be a run folder ({error.strerror}): choose another by run=...") from error
     write_text(run / CONFIG, dump(recipe))
     return run
 
@@ -157,14 +176,22 @@ def _check_used(overrides: Sequence[str], stage: Stage) -> None:
 
 
 def _what_matters(block):
-    """Return a block of settings without where its files lie and how they are read: these may change at any time."""
-    if not isinstance(block, RootedConfig):
-        return block
-    return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
+    """Return a block of settings without what may change at any time.
+
+    That is where files lie and how they are read, how often a training saves and draws, and how samples are drawn.
+    """
+    if isinstance(block, RootedConfig):
+        return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
+    if isinstance(block, VAEConfig | DiffusionConfig):
+        usual = TrainingConfig()
+        often = {key: getattr(usual, key) for key in ("checkpoint_every", "picture_every")}
+        block = block.model_copy(update={"training": block.training.model_copy(update=often)})
+    return block.model_copy(update={"sampling": SamplingConfig()}) if isinstance(block, DiffusionConfig) else block
 
 
 def _trained(run: Path, block: str) -> bool:
-    return (run / _OWNER.get(block, "vae") / "model.json").is_file()
+    folder = run / _OWNER.get(block, "vae")
+    return any((folder / name).is_file() for name in (WEIGHTS, STATE))
 
 
 def _first_difference(block: str, then, now) -> str:
