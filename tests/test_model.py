@@ -168,6 +168,10 @@ def test_how_samples_are_drawn_may_be_changed(digits, monkeypatch):
         draws[name] = digits.sample(2, seed=5).x
         close(draws[name], {k: x[:2] for k, x in digits.sample(3, seed=5).x.items()})  # fresh noise has seeds as well
         assert (draws[name]["view0"] - usual["view0"]).abs().max() > 0, "its steps differ, be it by little"
+    monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"sampler": "foo"}))
+    with pytest.raises(MandorlaError, match="no sampler 'foo': use one of heun"):
+        digits.sample(1)
+    monkeypatch.undo()
     given = {"view0": some(digits)["view0"]}
     plain = digits.translate(given, ["view1"])
     monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"guidance": 3.0}))
@@ -189,6 +193,8 @@ def test_any_component_given_any_others(model):
     assert alone.shared is None and len(alone) == 3
     with pytest.raises(MandorlaError, match="both known and wanted"):
         model.complete(known, [first])
+    with pytest.raises(MandorlaError, match="complete takes Latents"):
+        model.complete(some(model))
 
 
 def test_variations_keep_as_much_as_is_asked_for(model):
@@ -203,8 +209,9 @@ def test_variations_keep_as_much_as_is_asked_for(model):
     assert (shared.shared - latents.shared).abs().max() > 1e-3
     torch.testing.assert_close(shared.shared.square().mean(1), torch.ones_like(shared.shared[:, 0]), **CLOSE)
     assert all(part.abs().max() > 1e-4 for part in _difference(model.vary(x, 0.5, part="both").latents, latents))
-    with pytest.raises(MandorlaError, match="strength is a number from 0 to 1"):
-        model.vary(x, 1.5)
+    for strength in (1.5, "a"):
+        with pytest.raises(MandorlaError, match="strength is a number from 0 to 1"):
+            model.vary(x, strength)
 
 
 def test_in_painting_changes_a_region_alone(model, monkeypatch):
@@ -247,6 +254,10 @@ def test_log_likelihood_of_all_or_some_components(digits):
     assert given.shape == (2,) and (given > exact).all(), "fewer values, fewer nats"
     with pytest.raises(MandorlaError, match="no component 'view7'"):
         digits.log_likelihood(latents, wanted=["view7"])
+    with pytest.raises(MandorlaError, match="of nothing"):
+        digits.log_likelihood(latents, wanted=[])
+    with pytest.raises(MandorlaError, match="num_probes must be a whole number"):
+        digits.log_likelihood(latents, num_probes=0)
 
 
 def test_private_parts_given_the_shared_one(model):

@@ -159,7 +159,9 @@ class Mandorla:
         The mean over modalities; over the cells of a map. 1 is agreement, 0 chance.
         """
         drawn = samples.latents.shared
-        again = (self.encode({name: x}).shared for name, x in samples.x.items())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: they are the model's own
+            again = [self.encode({name: x}).shared for name, x in samples.x.items()]
         cosines = [cosine_similarity(shared, drawn, dim=1).reshape(len(drawn), -1).mean(1) for shared in again]
         return torch.stack(cosines).mean(0)
 
@@ -171,6 +173,8 @@ class Mandorla:
         back, and so out of what it depends on.
         """
         _check_whole("num", num, 1)
+        if not isinstance(known, Latents):
+            raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {_kind(known)}")
         components = self.from_residual(known).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
         wanted = others if wanted is None else list(wanted)
@@ -186,7 +190,7 @@ class Mandorla:
 
         `part` says what varies, given the other part; "both" needs a stage 2 of mode joint.
         """
-        if not 0 <= strength <= 1:
+        if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
         latents = self.from_residual(self._latents(source))
         names = _of_part(latents, part)
@@ -238,6 +242,10 @@ class Mandorla:
         components = whitening.whiten(self.from_residual(self._latents(source)).components)
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         wanted = list(components) if wanted is None else list(wanted)
+        if not wanted:
+            raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
+        if num_probes is not None:
+            _check_whole("num_probes", num_probes, 1)
         if unknown := [name for name in wanted if name not in components]:
             raise MandorlaError(f"no component {unknown[0]!r} in what is given, only {', '.join(components)}")
         size = sum(components[name][0].numel() for name in wanted)

@@ -126,7 +126,11 @@ def _names(array: np.ndarray) -> np.ndarray:
 def _to_images(config: ArraysConfig, key: str, array: np.ndarray) -> np.ndarray:
     """Return `array` as images `(N, C, *size)` of the stored type; a mask as 0 and 1."""
     if array.ndim - config.dimensions not in (1, 2) or not array.size:
-        raise MandorlaError(f"{key}: an array of shape {array.shape} holds no images of {config.dimensions} dimensions")
+        size = "N, " + ", ".join("DHW"[3 - config.dimensions :])
+        raise MandorlaError(
+            f"{key}: an array of shape {array.shape} holds no images of {config.dimensions} dimensions; it must be"
+            f" ({size}) or ({size}, C), or data.dimensions another number"
+        )
     if array.dtype.kind not in "biuf":
         raise MandorlaError(f"{key}: {array.dtype} values are no pixels: store integers or floats")
     array = array[:, None] if array.ndim == config.dimensions + 1 else np.moveaxis(array, -1, 1)

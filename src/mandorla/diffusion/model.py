@@ -76,6 +76,8 @@ class Diffusion(nn.Module):
         if begin is not None:
             last = travelling.join(begin)
             x = (1 - start) * x + start * last
+        if sampling.sampler not in SAMPLERS:
+            raise MandorlaError(f"no sampler {sampling.sampler!r}: use one of {', '.join(SAMPLERS)}")
         sampler, times = SAMPLERS[sampling.sampler](), time_grid(sampling.steps, start, 1.0, sampling.shift)
         step_noise = fresh and (lambda step: travelling.join(fresh(step)))
         if not held:
