@@ -11,6 +11,7 @@ import mandorla
 from mandorla import model as module
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
+from mandorla.vae.model import to_sphere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*much darker or brighter")  # than noise, which tests feed
 RUNS = ["polydigits_run", "phantom_run", "signals_run"]
@@ -387,6 +388,39 @@ def test_interpolation_returns_what_both_have(digits):
     assert list(path) == ["view1"]
 
 
+def test_mixes_lie_between_the_swaps(model):
+    a, b = some(model), some(model, seed=1)
+    close(model.mix(a, b, 0, 1), model.swap(a, b))
+    close(model.mix(a, b, 1, 0), model.swap(b, a))
+    middle = {name: x[1] for name, x in model.interpolate(a, b, 3).items()}
+    close(model.mix(a, b, 0.5, 0.5), middle)
+
+
+def test_mixes_of_residuals(digits):
+    a, b = some(digits), some(digits, seed=1)
+    close(digits.mix(a, b, 0, 1, residual=True), digits.swap(a, b, residual=True))
+
+
+def test_one_channel_moves_by_standard_deviations(model):
+    x = some(model)
+    latents = model.encode(x)
+    for component, z in latents.components.items():
+        channel = z.shape[1] - 1
+        versions = model.traverse(x, component, channel, num=3, reach=1.5)
+        assert list(versions) == (list(x) if component == "shared" else [component])
+        close({n: v[1] for n, v in versions.items()}, {n: model.decode(latents)[n] for n in versions})
+        moved = z.clone()
+        moved[:, channel] += 1.5 * model.whitening.std[component].flatten()[channel]
+        changed = latents.components | {component: to_sphere(moved) if component == "shared" else moved}
+        decoded = model.decode(Latents.of(changed))
+        close({n: v[2] for n, v in versions.items()}, {n: decoded[n] for n in versions})
+        assert any((v[0] - v[2]).abs().max() > 1e-6 for v in versions.values())
+
+
+def test_samples_may_begin_anywhere(model):
+    close(model.sample(2, seed=3, first=3).x, {name: x[3:] for name, x in model.sample(5, seed=3).x.items()})
+
+
 # --------------------------------------------------------------------------------------------------------- mistakes
 
 
@@ -428,6 +462,11 @@ def test_interpolation_returns_what_both_have(digits):
         (lambda m, x: m.sample(1, steps=0), "steps must be a whole number of at least 1, not 0"),
         (lambda m, x: m.sample_private(torch.zeros(2, 3)), "latent 'shared' has shape"),
         (lambda m, x: m.translate(x["view0"], ["view1"]), "no modality is given"),
+        (lambda m, x: m.mix(x, x, 0, 1.5), r"private must be a weight in \[0, 1\], not 1.5"),
+        (lambda m, x: m.traverse(x, "view9", 0), "unknown modality 'view9'"),
+        (lambda m, x: m.traverse({"view0": x["view0"]}, "view1", 0), "the sample has no 'view1'"),
+        (lambda m, x: m.traverse(x, "shared", 4), "'shared' has channels 0 to 3, not 4"),
+        (lambda m, x: m.sample(1, first=-1), "first must be a whole number"),
         (lambda m, x: m.interpolate(x, x, num=0), "num must be a whole number of at least 1, not 0"),
         (
             lambda m, x: m.interpolate({"view0": x["view0"]}, {"view1": x["view1"]}),

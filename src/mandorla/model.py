@@ -69,7 +69,7 @@ class Mandorla:
         self.run = run
         self.recipe = read_run(run)
         self.device = choose_device(self.recipe.device)
-        self.vae, self._vae_weights = load_vae(run)
+        self.vae, self.weights = load_vae(run)
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self.intensity: dict[str, Fitted] = read_intensity(run)
@@ -131,8 +131,12 @@ class Mandorla:
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
-    def sample(self, num: int, seed: int = 0, steps: int | None = None, best_of: int = 1) -> Samples:
-        """Return `num` new matching tuples; each the most consistent of `best_of` draws.
+    def sample(
+        self, num: int, seed: int = 0, steps: int | None = None, best_of: int = 1, first: int = 0
+    ) -> Samples:
+        """Return `num` new matching tuples, the samples `first`, `first` + 1, ... of this seed.
+
+        Each is the most consistent of `best_of` draws.
 
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, and only the private parts are new.
@@ -140,10 +144,12 @@ class Mandorla:
         _check_whole("num", num, 1)
         _check_whole("seed", seed, 0)
         _check_whole("best_of", best_of, 1)
-        mode, count = self.diffusion.config.mode, num * best_of
-        known = {} if mode == "joint" else {SHARED: self._shared_of_training(num, seed).repeat_interleave(best_of, 0)}
+        _check_whole("first", first, 0)
+        joint, count = self.diffusion.config.mode == "joint", num * best_of
+        shared = None if joint else self._shared_of_training(first + num, seed)[first:]
+        known = {} if joint else {SHARED: shared.repeat_interleave(best_of, 0)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
-        keys = [(i // best_of, i % best_of) if best_of > 1 else (i,) for i in range(count)]
+        keys = [(first + i // best_of, i % best_of) if best_of > 1 else (first + i,) for i in range(count)]
         latents = self._generate(known, wanted, keys, seed, steps)
         samples = Samples(self.decode(latents), latents)
         if best_of == 1:
@@ -266,7 +272,9 @@ class Mandorla:
         shared = self._latents(Latents(shared, {})).shared
         return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
 
-    def translate(self, x: Data, wanted: Sequence[str], num_samples: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    def translate(
+        self, x: Data, wanted: Sequence[str], num_samples: int = 1, seed: int = 0, steps: int | None = None
+    ) -> dict[str, Tensor]:
         """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
 
         The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
@@ -279,7 +287,7 @@ class Mandorla:
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         keys = [(index, draw) for index in range(len(encoded[SHARED])) for draw in range(num_samples)]
-        latents = self._generate(known, wanted, keys, seed)
+        latents = self._generate(known, wanted, keys, seed, steps)
         decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
 
@@ -310,23 +318,54 @@ class Mandorla:
         """
         _check_part(part)
         _check_whole("num", num, 1)
-        first, last = self._latents(a), self._latents(b)
-        if len(first) != len(last):
-            raise MandorlaError(f"interpolate needs as many samples at both ends, not {len(first)} and {len(last)}")
-        if first.residual != last.residual:
-            raise MandorlaError("interpolate needs residual private parts at both ends, or at neither: see to_residual")
-        names = [name for name in first.private if name in last.private]
-        if not names:
-            raise MandorlaError("interpolate needs a modality that both ends have: give one")
-        frames = []
-        for weight in torch.linspace(0, 1, num).tolist():
-            c = first.shared if part == "private" else to_sphere(torch.lerp(first.shared, last.shared, weight))
-            move = 0.0 if part == "shared" else weight
-            frames.append(
-                Latents(c, {n: torch.lerp(first.private[n], last.private[n], move) for n in names}, first.residual)
-            )
-        decoded = self.decode(_cat(frames))
+        first, last = self._ends(a, b)
+        weights = torch.linspace(0, 1, num).tolist()
+        decoded = self.decode(
+            _cat([_mixed(first, last, w * (part != "private"), w * (part != "shared")) for w in weights])
+        )
         return {name: x.unflatten(0, (num, -1)) for name, x in decoded.items()}
+
+    def mix(
+        self, a: Data | Latents, b: Data | Latents, shared: float, private: float, residual: bool = False
+    ) -> dict[str, Tensor]:
+        """Return samples between `a` and `b`: their shared parts mixed with weight `shared` on that of `b`, in [0, 1],
+        their private parts with weight `private`; only modalities that both have.
+
+        Weights 0 and 1 give `swap`. With `residual` it is the residuals of the private parts that are mixed.
+        """
+        for name, weight in {"shared": shared, "private": private}.items():
+            if not 0 <= weight <= 1:
+                raise MandorlaError(f"{name} must be a weight in [0, 1], not {weight!r}")
+        first, last = self._ends(*map(self.to_residual, map(self._latents, (a, b)))) if residual else self._ends(a, b)
+        return self.decode(_mixed(first, last, shared, private))
+
+    def traverse(
+        self, source: Data | Latents, component: str, channel: int, num: int = 5, reach: float = 2.0
+    ) -> dict[str, Tensor]:
+        """Return `num` versions of each sample in which one channel of one component moves, `(num, B, C, *size)`.
+
+        It moves from `-reach` to `+reach` standard deviations, over the training set, around where it is; on a map
+        everywhere alike. `component` is "shared" or a modality; all modalities that depend on it are returned.
+        """
+        _check_whole("num", num, 1)
+        here = self._latents(source)
+        if component != SHARED:
+            self._names([component])
+        if component not in here.components:
+            raise MandorlaError(f"nothing to move: the sample has no {component!r}")
+        channels = self.vae.layout.shapes[component][0]
+        if not 0 <= channel < channels:
+            raise MandorlaError(f"{component!r} has channels 0 to {channels - 1}, not {channel}")
+        if component != SHARED:
+            here = Latents(here.shared, {component: here.private[component]}, here.residual)
+        std = 1.0 if here.residual and component != SHARED else self.whitening.std[component].to(self.device)[channel]
+        frames = []
+        for move in torch.linspace(-reach, reach, num).tolist():
+            moved = here.components[component].clone()
+            moved[:, channel] += move * std
+            moved = to_sphere(moved) if component == SHARED else moved
+            frames.append(replace(Latents.of(here.components | {component: moved}), residual=here.residual))
+        return {name: x.unflatten(0, (num, -1)) for name, x in self.decode(_cat(frames)).items()}
 
     def to_residual(self, latents: Latents) -> Latents:
         """Return each private part as the noise from which stage 2 makes it, given the shared part (abduction).
@@ -348,13 +387,30 @@ class Mandorla:
 
     @cached_property
     def _stage_2(self) -> tuple[Diffusion, Whitening]:
-        diffusion, whitening = load_diffusion(self.run, self.vae.layout, self._vae_weights)
+        diffusion, whitening = load_diffusion(self.run, self.vae.layout, self.weights)
         return diffusion.to(self.device), whitening
 
     @property
     def diffusion(self) -> Diffusion:
         """Return stage 2. Raises MandorlaError if it is not trained, or on the latents of another stage 1."""
         return self._stage_2[0]
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """Return mean and standard deviation of each channel of the latents over the training set."""
+        return open_latents(self.run)[1]
+
+    def _ends(self, a: Data | Latents, b: Data | Latents) -> tuple[Latents, Latents]:
+        """Return two ends to go between, with the modalities that both have."""
+        first, last = self._latents(a), self._latents(b)
+        if len(first) != len(last):
+            raise MandorlaError(f"mixing needs as many samples at both ends, not {len(first)} and {len(last)}")
+        if first.residual != last.residual:
+            raise MandorlaError("mixing needs residual private parts at both ends, or at neither: see to_residual")
+        names = [name for name in first.private if name in last.private]
+        if not names:
+            raise MandorlaError("mixing needs a modality that both ends have: give one")
+        return tuple(replace(end, private={name: end.private[name] for name in names}) for end in (first, last))
 
     def _generate(
         self,
@@ -499,19 +555,29 @@ class Mandorla:
         return tensors, masks
 
     def _warn_of_strange(self, x: Components) -> None:
-        """Warn if many samples of a modality in `x` look like nothing that was trained on."""
-        strange = {
-            name: (int(seen.outside(value).sum()), len(value))
+        if found := self.strange(x):
+            warnings.warn(found, MandorlaWarning, stacklevel=5)  # of who called `encode`, past torch
+
+    def strange(self, x: Data) -> str:
+        """Return in words which modalities in `x`, in [0, 1], look like nothing that was trained on; empty if none."""
+        counts = {
+            name: (int(seen.outside(torch.as_tensor(value)).sum()), len(value))
             for name, value in x.items()
             if (seen := self.intensity[name].seen) and len(value)
         }
-        if found := [f"{count} of {num} {name}" for name, (count, num) in strange.items() if count > _STRANGE * num]:
-            warnings.warn(
-                f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may "
-                "mean nothing: check the units and range of the values",
-                MandorlaWarning,
-                stacklevel=5,  # of who called `encode`, past torch
-            )
+        found = [f"{count} of {num} {name}" for name, (count, num) in counts.items() if count > _STRANGE * num]
+        if not found:
+            return ""
+        return (
+            f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may mean"
+            " nothing: check the units and range of the values"
+        )
+
+
+def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:
+    """Return latents between `a` and `b`, which have the same modalities; the weights are those of `b`."""
+    c = a.shared if not shared else to_sphere(torch.lerp(a.shared, b.shared, shared))
+    return Latents(c, {name: torch.lerp(z, b.private[name], private) for name, z in a.private.items()}, a.residual)
 
 
 def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> Tensor:
