@@ -18,7 +18,7 @@ from mandorla.cli import main
 from mandorla.config import Settings, load_settings
 from mandorla.errors import MandorlaError, MandorlaWarning
 
-VERBS = ["demo", "train vae", "train diffusion", "encode", "sample", "translate", "swap", "evaluate", "config"]
+VERBS = ["demo", "train vae", "train diffusion", "encode", "sample", "translate", "swap", "evaluate", "serve", "config"]
 
 
 class Recipe(Settings):
@@ -58,6 +58,7 @@ def calls(monkeypatch):
         "diffusion.training": ["train_diffusion"],
         "vae.latent_cache": ["write_latents"],
         "evaluate": ["evaluate"],
+        "serve": ["serve"],
     }.items():
         stub = SimpleNamespace(**{name: recorder(name) for name in names})
         monkeypatch.setitem(sys.modules, f"mandorla.{module}", stub)
@@ -167,6 +168,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
         ),
         (["encode", "r"], ("write_latents", (Path("r"),), {})),
         (["evaluate", "r"], ("evaluate", (Path("r"),), {})),
+        (["serve", "r", "--port", "0"], ("serve", (Path("r"), 0), {})),
         (
             ["sample", "r", "--num", "4", "--seed", "1", "--steps", "8", "--out", "o"],
             ("sample", (SimpleNamespace(loaded=Path("r")), Path("o")), {"num": 4, "seed": 1, "steps": 8}),

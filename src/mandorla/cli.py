@@ -290,6 +290,17 @@ def evaluate(run: Run) -> None:
 
 
 @app.command()
+def serve(
+    run: Run,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any that is free.")] = 8000,
+) -> None:
+    """Show the run on a web page, on this machine alone: draw, fill in, swap, walk, and look at every dimension."""
+    from mandorla.serve import serve
+
+    serve(run, port)
+
+
+@app.command()
 def config(
     settings: Settings = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,

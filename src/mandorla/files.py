@@ -255,6 +255,17 @@ def _reading(model: Mandorla) -> FilesConfig:
     return data.model_copy(update={"slices": slices})
 
 
+def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, list[int] | None]:
+    """Return one sample whose modalities lie in the files `places[name]`, read as those of the training were.
+
+    Gives `x[name]` `(S, C, *size)` in [0, 1] and, of a volume that is cut, the numbers of its S slices, else None.
+    Raises `MandorlaError` for whatever does not fit the model.
+    """
+    asked = [modality for modality in model.modalities if modality.name in places]
+    read = _read_one(places, asked, _reading(model))
+    return _to_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
+
+
 def _read_one(places: Mapping[str, Path], given: Sequence[Modality], config: FilesConfig) -> Slices:
     """Return one input, as stored, of the shape that the model has."""
     read = read_slices({name: str(place) for name, place in places.items()}, {}, config)

@@ -24,6 +24,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +47,7 @@ DICOM = (".dcm", ".dicom", ".ima")
 SOUNDS = (".wav",)
 TABLES = (".csv",)
 SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *SOUNDS, *TABLES)
-MOST_BYTES = 2**33  # that one place may hold
+MOST_BYTES: ContextVar[int] = ContextVar("MOST_BYTES", default=2**33)  # that one place may hold
 MOST_TEXT = 2**31  # bytes of one table
 _PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
 _MOST_NAMES = 2**16  # characters of a table in which the names of its columns are looked for
@@ -143,9 +144,10 @@ def to_regex(pattern: str) -> re.Pattern[str]:
 def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Raise `MandorlaError` if an array of `shape` and `dtype` is larger than one sample can be meant to be."""
     declared = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    if declared > MOST_BYTES or min(shape, default=1) < 0:
+    most = MOST_BYTES.get()
+    if declared > most or min(shape, default=1) < 0:
         raise MandorlaError(
-            f"declares {declared / 2**30:.1f} GiB (shape {tuple(map(int, shape))}), more than {MOST_BYTES / 2**30:g} "
+            f"declares {declared / 2**30:.1f} GiB (shape {tuple(map(int, shape))}), more than {most / 2**30:g} "
             "GiB for one sample; divide it, or mend the file"
         )
 

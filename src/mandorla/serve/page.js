@@ -1,0 +1,272 @@
+// The page: forms over the HTTP API. The address holds the view and the fields of its form, so that a link restores both.
+// Text from the server enters the page as text alone, never as markup.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const output = $("#output"), state = $("#state");
+let model, running;
+
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value === true) node.setAttribute(key, "");
+    else if (value !== false && value != null) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child != null));
+  return node;
+}
+
+function say(text, wrong = false) {
+  state.textContent = text;
+  state.className = wrong ? "wrong" : "";
+}
+
+async function ask(path, options = {}) {
+  const response = await fetch(path, options);
+  const answer = await response.json().catch(() => ({ detail: `${response.status} ${response.statusText}` }));
+  if (!response.ok) throw new Error(answer.detail);
+  return answer;
+}
+
+// ------------------------------------------------------------------------------------------------ a sample in a form
+
+// A fieldset that names a sample: of the test part, drawn, or uploaded. The hidden field has what the API is asked for.
+function samplePicker(box) {
+  const hidden = el("input", { type: "hidden", name: box.dataset.sample, value: box.dataset.sample === "b" ? "test:1" : "test:0" });
+  const kind = el("select", {}, ...[["test", "test sample"], ["seed", "drawn"], ["upload", "uploaded"]].map(([value, text]) => el("option", { value }, text)));
+  const number = (text, extra = {}) => {
+    const field = el("input", { type: "number", min: 0, value: 0, ...extra });
+    return { field, label: el("label", {}, text, field) };
+  };
+  const test = number("Number"), seed = number("Seed"), drawn = number("Number");
+  const slice = el("select"), sliceLabel = el("label", {}, "Slice", slice);
+  let upload = null;
+  const files = Object.keys(model.modalities).map((name) => {
+    const field = el("input", { type: "file", accept: model.accepted.join(","), onchange: () => send(name, field) });
+    return el("label", {}, name, field);
+  });
+  const parts = { test: [test.label], seed: [seed.label, drawn.label], upload: [...files, sliceLabel] };
+  box.append(el("legend", {}, box.dataset.legend), el("label", {}, "Sample", kind), ...Object.values(parts).flat(), hidden);
+
+  function show() {
+    for (const [name, nodes] of Object.entries(parts)) for (const node of nodes) node.hidden = name !== kind.value;
+    sliceLabel.hidden = kind.value !== "upload" || !upload?.slices;
+  }
+  function write() {
+    const steps = hidden.value.split(":")[3]; // of a drawn sample that was picked from a table
+    hidden.value = {
+      test: `test:${test.field.value}`,
+      seed: `seed:${seed.field.value}:${drawn.field.value}${kind.value === "seed" && steps ? `:${steps}` : ""}`,
+      upload: upload ? `upload:${upload.token}${upload.slices ? `:${slice.value}` : ""}` : "upload:",
+    }[kind.value];
+    show();
+  }
+  function read() {
+    const [name, first, second] = hidden.value.split(":");
+    kind.value = name;
+    if (name === "test") test.field.value = first;
+    if (name === "seed") [seed.field.value, drawn.field.value] = [first, second];
+    if (name === "upload" && upload?.token !== first) upload = { token: first, slices: second ? [second] : null };
+    if (name === "upload" && upload.slices) fillSlices(second);
+    show();
+  }
+  function fillSlices(chosen) {
+    slice.replaceChildren(...upload.slices.map((value) => el("option", { value }, value)));
+    slice.value = chosen ?? upload.slices[Math.floor(upload.slices.length / 2)];
+  }
+  async function send(modality, field) {
+    const file = field.files[0];
+    if (!file) return;
+    if (file.size > model.largest) return say(`${file.name}: larger than ${model.largest / 2 ** 20} MiB`, true);
+    say(`reading ${file.name} …`);
+    const query = new URLSearchParams({ name: file.name });
+    if (upload?.mine) query.set("token", upload.token);
+    try {
+      const options = { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file };
+      upload = { ...(await ask(`api/uploads/${encodeURIComponent(modality)}?${query}`, options)), mine: true };
+      if (upload.slices) fillSlices();
+      say(`uploaded: ${upload.modalities.join(", ")}. ${upload.note}`);
+      write();
+    } catch (error) {
+      field.value = "";
+      say(error.message, true);
+    }
+  }
+  box.addEventListener("input", (event) => event.target.type !== "file" && write());
+  hidden.addEventListener("restore", read);
+  show();
+}
+
+function useAs(name, sample) {
+  for (const field of $$(`input[type=hidden][name=${name}]`)) {
+    field.value = sample;
+    field.dispatchEvent(new Event("restore"));
+  }
+  say(`${sample} is now sample ${name.toUpperCase()} in every view`);
+}
+
+// ----------------------------------------------------------------------------------------------------------- results
+
+const fileName = (settings, end) =>
+  Object.entries(settings)
+    .filter(([key]) => !["weights", "mandorla", "synthetic"].includes(key))
+    .map(([key, value]) => (key === "question" || key === "run" ? value : `${key}-${value}`))
+    .concat(end)
+    .join("_")
+    .replace(/[^\w.+-]+/g, "-") + ".png";
+
+function showPanel(panel, query) {
+  const large = Math.max(...Object.values(model.modalities).map((shape) => shape.at(-1))) > 64;
+  const head = panel.columns.map(({ title, sample }) =>
+    el("th", { scope: "col" }, title, sample && el("div", { class: "use" }, ...["a", "b"].map((name) =>
+      el("button", { type: "button", "aria-label": `use ${sample} as sample ${name.toUpperCase()}`, title: `use as sample ${name.toUpperCase()}`, onclick: () => useAs(name, sample) }, name.toUpperCase())))));
+  const body = panel.rows.map((row, i) =>
+    el("tr", {}, el("th", { scope: "row" }, row), ...panel.images[i].map((image, j) => {
+      if (!image) return el("td");
+      const source = `data:image/png;base64,${image}`, title = panel.columns[j].title;
+      const link = { href: source, download: fileName(panel.settings, [row, title]), title: `save ${row}, ${title}` };
+      return el("td", {}, el("a", link, el("img", { src: source, alt: `${row}, ${title}`, class: large && "large" })));
+    })));
+  const whole = new URLSearchParams(query);
+  whole.set("format", "png");
+  output.replaceChildren(
+    el("div", { class: "pictures" }, el("table", {}, el("thead", {}, el("tr", {}, el("td"), ...head)), el("tbody", {}, ...body))),
+    ...panel.notes.map((note) => el("p", { class: "soft" }, note)),
+    el("div", { class: "actions" },
+      el("a", { class: "download", id: "save", href: `api/${panel.settings.question}?${whole}`, download: fileName(panel.settings, []) }, "Save as one picture"),
+      el("button", { type: "button", onclick: copyLink }, "Copy link"),
+      el("span", { class: "soft" }, "A click on a picture saves it. Every file says with which settings it was made.")),
+  );
+}
+
+async function copyLink() {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    say("the link is copied");
+  } catch {
+    say(location.href);
+  }
+}
+
+const figure = (value) => (value == null ? "" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3));
+
+async function showFigures() {
+  const records = await ask("api/metrics");
+  const keys = ["value", "error", "chance", "ceiling", "control"];
+  const cell = (label, text) => el("td", { "data-label": label, class: label === "value" && "value" }, text);
+  output.replaceChildren(el("div", { class: "table" }, el("table", {},
+    el("thead", {}, el("tr", {}, ...["figure", "value", "±", "chance", "ceiling", "control", "n", "better"].map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col", class: "definition" }, "definition"))),
+    el("tbody", {}, ...records.map((record) => el("tr", {},
+      el("th", { scope: "row" }, record.name),
+      ...keys.map((key) => cell(key === "error" ? "±" : key, figure(record[key]) + (key === "value" && record.unit ? ` ${record.unit}` : ""))),
+      cell("n", record.n), cell("better", record.better), el("td", { class: "definition" }, record.definition)))))));
+}
+
+async function showApi() {
+  const { paths } = await ask("api/openapi.json");
+  const entries = Object.entries(paths).flatMap(([path, verbs]) => Object.entries(verbs).map(([verb, operation]) => {
+    const parameters = (operation.parameters ?? []).map(({ name, required, schema, description }) => {
+      const standard = schema.default === undefined ? "" : ` = ${JSON.stringify(schema.default)}`;
+      return el("dd", {}, el("code", {}, name + (required ? "" : standard)), description ? `: ${description}` : "");
+    });
+    return [el("dt", {}, el("code", {}, `${verb.toUpperCase()} ${path}`), ` ${operation.summary ?? ""}`), ...parameters];
+  }));
+  output.replaceChildren(el("dl", {}, ...entries.flat()));
+}
+
+// -------------------------------------------------------------------------------------------------- address and forms
+
+const formOf = (view) => $(`form[data-view="${CSS.escape(view)}"]`);
+
+// What a form asks: its fields, less those that are empty.
+function queryOf(form) {
+  return new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== "" && typeof value === "string"));
+}
+
+function restore(form, query) {
+  const whole = [...query.keys()].some((key) => key !== "view"); // then a tick that is not in it is off
+  for (const field of form.elements) {
+    if (field.type === "checkbox" && whole) field.checked = query.getAll(field.name).includes(field.value);
+    else if (field.name && query.has(field.name)) field.value = query.get(field.name);
+    if (field.type === "hidden" && query.has(field.name)) field.dispatchEvent(new Event("restore"));
+  }
+}
+
+async function show(form) {
+  const view = form.dataset.view, query = queryOf(form);
+  running?.abort();
+  const mine = (running = new AbortController());
+  for (const other of $$("form")) other.classList.toggle("current", other === form);
+  for (const link of $$("#views a")) link.toggleAttribute("aria-current", link.search === `?view=${view}`);
+  output.classList.add("old");
+  say("computing …");
+  try {
+    if (view === "figures") await showFigures();
+    else if (view === "api") await showApi();
+    else showPanel(await ask(`api/${view}?${query}`, { signal: mine.signal }), query);
+    say("");
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    output.replaceChildren();
+    say(error.message, true);
+  } finally {
+    if (mine === running) output.classList.remove("old");
+  }
+}
+
+function go(form, push = true) {
+  const query = queryOf(form);
+  const address = new URLSearchParams([["view", form.dataset.view], ...query]);
+  if (push) history.pushState(null, "", `?${address}`);
+  return show(form);
+}
+
+function follow() {
+  const query = new URLSearchParams(location.search);
+  const form = formOf(query.get("view") ?? "generate") ?? formOf("generate");
+  restore(form, query);
+  return show(form);
+}
+
+async function start() {
+  model = await ask("api/model");
+  document.title = `${model.run} · Mandorla`;
+  $("#run").textContent = model.run;
+  const facts = Object.entries(model.modalities).map(([name, shape]) => `${name} ${shape.join(" × ")}`);
+  for (const [name, shape] of Object.entries(model.components)) facts.push(`${name === "shared" ? "shared" : `private ${name}`} ${shape.join(" × ")}`);
+  facts.push(model.mode ? `stage 2: ${model.mode}` : "stage 2 is not trained: nothing can be drawn");
+  $("#facts").append(...facts.map((text) => el("li", {}, text)));
+  for (const field of $$(".steps")) field.placeholder = model.steps ?? "";
+  for (const box of $$("[data-sample]")) samplePicker(box);
+  for (const box of $$("[data-modalities]")) {
+    const ticks = Object.keys(model.modalities).map((name) => el("label", { class: "tick" }, el("input", { type: "checkbox", name: box.dataset.modalities, value: name }), name));
+    box.append(el("legend", {}, box.dataset.legend), ...ticks);
+  }
+  for (const list of $$(".modality")) list.append(...Object.keys(model.modalities).map((name) => el("option", { value: name }, name)));
+  $("#component").append(...Object.keys(model.components).map((name) => el("option", { value: name }, name === "shared" ? "shared part" : `private part of ${name}`)));
+  if (Object.keys(model.modalities).length > 1) $(`[data-modalities="given"] input`).checked = true;
+  for (const form of $$("form")) {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      go(form);
+    });
+  }
+  for (const link of $$("#views a")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      go(formOf(new URLSearchParams(link.search).get("view")));
+    });
+  }
+  for (const slider of $$("input[type=range]")) slider.addEventListener("change", () => go(slider.form));
+  addEventListener("popstate", follow);
+  await follow();
+  try {
+    const { test } = await ask("api/data");
+    for (const box of $$("[data-sample]")) $("input[type=number]", box).max = test - 1;
+  } catch {
+    // the data are elsewhere: drawn and uploaded samples can be explored all the same
+  }
+}
+
+start().catch((error) => say(error.message, true));

@@ -1,0 +1,160 @@
+"""The samples that a request names, each by a short text.
+
+| name | sample |
+|---|---|
+| `test:12` | number 12 of the run's test part |
+| `seed:7:3`, `seed:7:3:16` | number 3 of those drawn with seed 7 (in 16 steps; else the recipe's) |
+| `upload:TOKEN`, `upload:TOKEN:5` | an uploaded one; of a volume, slice number 5 (else the middle one) |
+
+Uploads live in memory alone, under tokens that cannot be guessed: who was not told one cannot ask for it. The oldest go
+when there are too many.
+"""
+
+import secrets
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.data.dataset import Splits
+from mandorla.data.images import SUFFIXES as IMAGES
+from mandorla.data.readers import MOST_BYTES, NIFTI, SOUNDS, TABLES, suffix
+from mandorla.errors import MandorlaError
+from mandorla.files import read_sample
+from mandorla.latents import Latents
+from mandorla.model import Mandorla
+
+ACCEPTED = (*NIFTI, *sorted(IMAGES), ".npy", *SOUNDS, *TABLES)  # kinds of files that are one sample each
+LARGEST_FILE = 2**26  # bytes of an upload
+LARGEST_CONTENT = 2**30  # bytes that it may unpack to
+LARGEST_STORE = 2**28  # bytes of all uploads together
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold one sample: its data `x[name]` `(1, C, *size)` in [0, 1], and its latents where it was made of them."""
+
+    x: dict[str, Tensor]
+    latents: Latents | None = None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Hold the files of one sample as they came, and what they hold: `x[name]` `(S, C, *size)`, S slices.
+
+    `files[modality]` is the name that the user gave, of which the suffix alone is used, and the bytes.
+    """
+
+    files: dict[str, tuple[str, bytes]]
+    x: dict[str, np.ndarray]
+    numbers: list[int] | None
+    note: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Return how much memory it takes."""
+        return sum(len(content) for _, content in self.files.values()) + sum(x.nbytes for x in self.x.values())
+
+
+class Uploads:
+    """Keep uploads by token, those used last, up to a size."""
+
+    def __init__(self, model: Mandorla):
+        self.model = model
+        self._kept: OrderedDict[str, Upload] = OrderedDict()
+        self._lock = Lock()
+
+    def add(self, modality: str, name: str, content: bytes, token: str | None = None) -> tuple[str, Upload]:
+        """Read an uploaded file as `modality`, with the others of the sample `token`; return the new sample's token.
+
+        No path of the user's is opened. Raises MandorlaError for what is no data of this model.
+        """
+        name = PurePosixPath(name.replace("\\", "/")).name[:100] or "the file"
+        if modality not in (known := [m.name for m in self.model.modalities]):
+            raise MandorlaError(f"unknown modality {modality[:100]!r}; this model has {', '.join(known)}")
+        if suffix(Path(name)) not in ACCEPTED:
+            raise MandorlaError(f"{name}: not a kind of file that can be uploaded; these are {', '.join(ACCEPTED)}")
+        if len(content) > LARGEST_FILE:
+            raise MandorlaError(f"{name}: larger than {LARGEST_FILE // 2**20} MiB, the most that can be uploaded")
+        files = (self.get(token).files if token else {}) | {modality: (name, content)}
+        x, numbers = self._read(files)
+        upload = Upload(files, x, numbers, self.model.strange(x))
+        new = secrets.token_urlsafe(16)
+        with self._lock:
+            self._kept[new] = upload
+            while sum(kept.num_bytes for kept in self._kept.values()) > LARGEST_STORE and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return new, upload
+
+    def get(self, token: str) -> Upload:
+        """Return what was uploaded under `token`. Raises MandorlaError if it is not, or no longer, there."""
+        with self._lock:
+            if token not in self._kept:
+                raise MandorlaError("this upload is not here, or no longer: upload the file again")
+            self._kept.move_to_end(token)
+            return self._kept[token]
+
+    def _read(self, files: dict[str, tuple[str, bytes]]) -> tuple[dict[str, np.ndarray], list[int] | None]:
+        """Return data and slice numbers, read from a folder that is gone afterwards."""
+        with tempfile.TemporaryDirectory() as folder:
+            names = {}
+            for number, (modality, (name, content)) in enumerate(files.items()):
+                names[modality] = Path(folder) / f"{number}{suffix(Path(name))}"
+                names[modality].write_bytes(content)
+            before = MOST_BYTES.set(LARGEST_CONTENT)
+            try:
+                return read_sample(self.model, names)
+            except MandorlaError as error:
+                text = str(error)
+                for modality, path in names.items():
+                    text = text.replace(str(path), files[modality][0])
+                raise MandorlaError(text) from error
+            finally:
+                MOST_BYTES.reset(before)
+
+
+class Finder:
+    """Find the samples that requests name."""
+
+    def __init__(self, model: Mandorla, uploads: Uploads, data: Callable[[], Splits]):
+        self.model, self.uploads, self.data = model, uploads, data
+
+    def find(self, text: str) -> Sample:
+        """Return the sample of that name. Raises MandorlaError if there is none."""
+        kind, *rest = text.split(":")
+        if kind == "upload" and len(rest) in (1, 2):
+            return self._uploaded(rest[0], _whole(rest[1], text) if len(rest) == 2 else None)
+        numbers = [_whole(part, text) for part in rest]
+        if kind == "test" and len(numbers) == 1:
+            test = self.data().test
+            if numbers[0] >= len(test):
+                raise MandorlaError(f"no sample {numbers[0]} in the test part: it has {len(test)}, counted from 0")
+            batch = test.batch(numbers)
+            return Sample({name: x for name, x in batch.x.items() if batch.present[name][0]})
+        if kind == "seed" and len(numbers) in (2, 3) and numbers[1] < 10**6 and (*numbers, 1)[2] in range(1, 201):
+            drawn = self.model.sample(1, numbers[0], numbers[2] if len(numbers) == 3 else None, first=numbers[1])
+            return Sample(drawn.x, drawn.latents)
+        raise MandorlaError(f"{text[:100]!r} names no sample: write test:0, seed:0:0 or upload:TOKEN")
+
+    def _uploaded(self, token: str, number: int | None) -> Sample:
+        upload = self.uploads.get(token)
+        count = len(next(iter(upload.x.values())))
+        if number is None:
+            row = count // 2
+        elif upload.numbers is not None and number in upload.numbers:
+            row = upload.numbers.index(number)
+        else:
+            raise MandorlaError(f"the upload has no slice {number} with foreground: choose another one")
+        return Sample({name: torch.from_numpy(x[row : row + 1]) for name, x in upload.x.items()})
+
+
+def _whole(text: str, place: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise MandorlaError(f"{place[:100]!r} names no sample: {text[:100]!r} is no number")
+    return int(text)
