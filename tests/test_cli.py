@@ -18,7 +18,19 @@ from mandorla.cli import main
 from mandorla.config import Settings, load_settings
 from mandorla.errors import MandorlaError, MandorlaWarning
 
-VERBS = ["demo", "train vae", "train diffusion", "encode", "sample", "translate", "swap", "evaluate", "serve", "config"]
+VERBS = [
+    "demo",
+    "train vae",
+    "train diffusion",
+    "encode",
+    "sample",
+    "translate",
+    "swap",
+    "evaluate",
+    "compare",
+    "serve",
+    "config",
+]
 
 
 class Recipe(Settings):
@@ -59,6 +71,7 @@ def calls(monkeypatch):
         "vae.latent_cache": ["write_latents"],
         "evaluate": ["evaluate"],
         "serve": ["serve"],
+        "compare": ["compare"],
     }.items():
         stub = SimpleNamespace(**{name: recorder(name) for name in names})
         monkeypatch.setitem(sys.modules, f"mandorla.{module}", stub)
@@ -168,6 +181,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
         ),
         (["encode", "r"], ("write_latents", (Path("r"),), {})),
         (["evaluate", "r"], ("evaluate", (Path("r"),), {})),
+        (["compare", "r", "s"], ("compare", (Path("r"), Path("s"), Path("compare.png")), {})),
         (["serve", "r", "--port", "0"], ("serve", (Path("r"), 0), {})),
         (
             ["sample", "r", "--num", "4", "--seed", "1", "--steps", "8", "--out", "o"],

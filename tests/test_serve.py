@@ -147,7 +147,7 @@ def test_a_training_image_is_its_own_nearest_neighbour(client, model):
     for name in x:  # within the rounding of a PNG
         more = {"token": token} if token else {}
         token = upload(client, name, "x.png", png(x[name][0].numpy()), **more).json()["token"]
-    answer = client.get("/api/neighbours", params={"a": f"upload:{token}", "num": 3}).json()
+    answer = client.get("/api/nearest", params={"a": f"upload:{token}", "num": 3}).json()
     assert answer["columns"][1]["title"].endswith(": 0.001") or answer["columns"][1]["title"].endswith(": 0.000")
     assert np.array_equal(pixels(answer["images"][0][1]), as_shown(x["view0"][0]))
     assert answer["notes"][1].startswith("0% of")
@@ -265,7 +265,8 @@ def test_figures_and_report_of_a_run_cannot_run_scripts(copy_of, polydigits_run)
         assert client.get("/api/metrics").json()[0]["definition"] == record["definition"]
         policy = client.get("/report").headers["content-security-policy"]
         assert policy.startswith("sandbox; default-src 'none'") and "script-src" not in policy
-        for broken in ("{", "[]", '{"records": [{"nme": 1}]}', '{"records": 3}', '{"records": [3]}'):
+        wrong = json.dumps({"records": [record | {"value": "many"}]})
+        for broken in ("{", "[]", '{"records": [{"nme": 1}]}', '{"records": 3}', '{"records": [3]}', wrong):
             (run / "metrics.json").write_text(broken)
             assert client.get("/api/metrics").status_code == 422, broken
 
@@ -299,7 +300,7 @@ TEXT = st.text(max_size=40) | st.sampled_from(["test:0", "seed:1:2:3", "upload:x
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    question=st.sampled_from(["generate", "fill", "mix", "walk", "vary", "neighbours"]),
+    question=st.sampled_from(["generate", "fill", "mix", "walk", "vary", "nearest"]),
     query=st.dictionaries(
         st.sampled_from(
             [

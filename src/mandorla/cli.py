@@ -290,6 +290,18 @@ def evaluate(run: Run) -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
+    out: Annotated[Path, typer.Option(metavar="PNG", help="Picture of the curves.")] = Path("compare.png"),
+) -> None:
+    """Say in what the settings of two runs differ and which has the better figures; draw the curves of both."""
+    from mandorla.compare import compare
+
+    compare(first, second, out)
+
+
+@app.command()
 def serve(
     run: Run,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any that is free.")] = 8000,

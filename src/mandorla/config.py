@@ -183,6 +183,12 @@ def describe(settings: type[Settings] | Settings) -> list[Row]:
     return list(_rows(settings, _defaults(settings), all_kinds=True))
 
 
+def differences(a: Settings, b: Settings) -> dict[str, tuple[str | None, str | None]]:
+    """Return the values, as YAML, of every key in which two settings differ; None where one has no such key."""
+    old, new = ({row.key: row.default for row in describe(each) if row.type != "block"} for each in (a, b))
+    return {key: (old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)}
+
+
 # ---------------------------------------------------------------------------------------------------------- merging
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mandorla.config import COMMAND_LINE, Relative, Settings, describe, dump, load_settings, read_yaml
+from mandorla.config import COMMAND_LINE, Relative, Settings, differences, dump, load_settings, read_yaml
 from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.data.root import VARIABLE, RootedConfig
@@ -197,7 +197,5 @@ def _trained(run: Path, block: str) -> bool:
 def _first_difference(block: str, then, now) -> str:
     if not isinstance(then, Settings):
         return f"{block}={then}, not {now}"
-    old = {row.key: row.default for row in describe(then) if row.type != "block"}
-    new = {row.key: row.default for row in describe(now) if row.type != "block"}
-    key = next(key for key in old | new if old.get(key) != new.get(key))
-    return f"{block}.{key}={old.get(key)}, not {new.get(key)}"
+    key, (old, new) = next(iter(differences(then, now).items()))
+    return f"{block}.{key}={old}, not {new}"

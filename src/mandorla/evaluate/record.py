@@ -2,9 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
+
+from mandorla.errors import MandorlaError
+from mandorla.storage import read_json
+
+FILE = "metrics.json"
+_LARGEST = 2**25  # bytes of it
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,25 @@ class Record:
         if self.unit == "dB":
             return f"{number:.1f}" if key == "error" else f"{number:.1f} dB"
         return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.0e}"
+
+
+def read_records(run: Path) -> list[Record]:
+    """Return the figures in the `metrics.json` of a run, none if it was not evaluated.
+
+    Raises MandorlaError where the file is damaged, or larger than an evaluation writes.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return []
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST // 2**20} MiB")
+        return _RECORDS.validate_python(read_json(path, "records")["records"])
+    except ValueError as error:
+        raise MandorlaError(f"{path} holds no figures: run `mandorla evaluate {run}` again") from error
+
+
+_RECORDS = TypeAdapter(list[Record])
 
 
 def standard_error(scores: np.ndarray) -> float:

@@ -24,18 +24,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import mandorla
 from mandorla.errors import MandorlaError
-from mandorla.evaluate.record import Record
+from mandorla.evaluate.record import Record, read_records
 from mandorla.model import Mandorla
-from mandorla.serve.explore import Explorer, Fill, Generate, Mix, Neighbours, Panel, Picture, Vary, Walk
+from mandorla.serve.explore import Explorer, Fill, Generate, Mix, Nearest, Panel, Question, Vary, Walk
 from mandorla.serve.samples import ACCEPTED, LARGEST_FILE
-from mandorla.storage import read_json
 
-QUESTIONS = (Generate, Fill, Mix, Walk, Vary, Neighbours)
+QUESTIONS = (Generate, Fill, Mix, Walk, Vary, Nearest)
 ADDRESS, HOSTS = "127.0.0.1", ["127.0.0.1", "localhost"]
 MOST_WAITING = 64  # requests
 MOST_OPEN = 512  # connections
-_LARGEST_JSON = 2**25  # bytes of metrics.json
-_LARGEST_REPORT = 2**28
+LARGEST_REPORT = 2**28  # bytes
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 _POLICY += "; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 _REPORT_POLICY = (
@@ -148,21 +146,19 @@ def create_app(model: Mandorla) -> FastAPI:
 
     @app.get("/api/metrics", summary="Give the figures of `mandorla evaluate`, as metrics.json holds them")
     def metrics() -> list[Record]:
-        path = model.run / "metrics.json"
-        if not path.is_file():
+        if not (records := read_records(model.run)):
             raise HTTPException(404, f"not evaluated yet: run `mandorla evaluate {model.run}`")
-        _check_size(path, _LARGEST_JSON)
-        try:
-            return [Record(**record) for record in read_json(path, "records")["records"]]
-        except TypeError as error:
-            raise MandorlaError(f"{path} holds no figures: run `mandorla evaluate {model.run}` again") from error
+        return records
 
     @app.get("/report", summary="Give the report of `mandorla evaluate`")
     def report() -> Response:
         path = model.run / "report.html"
         if not path.is_file():
             raise HTTPException(404, f"not evaluated yet: run `mandorla evaluate {model.run}`")
-        _check_size(path, _LARGEST_REPORT)
+        if path.stat().st_size > LARGEST_REPORT:
+            raise MandorlaError(
+                f"{path} is larger than an evaluation writes: run `mandorla evaluate {model.run}` again"
+            )
         headers = {"Content-Security-Policy": _REPORT_POLICY}
         return Response(path.read_bytes(), media_type="text/html; charset=utf-8", headers=headers)
 
@@ -217,7 +213,7 @@ def _add_file(app: FastAPI, name: str, kind: str) -> None:
         return Response(content, media_type=f"{kind}; charset=utf-8")
 
 
-def _add_question(app: FastAPI, question: type[Picture], answer: Callable) -> None:
+def _add_question(app: FastAPI, question: type[Question], answer: Callable) -> None:
     name = question.__name__.lower()
 
     @app.get(
@@ -247,11 +243,6 @@ def _about(model: Mandorla) -> About:
         largest=LARGEST_FILE,
         report=(model.run / "report.html").is_file(),
     )
-
-
-def _check_size(path, largest: int) -> None:
-    if path.stat().st_size > largest:
-        raise MandorlaError(f"{path}: larger than {largest // 2**20} MiB, which no evaluation writes; make it anew")
 
 
 def _error(status: int, detail: str) -> JSONResponse:

@@ -40,19 +40,14 @@ class Question(BaseModel):
     """Hold what is asked; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal["json", "png"] = Field("json", description="a table of pictures as JSON, or one picture of it")
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked, less what was left open."""
         return self.model_dump(exclude_none=True, exclude={"format"})
 
 
-class Picture(Question):
-    """Hold the form of the answer."""
-
-    format: Literal["json", "png"] = Field("json", description="a table of pictures as JSON, or one picture of it")
-
-
-class Generate(Picture):
+class Generate(Question):
     """Draw new matching tuples."""
 
     seed: Seed = 0
@@ -60,7 +55,7 @@ class Generate(Picture):
     steps: Steps = None
 
 
-class Fill(Picture):
+class Fill(Question):
     """Draw the modalities that a sample lacks, or is taken to lack."""
 
     a: Name = "test:0"
@@ -71,7 +66,7 @@ class Fill(Picture):
     steps: Steps = None
 
 
-class Pair(Picture):
+class Pair(Question):
     """Name two samples."""
 
     a: Name = "test:0"
@@ -93,7 +88,7 @@ class Walk(Pair):
     num: int = Field(8, ge=2, le=32, description="number of steps")
 
 
-class Vary(Picture):
+class Vary(Question):
     """Move single channels of one component: what does each change?"""
 
     a: Name = "test:0"
@@ -104,7 +99,7 @@ class Vary(Picture):
     top: int = Field(8, ge=1, le=64, description="number of channels: those that change most")
 
 
-class Neighbours(Picture):
+class Nearest(Question):
     """Find the training samples that look most like a sample."""
 
     a: Name = "seed:0:0"
@@ -155,7 +150,7 @@ class Explorer:
         """Return the names of the modalities."""
         return [modality.name for modality in self.model.modalities]
 
-    def answer(self, question: Picture) -> Panel | bytes:
+    def answer(self, question: Question) -> Panel | bytes:
         """Return the answer to any of the questions, as a table or as one PNG. Raises MandorlaError."""
         kind = type(question).__name__.lower()
         rows, columns, cells, notes = getattr(self, kind)(question)
@@ -254,7 +249,7 @@ class Explorer:
         note += " channel is the root mean square difference between its two ends, of images in [0, 1]."
         return [f"{c}: {change[c]:.3f}" for c in order], columns, [list(versions[c]) for c in order], [note]
 
-    def neighbours(self, q: Neighbours):
+    def nearest(self, q: Nearest):
         """Find what of the training set looks most like a sample."""
         sample = self.finder.find(q.a)
         with self._lock:

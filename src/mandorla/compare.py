@@ -1,0 +1,134 @@
+"""Two runs side by side: in what their settings differ, what both measured, how their trainings went."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from mandorla.config import differences
+from mandorla.evaluate.record import Record, read_records
+from mandorla.recipe import read_run
+from mandorla.storage import whole
+
+LOG = "metrics.jsonl"
+STAGES = {"vae": "stage 1", "diffusion": "stage 2"}
+IGNORED = ("run",)  # settings that differ by nature
+_SURE = 2.0  # standard errors from which on a difference is more than the chance of test samples
+
+Curve = tuple[list[int], list[float]]  # steps, values
+
+
+def compare(first: Path, second: Path, out: Path) -> None:
+    """Print how two runs differ in settings and figures, and draw the curves of their validations to the PNG `out`.
+
+    Raises MandorlaError if one of them is no run folder, or `out` cannot be written.
+    """
+    from rich.console import Console
+
+    runs = (first, second)
+    changed = differences(*map(read_run, runs))
+    kept = [{record.name: record for record in read_records(run)} for run in runs]
+    curves = {run: read_curves(run) for run in runs}
+    console, names = Console(highlight=False), _names(first, second)
+    rows = {key: values for key, values in changed.items() if key.partition(".")[0] not in IGNORED}
+    _print(
+        console,
+        "setting",
+        names,
+        {key: [v or "-" for v in values] for key, values in rows.items()},
+        "settings: no difference",
+    )
+    for run, records in zip(runs, kept, strict=True):
+        if not records:
+            console.print(f"{run} is not evaluated: run `mandorla evaluate {run}`", soft_wrap=True)
+    _print(console, "figure", [*names, "difference", "better"], compare_records(*kept), "no figure in both")
+    if any(curves.values()):
+        with whole(out) as part:
+            part.write_bytes(draw_curves(dict(zip(names, curves.values(), strict=True))))
+        console.print(f"curves: {out}", soft_wrap=True)
+
+
+def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[str, list[str]]:
+    """Return, for each figure that both runs have, both values with standard errors, their difference, who is better.
+
+    No run is better where the difference could be the chance of the test samples alone; that of training seeds is not
+    in the standard errors. Figures of single views or routes are left out where one sums them up.
+    """
+    table = {}
+    summed = {name.rpartition("/")[0] for name in a if name.count("/") > 1} & a.keys()
+    for name in (name for name in a if name in b and name.rpartition("/")[0] not in summed):
+        one, other = a[name], b[name]
+        difference = other.value - one.value
+        if abs(difference) <= _SURE * math.hypot(one.error, other.error):
+            verdict = "as likely chance"
+        else:
+            verdict = "second" if (difference > 0) == (one.better == "higher") else "first"
+        values = [f"{record.text('value')} ± {record.text('error')}" for record in (one, other)]
+        table[name] = [*values, f"{difference:+.3g}", verdict]
+    return table
+
+
+def read_curves(run: Path) -> dict[str, Curve]:
+    """Return the figures of all validations of a run, `stage 1, loss` and so on, as steps and values.
+
+    Damaged lines, which a killed training leaves, are passed over.
+    """
+    curves: dict[str, Curve] = {}
+    for stage, title in STAGES.items():
+        path = run / stage / LOG
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+            try:
+                figures = json.loads(line)
+                step, part = int(figures.pop("step")), figures.pop("part")
+                values = {name: float(value) for name, value in figures.items()}
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            for name, value in values.items() if part == "val" else ():
+                steps, row = curves.setdefault(f"{title}, {name}", ([], []))
+                steps.append(step)
+                row.append(value)
+    return curves
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
+    """Return a PNG with a panel for each figure and in it a line for each run, `curves[run][figure]`."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(rows, columns, place, title=name)
+        axes.title.set_fontsize("medium")
+        for (run, of_run), style in zip(curves.items(), ("-", "--"), strict=True):
+            if name in of_run:
+                axes.plot(*of_run[name], style, marker=".", label=run)
+        axes.tick_params(labelsize="small")
+    handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def _names(first: Path, second: Path) -> list[str]:
+    """Return short names of the runs that tell them apart."""
+    names = [first.resolve().name, second.resolve().name]
+    return names if names[0] != names[1] else [str(first), f"{second} (second)" if first == second else str(second)]
+
+
+def _print(console, what: str, columns: list[str], rows: Mapping[str, list[str]], none: str) -> None:
+    from rich.table import Table
+
+    if not rows:
+        return console.print(none)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(what, overflow="fold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console.print(table)

@@ -1,0 +1,82 @@
+"""Two runs side by side: what differs, who is better, and a picture of both."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mandorla.compare import compare, compare_records, draw_curves, read_curves
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.record import Record
+
+
+def record(name: str, value: float, error: float = 0.01, better: str = "higher") -> Record:
+    return Record(name, value, error, 100, "a figure", better)
+
+
+def records(*given: Record) -> dict[str, Record]:
+    return {one.name: one for one in given}
+
+
+def test_who_is_better():
+    a = records(
+        record("shared/class", 0.9), record("leak/x", 0.3, better="lower"), record("joint/y", 0.5), record("a/b", 1)
+    )
+    b = records(record("shared/class", 0.95), record("leak/x", 0.2, better="lower"), record("joint/y", 0.51))
+    verdicts = {name: cells[-1] for name, cells in compare_records(a, b).items()}
+    assert verdicts == {"shared/class": "second", "leak/x": "second", "joint/y": "as likely chance"}
+    assert {cells[-1] for name, cells in compare_records(b, a).items() if name != "joint/y"} == {"first"}
+    assert compare_records(a, b)["shared/class"][:3] == ["0.900 ± 0.010", "0.950 ± 0.010", "+0.05"]
+
+
+def test_details_are_left_out_where_something_sums_them_up():
+    a = records(record("shared/class", 0.9), record("shared/class/view0", 0.9), record("translation/a to b/psnr", 9))
+    assert list(compare_records(a, a)) == ["shared/class", "translation/a to b/psnr"]
+
+
+def test_two_runs(polydigits_run, copy_of, tmp_path, capsys):
+    other = copy_of(polydigits_run)
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("seed: 0", "seed: 7", 1))
+    metrics = {"records": [record("shared/class", 0.5).to_json()]}
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    compare(polydigits_run, other, tmp_path / "curves.png")
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("seed"))
+    assert row.split()[-2:] == ["0", "7"]
+    assert "is not evaluated" in printed and "no figure in both" in printed
+    assert Image.open(tmp_path / "curves.png").size[0] > 600
+    assert set(read_curves(other)["stage 1, loss"][0]) == {3, 6}
+
+
+def test_curves_are_drawn_where_they_are():
+    """Two lines, of which the second ends higher; the same twice is another picture."""
+    low, high = {"stage 1, loss": ([1, 2], [0.0, 1.0])}, {"stage 1, loss": ([1, 2], [0.0, 2.0])}
+    pictures = [np.asarray(Image.open(io.BytesIO(draw_curves({"a": low, "b": x})))) for x in (high, low)]
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+
+
+def test_damaged_lines_are_passed_over(tmp_path):
+    (tmp_path / "vae").mkdir()
+    lines = [
+        '{"step": 1, "part": "val", "loss": 2}',
+        '{"step": 2, "pa',
+        "3",
+        "[]",
+        '{"step": 2, "part": "train", "loss": 1}',
+    ]
+    (tmp_path / "vae" / "metrics.jsonl").write_text("\n".join(lines))
+    assert read_curves(tmp_path) == {"stage 1, loss": ([1], [2.0])}
+
+
+def test_what_is_no_run_or_no_figures_is_named(polydigits_run, copy_of, tmp_path):
+    with pytest.raises(MandorlaError, match="not a run folder"):
+        compare(polydigits_run, tmp_path, tmp_path / "x.png")
+    other = copy_of(polydigits_run)
+    for content in ('{"records": [1]}', '{"records": [{"name": "a"}]}'):
+        (other / "metrics.json").write_text(content)
+        with pytest.raises(MandorlaError, match="holds no figures: run `mandorla evaluate"):
+            compare(polydigits_run, other, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
