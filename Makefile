@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format
+.PHONY: demo test lint format docs
 
 demo: $(INSTALLED)
 	$(VENV)/bin/mandorla demo
@@ -12,6 +12,10 @@ demo: $(INSTALLED)
 # Two threads: many small tensors gain nothing from more.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=2 $(VENV)/bin/python -m pytest
+
+# A warning, such as of a dead link, is an error.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -n docs build/docs
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
