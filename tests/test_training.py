@@ -18,7 +18,7 @@ from torch import nn
 
 import mandorla
 from mandorla import training
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import locked
 from mandorla.training import TrainingConfig, batch_indices, choose_device, fit, load_tensors, lr_schedule, save_tensors
 
@@ -52,7 +52,7 @@ def train(folder: Path, module: nn.Module | None = None, *, bad_step: int = -1, 
         fetch=lambda indices, step: X[indices],
         loss=loss,
         validate=lambda trained: {"loss": trained(X).square().mean().item()},
-        picture=lambda trained, path: path.write_bytes(b"picture"),
+        picture=lambda trained: b"picture",
         export=lambda trained: trained.state_dict(),
         title="test",
     )
@@ -162,7 +162,7 @@ def test_moving_average(tmp_path):
 def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     """Validation gets worse after the second: the weights of that one stay."""
     saved = []
-    monkeypatch.setattr(training, "save_tensors", lambda path, *rest: saved.append(path.name))
+    monkeypatch.setattr(training, "save_tensors", lambda path, *rest, **more: saved.append(path.name))
     losses = iter([3.0, 1.0, 2.0, 5.0])
     module = network()
     fit(
@@ -174,7 +174,7 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
         fetch=lambda indices, step: X[indices],
         loss=lambda m, x, p: (m(x).square().mean(), {"loss": torch.zeros(())}),
         validate=lambda m: {"loss": next(losses)},
-        picture=lambda m, path: None,
+        picture=lambda m: None,
         export=lambda m: m.state_dict(),
         title="test",
     )
@@ -183,7 +183,9 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bad_step", [0, 5, 11])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, bad_step):
-    with pytest.raises(MandorlaError, match="lower training.learning_rate"):
+    with pytest.raises(
+        MandorlaError, match=f"at step {bad_step + 1} .batch: training samples .* lower .*training.learning_rate"
+    ):
         train(tmp_path, bad_step=bad_step)
     state = tmp_path / "last.safetensors"
     assert state.is_file() == (bad_step >= 4)
@@ -196,9 +198,103 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path,
 def test_an_infinite_gradient_stops_as_well(tmp_path):
     module = network()
     module[0].weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(MandorlaError, match="not finite at step 4"):
+    with pytest.raises(MandorlaError, match="not finite at step 1 "):
         train(tmp_path, module)
     assert not (tmp_path / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("bad_step", [0, 5, 10])
+def test_the_batch_of_a_loss_that_is_not_finite_is_named(tmp_path, bad_step):
+    rows = batch_indices(3, bad_step, 8, len(X))
+    named = f"training samples {', '.join(map(str, rows[:5]))} and 3 more"
+    with pytest.raises(MandorlaError, match=named):
+        train(tmp_path, bad_step=bad_step, checkpoint_every=100, validate_every=100)
+
+
+@pytest.mark.parametrize("step", [2, 4, 7, 12])
+def test_control_c_saves_the_step_and_goes_on_as_if_nothing_had_happened(tmp_path, step):
+    """Bitwise, and also the lines of figures, whose means began before the interruption."""
+    train(tmp_path / "whole", steps=30)
+    module, seen = network(), []
+
+    def interrupt(trained, x):
+        seen.append(trained.training)
+        if trained.training and sum(seen) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    module.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", module, steps=30)
+    assert load_tensors(tmp_path / "parts" / "last.safetensors")[1]["step"] == str(step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(tmp_path / "parts", steps=30)
+    assert same_training(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_second_control_c_ends_at_once(tmp_path):
+    module = network()
+
+    def interrupt_twice(trained, x):
+        for _ in range(2 * trained.training):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    module.register_forward_pre_hook(interrupt_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, module)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "text", "gone"])
+def test_a_damaged_state_falls_back_to_the_one_before_it(tmp_path, harm):
+    train(tmp_path / "whole")
+    with interrupted(9):
+        train(tmp_path / "parts")
+    state = tmp_path / "parts" / "last.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-100] ^= 1
+    harmed = {"cut": content[:-50], "flip": content, "text": b"text"}
+    state.unlink() if harm == "gone" else state.write_bytes(harmed[harm])
+    if harm == "gone":  # as after a kill between the two renames
+        train(tmp_path / "parts")
+    else:
+        with pytest.warns(MandorlaWarning, match=r"last.safetensors .*; going on from the one before it, step 4"):
+            train(tmp_path / "parts")
+    assert same_training(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_two_damaged_states_are_named(tmp_path):
+    with interrupted(9):
+        train(tmp_path)
+    for name in ("last.safetensors", "previous.safetensors"):
+        (tmp_path / name).write_bytes(b"text")
+    with pytest.raises(MandorlaError, match="previous.safetensors cannot be read .*: delete"):
+        train(tmp_path)
+
+
+def raise_(error: Exception):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: torch.empty(2**50),  # the allocator's own words
+        lambda: raise_(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
+        lambda: np.empty(2**50),
+    ],
+)
+def test_a_lack_of_memory_names_the_key_to_lower(tmp_path, fail):
+    module = network()
+    module.register_forward_pre_hook(lambda m, _: fail())
+    with pytest.raises(MandorlaError, match=r"step 1: lower vae.training.batch_size \(now 8\)"):
+        train(tmp_path / "vae", module)
+
+
+def test_other_failures_stay_what_they_are(tmp_path):
+    module = network()
+    module.register_forward_pre_hook(lambda m, _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, module)
 
 
 def test_batches_pass_over_all_samples():

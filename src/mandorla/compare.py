@@ -8,7 +8,7 @@ from pathlib import Path
 from mandorla.config import differences
 from mandorla.evaluate.record import Record, read_records
 from mandorla.recipe import read_run
-from mandorla.storage import whole
+from mandorla.storage import write_bytes
 
 LOG = "metrics.jsonl"
 STAGES = {"vae": "stage 1", "diffusion": "stage 2"}
@@ -43,8 +43,7 @@ def compare(first: Path, second: Path, out: Path) -> None:
             console.print(f"{run} is not evaluated: run `mandorla evaluate {run}`", soft_wrap=True)
     _print(console, "figure", [*names, "difference", "better"], compare_records(*kept), "no figure in both")
     if any(curves.values()):
-        with whole(out) as part:
-            part.write_bytes(draw_curves(dict(zip(names, curves.values(), strict=True))))
+        write_bytes(out, draw_curves(dict(zip(names, curves.values(), strict=True))))
         console.print(f"curves: {out}", soft_wrap=True)
 
 

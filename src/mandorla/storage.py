@@ -26,6 +26,8 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # before the name: else a power cut may leave the name and nothing behind it
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise MandorlaError(f"{path} cannot be written ({error}): make room, or choose another folder") from error
@@ -39,11 +41,17 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write the file `path` whole or not at all."""
+    with whole(path) as part:
+        part.write_bytes(content)
+
+
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Return what the JSON file at `path` holds, a mapping with `keys`. Raises MandorlaError if it does not."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise MandorlaError(f"{path} cannot be read ({error}): restore it, or delete {path.parent}") from error
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         raise MandorlaError(f"{path} does not hold {', '.join(keys)}: restore it, or delete {path.parent}")

@@ -2,6 +2,7 @@
 
 Everything random in step k follows from (seed, k): which samples form the batch, and the generator's state before the
 forward pass. So a resumed training needs no stored random state and equals an uninterrupted one, bit by bit on a CPU.
+The state from which it resumes is written whole, with a checksum; the one before it is kept.
 
 Weights that are used afterwards are an exponential moving average, updated after each optimiser step with the decay
 min(ema, (1 + k) / (10 + k)).
@@ -10,8 +11,13 @@ min(ema, (1 + k) / (10 + k)).
 import copy
 import json
 import math
-from collections.abc import Callable
+import signal
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +33,12 @@ from torch import Tensor, nn
 
 from mandorla.config import Settings
 from mandorla.environment import begun_with, note_environment
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.nets.blocks import trains_in_bf16
-from mandorla.storage import locked, whole, write_text
+from mandorla.storage import locked, whole, write_bytes, write_text
 
-WEIGHTS, STATE, LOG = "weights.safetensors", "last.safetensors", "metrics.jsonl"
+WEIGHTS, LOG = "weights.safetensors", "metrics.jsonl"
+STATE, PREVIOUS = "last.safetensors", "previous.safetensors"
 _FIGURES_EVERY = 20  # steps
 _BAR_WIDTH = 66  # characters before the figures
 _LINE = 96  # characters of figures in a line about a validation
@@ -74,7 +81,7 @@ def fit(
     fetch: Callable[[np.ndarray, int], Any],
     loss: Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]],
     validate: Callable[[nn.Module], dict[str, float]],
-    picture: Callable[[nn.Module, Path], None],
+    picture: Callable[[nn.Module], bytes | None],
     export: Callable[[nn.Module], dict[str, Tensor]],
     title: str,
 ) -> None:
@@ -82,13 +89,14 @@ def fit(
 
     - `fetch(indices, step)` gives the batch of these training samples for that step
     - `loss(module, batch, progress)` gives its loss and named terms
-    - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module, path)` draws a PNG
+    - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module)` gives a PNG
     - `export(module)` names the tensors that belong to the model; those of the best validation become
       `weights.safetensors`
 
-    Raises MandorlaError if the loss stops being finite.
+    Control-C saves the state after the current step. Raises MandorlaError if the loss stops being finite, or memory
+    does not suffice.
     """
-    training = _Training(module, config, folder, seed, title)
+    training = _Training(module, config, folder, seed, num_samples, title)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():
             raise MandorlaError(
@@ -103,7 +111,9 @@ def fit(
         locked(folder),
         ThreadPoolExecutor(1) as ahead,
         _progress() as progress,
-        _Log(folder, training.step) as training.log,
+        _Log(folder, training.step, training.waiting) as training.log,
+        _memory_named(training),
+        _Interrupt() as interrupt,
     ):
         if training.step and (threads := begun_with(folder)):
             torch.set_num_threads(threads)  # sums over another number of parts end in other digits
@@ -129,22 +139,27 @@ def fit(
                 progress.console.print(line, highlight=False, soft_wrap=True)
             if training.due(config.picture_every):
                 training.draw(picture)
-            if training.due(config.checkpoint_every):
+            if training.due(config.checkpoint_every) or interrupt.asked:
                 training.save()
+            if interrupt.asked:
+                raise KeyboardInterrupt
 
 
 class _Training:
     """Hold what changes during a training: weights, their moving average, the optimiser, step, best validation loss."""
 
-    def __init__(self, module: nn.Module, config: TrainingConfig, folder: Path, seed: int, title: str):
+    def __init__(
+        self, module: nn.Module, config: TrainingConfig, folder: Path, seed: int, num_samples: int, title: str
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.module, self.config, self.folder, self.seed, self.title = module, config, folder, seed, title
+        self.num_samples = num_samples
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
-        self.step, self.best = _restore(folder / STATE, module, self.average, self.optimizer)
+        self.step, self.best, self.waiting = _restore(folder, module, self.average, self.optimizer)
         self.log: _Log | None = None  # opened by whoever trains: a finished training is left as it is
 
     def due(self, every: int) -> bool:
@@ -170,14 +185,21 @@ class _Training:
 
     def write_figures(self) -> dict[str, float]:
         """Log the terms since the last time and return their means. Raises MandorlaError if one is not finite."""
-        figures = self.log.write("train", self.step)
-        if not all(map(math.isfinite, figures.values())):
-            raise MandorlaError(
-                f"the loss of {self.title} is not finite at step {self.step}: lower training.learning_rate (now"
-                f" {self.config.learning_rate:g}) or set training.precision to fp32; {self.folder} keeps the last good"
-                " state"
-            )
-        return figures
+        self.check()
+        return self.log.write("train", self.step)
+
+    def check(self) -> None:
+        """Raise MandorlaError if a term since the last line of figures is not finite."""
+        if (ago := self.log.not_finite_since()) is None:
+            return
+        step, where = self.step - ago, self.folder.name
+        rows = batch_indices(self.seed, step - 1, self.config.batch_size, self.num_samples)
+        shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        raise MandorlaError(
+            f"the loss of {self.title} is not finite at step {step} (batch: training samples {shown}, counted from 0):"
+            f" lower {where}.training.learning_rate (now {self.config.learning_rate:g}) or set"
+            f" {where}.training.precision to fp32; {self.folder} keeps the last good state"
+        )
 
     def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> dict[str, float]:
         """Log and return the figures of the average, and keep its weights if they are the best so far."""
@@ -190,15 +212,21 @@ class _Training:
             save_tensors(self.folder / WEIGHTS, export(self.average))
         return figures
 
-    def draw(self, picture: Callable[[nn.Module, Path], None]) -> None:
-        """Write a picture of what the average does now."""
-        (self.folder / "pictures").mkdir(exist_ok=True)
+    def draw(self, picture: Callable[[nn.Module], bytes | None]) -> None:
+        """Write a picture of what the average does now, if there is one."""
         with torch.random.fork_rng(), torch.no_grad():
-            picture(self.average, self.folder / "pictures" / f"step_{self.step:06d}.png")
+            content = picture(self.average)
+        if content:
+            (self.folder / "pictures").mkdir(exist_ok=True)
+            write_bytes(self.folder / "pictures" / f"step_{self.step:06d}.png", content)
 
     def save(self) -> None:
-        """Write the state from which training resumes."""
-        _save_state(self.folder / STATE, self.module, self.average, self.optimizer, self.step, self.best)
+        """Write the state from which training resumes; the one before it stays as `previous.safetensors`."""
+        self.check()
+        tensors = _state(self.module, self.average, self.optimizer)
+        metadata = {"step": str(self.step), "best": repr(self.best), "waiting": json.dumps(self.log.waiting_numbers())}
+        metadata["checksum"] = str(_checksum(tensors))
+        save_tensors(self.folder / STATE, tensors, metadata, keep_as=self.folder / PREVIOUS)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, num_samples: int) -> np.ndarray:
@@ -234,12 +262,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that is there whole or not at all."""
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, keep_as: Path | None = None
+) -> None:
+    """Write a safetensors file that is there whole or not at all; `keep_as` is where the one before it goes."""
     with whole(path) as part:
         save_file(
             {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, part, metadata
         )
+        if keep_as and path.is_file():
+            path.replace(keep_as)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -264,23 +296,49 @@ def _lerp(average: nn.Module, module: nn.Module, decay: float) -> None:
         kept.copy_(value)
 
 
-def _save_state(path: Path, module: nn.Module, average: nn.Module, optimizer, step: int, best: float) -> None:
+def _state(module: nn.Module, average: nn.Module, optimizer) -> dict[str, Tensor]:
     tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, parameter in module.named_parameters():
         tensors |= {f"optimizer.{name}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
-    save_tensors(path, tensors, {"step": str(step), "best": repr(best)})
+    return tensors
 
 
-def _restore(path: Path, module: nn.Module, average: nn.Module, optimizer) -> tuple[int, float]:
-    if not path.is_file():
-        return 0, math.inf
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    """Return a number that tells whether the bytes of named tensors are those that were written."""
+    total = 0
+    for name in sorted(tensors):
+        content = tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        total = zlib.crc32(content, zlib.crc32(name.encode(), total))
+    return total
+
+
+def _load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = load_tensors(path)
+    if metadata.get("checksum") != str(_checksum(tensors)) or not {"step", "best", "waiting"} <= metadata.keys():
+        raise MandorlaError(f"{path} is damaged: restore it, or delete {path.parent}")
+    return tensors, metadata
+
+
+def _restore(folder: Path, module: nn.Module, average: nn.Module, optimizer) -> tuple[int, float, list]:
+    """Take up the last state in `folder`, or the one before it; return step, best loss, and figures not yet written."""
+    path, previous = folder / STATE, folder / PREVIOUS
+    if not path.is_file() and not previous.is_file():
+        return 0, math.inf, []
+    try:
+        tensors, metadata = _load_state(path if path.is_file() else previous)
+    except MandorlaError as error:
+        if not (path.is_file() and previous.is_file()):
+            raise
+        tensors, metadata = _load_state(previous)
+        warnings.warn(
+            f"{error}; going on from the one before it, step {metadata['step']}", MandorlaWarning, stacklevel=4
+        )
     for prefix, target in (("module.", module), ("average.", average)):
         try:
             target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         except RuntimeError as error:
-            raise MandorlaError(f"{path} is of another training: restore it, or delete {path.parent}") from error
+            raise MandorlaError(f"{path} is of another training: restore it, or delete {folder}") from error
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -288,13 +346,48 @@ def _restore(path: Path, module: nn.Module, average: nn.Module, optimizer) -> tu
             like = parameters[name]  # the fused optimiser pairs numbers by their place in memory: keep its layout
             value = value if entry == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
             optimizer.state[like][entry] = value
-    return int(metadata["step"]), float(metadata["best"])
+    return int(metadata["step"]), float(metadata["best"]), json.loads(metadata["waiting"])
+
+
+class _Interrupt:
+    """Note a first Control-C, so that the work can end in good order; a second one ends it at once."""
+
+    def __init__(self):
+        self.asked, self._before = False, None
+
+    def __enter__(self) -> "_Interrupt":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python has no say in signals
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self._before)
+
+
+@contextmanager
+def _memory_named(training: _Training) -> Iterator[None]:
+    """Turn a lack of memory into an error that names the setting to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "memory" in str(error)):
+            raise
+        raise MandorlaError(
+            f"not enough memory for {training.title}, step {training.step + 1}: lower"
+            f" {training.folder.name}.training.batch_size (now {training.config.batch_size}) or"
+            f" data.size, and choose another run folder or delete {training.folder}"
+        ) from error
 
 
 class _Log:
     """Average named figures between two writes; append them to `metrics.jsonl` and TensorBoard."""
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, waiting: list[dict[str, float]]):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / LOG
@@ -302,7 +395,18 @@ class _Log:
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-        self.waiting: list[dict[str, Tensor | float]] = []
+        self.waiting: list[dict[str, Tensor | float]] = list(waiting)
+
+    def waiting_numbers(self) -> list[dict[str, float]]:
+        """Return what was not written yet, as plain numbers: a resumed training writes the same means."""
+        return [{name: float(value) for name, value in figures.items()} for figures in self.waiting]
+
+    def not_finite_since(self) -> int | None:
+        """Return how many steps ago a figure first was not finite; None if all are."""
+        for index, figures in enumerate(self.waiting_numbers()):
+            if not all(map(math.isfinite, figures.values())):
+                return len(self.waiting) - 1 - index
+        return None
 
     def add(self, figures: dict[str, Tensor] | dict[str, float]) -> None:
         self.waiting.append(figures)
@@ -314,8 +418,11 @@ class _Log:
         self.waiting = []
         for name, value in means.items():
             self.writer.add_scalar(f"{part}/{name}", value, step)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "part": part} | means) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "part": part} | means) + "\n")
+        except OSError as error:
+            raise MandorlaError(f"{self.path} cannot be written ({error}): make room, then type the same") from error
         return means
 
     def __enter__(self) -> "_Log":

@@ -58,7 +58,7 @@ def train_diffusion(recipe: Recipe) -> None:
         total, per_component = module.loss(*whitened(encoded))
         return total, per_component | {"loss": total.detach()}
 
-    def picture(trained: nn.Module, path: Path) -> None:
+    def picture(trained: nn.Module) -> bytes | None:
         noise = sample_noise(vae.layout, seed, [(index,) for index in range(min(8, len(chosen)))])
         known = whitening.whiten({SHARED: check.latents.shared[:8]}) if recipe.diffusion.mode != "joint" else {}
         wanted = [name for name in trained.layout.shapes if name not in known]
@@ -66,8 +66,7 @@ def train_diffusion(recipe: Recipe) -> None:
         drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, SamplingConfig())
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
         shown = [m.name for m in vae.modalities if len(m.size) in (2, 3)]
-        if shown:
-            path.write_bytes(grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown], shown))
+        return grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown], shown) if shown else None
 
     fit(
         diffusion,

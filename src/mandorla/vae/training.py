@@ -49,8 +49,8 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     train = on_device(splits.train, device)
     check = splits.val.batch(_spread(splits.val, _VALIDATION)).to(device)
 
-    def picture(trained: Objective, path: Path) -> None:
-        _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device), path)
+    def picture(trained: Objective) -> bytes | None:
+        return _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device))
 
     fit(
         objective,
@@ -72,7 +72,7 @@ def _spread(dataset: Dataset, num: int) -> np.ndarray:
     return np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int)
 
 
-def _draw_reconstructions(vae: VAE, batch: Batch, path: Path) -> None:
+def _draw_reconstructions(vae: VAE, batch: Batch) -> bytes | None:
     """Draw per modality: data, reconstruction, and the shared part of each sample with another one's private part.
 
     Signals and plain vectors are no pictures: they are left out.
@@ -87,5 +87,4 @@ def _draw_reconstructions(vae: VAE, batch: Batch, path: Path) -> None:
         u, _ = vae.posterior(name, features[name], whole[here])
         rows += [x[here], vae.decode(name, whole[here], u), vae.decode(name, whole[here], u.roll(1, 0))]
         names += [name, "reconstruction", "private of the left"]
-    if rows:
-        path.write_bytes(grid(rows, names, bands=(range(3, len(rows), 3), ())))
+    return grid(rows, names, bands=(range(3, len(rows), 3), ())) if rows else None
