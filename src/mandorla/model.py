@@ -22,6 +22,7 @@ from torch.nn.functional import cosine_similarity
 
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
+from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import Fitted, read_intensity
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
@@ -74,6 +75,8 @@ class Mandorla:
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self.intensity: dict[str, Fitted] = read_intensity(run)
         self.sampling: SamplingConfig = self.recipe.diffusion.sampling
+        if lacking := [m.name for m in self.modalities if m.name not in self.intensity]:
+            raise MandorlaError(f"{run / INTENSITY} is damaged (no {lacking[0]!r}): restore it, or begin a new run")
 
     def data(self) -> Splits:
         """Return the data that the run was trained on, in the same parts.

@@ -216,7 +216,8 @@ def read_splits(path: Path) -> dict[str, list[str] | str]:
     Raises `MandorlaError` if the file is missing, or its hash says that it was changed.
     """
     written = read_json(path)
-    if not isinstance(written, dict) or written.get("hash") != _hash(written):
+    lists = all(isinstance(written.get(part), list) for part in PARTS)
+    if not lists or written.get("hash") != _hash(written):
         raise MandorlaError(f"{path}: its hash does not fit what it holds, it was changed or damaged; {_AGAIN}")
     return written
 
@@ -331,5 +332,5 @@ def find_alike(
 
 
 def _hash(parts: Mapping) -> str:
-    content = {part: sorted(parts.get(part, ())) for part in PARTS} | {"data": parts.get("data", "")}
+    content = {part: sorted(map(str, parts.get(part, ()))) for part in PARTS} | {"data": parts.get("data", "")}
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

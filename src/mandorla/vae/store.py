@@ -8,6 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from mandorla.data.dataset import Modality
@@ -18,6 +19,7 @@ from mandorla.training import WEIGHTS, load_tensors
 from mandorla.vae.model import VAE
 
 FOLDER, DESCRIPTION = "vae", "model.json"
+_MODALITY = TypeAdapter(Modality)
 
 
 def write_description(run: Path, vae: VAE) -> None:
@@ -36,7 +38,10 @@ def load_vae(run: Path) -> tuple[VAE, str]:
         raise MandorlaError(f"{run} has no trained stage 1: run `mandorla train vae {run}` first")
     weights, _ = load_tensors(run / FOLDER / WEIGHTS)
     described = read_json(run / FOLDER / DESCRIPTION, "modalities")
-    modalities = tuple(Modality(m["name"], m["channels"], tuple(m["size"])) for m in described["modalities"])
+    try:
+        modalities = tuple(_MODALITY.validate_python(m) for m in described["modalities"])
+    except (TypeError, ValueError) as error:
+        raise MandorlaError(f"{run / FOLDER / DESCRIPTION} is damaged: restore it, or train stage 1 again") from error
     vae = VAE(recipe.vae.model, modalities)
     try:
         vae.load_state_dict(weights)
