@@ -192,6 +192,7 @@ def listen(model: Mandorla, port: int) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((ADDRESS, port))
+            listener.listen()
         except OSError as error:
             raise MandorlaError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
         print(f"http://{ADDRESS}:{listener.getsockname()[1]} shows {model.run}; Control-C ends it", flush=True)

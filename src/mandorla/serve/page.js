@@ -33,7 +33,7 @@ async function ask(path, options = {}) {
 
 // A fieldset that names a sample: of the test part, drawn, or uploaded. The hidden field has what the API is asked for.
 function samplePicker(box) {
-  const hidden = el("input", { type: "hidden", name: box.dataset.sample, value: box.dataset.sample === "b" ? "test:1" : "test:0" });
+  const hidden = el("input", { type: "hidden", name: box.dataset.sample, value: box.dataset.first ?? (box.dataset.sample === "b" ? "test:1" : "test:0") });
   const kind = el("select", {}, ...[["test", "test sample"], ["seed", "drawn"], ["upload", "uploaded"]].map(([value, text]) => el("option", { value }, text)));
   const number = (text, extra = {}) => {
     const field = el("input", { type: "number", min: 0, value: 0, ...extra });
@@ -95,7 +95,7 @@ function samplePicker(box) {
   }
   box.addEventListener("input", (event) => event.target.type !== "file" && write());
   hidden.addEventListener("restore", read);
-  show();
+  read();
 }
 
 function useAs(name, sample) {
@@ -163,14 +163,16 @@ async function showFigures() {
       cell("n", record.n), cell("better", record.better), el("td", { class: "definition" }, record.definition)))))));
 }
 
+const plain = (text = "") => text.replaceAll("`", "");
+
 async function showApi() {
   const { paths } = await ask("api/openapi.json");
   const entries = Object.entries(paths).flatMap(([path, verbs]) => Object.entries(verbs).map(([verb, operation]) => {
     const parameters = (operation.parameters ?? []).map(({ name, required, schema, description }) => {
       const standard = schema.default === undefined ? "" : ` = ${JSON.stringify(schema.default)}`;
-      return el("dd", {}, el("code", {}, name + (required ? "" : standard)), description ? `: ${description}` : "");
+      return el("dd", {}, el("code", {}, name + (required ? "" : standard)), description ? `: ${plain(description)}` : "");
     });
-    return [el("dt", {}, el("code", {}, `${verb.toUpperCase()} ${path}`), ` ${operation.summary ?? ""}`), ...parameters];
+    return [el("dt", {}, el("code", {}, `${verb.toUpperCase()} ${path}`), ` ${plain(operation.summary)}`), ...parameters];
   }));
   output.replaceChildren(el("dl", {}, ...entries.flat()));
 }
@@ -184,12 +186,14 @@ function queryOf(form) {
   return new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== "" && typeof value === "string"));
 }
 
+// Bring a form to what an address says; what it does not speak of is as at first, but for the samples.
 function restore(form, query) {
-  const whole = [...query.keys()].some((key) => key !== "view"); // then a tick that is not in it is off
+  const speaks = [...query.keys()].some((key) => key !== "view"); // then a tick that is not in it is off
+  form.reset();
   for (const field of form.elements) {
-    if (field.type === "checkbox" && whole) field.checked = query.getAll(field.name).includes(field.value);
+    if (field.type === "checkbox" && speaks) field.checked = query.getAll(field.name).includes(field.value);
     else if (field.name && query.has(field.name)) field.value = query.get(field.name);
-    if (field.type === "hidden" && query.has(field.name)) field.dispatchEvent(new Event("restore"));
+    if (field.type === "hidden") field.dispatchEvent(new Event("restore"));
   }
 }
 
@@ -245,7 +249,7 @@ async function start() {
   }
   for (const list of $$(".modality")) list.append(...Object.keys(model.modalities).map((name) => el("option", { value: name }, name)));
   $("#component").append(...Object.keys(model.components).map((name) => el("option", { value: name }, name === "shared" ? "shared part" : `private part of ${name}`)));
-  if (Object.keys(model.modalities).length > 1) $(`[data-modalities="given"] input`).checked = true;
+  if (Object.keys(model.modalities).length > 1) $(`[data-modalities="given"] input`).defaultChecked = true;
   for (const form of $$("form")) {
     form.addEventListener("submit", (event) => {
       event.preventDefault();

@@ -1,0 +1,184 @@
+"""The page in a real browser: clicks, keys, uploads, links, dark and light, phone and desktop."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import socket
+import threading
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mandorla
+from mandorla.data.images import write_image
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+PATIENCE = 60_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def address(polydigits_run):
+    """Serve a run on a free port and return where."""
+    import uvicorn
+
+    from mandorla.serve.app import create_app
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = uvicorn.Server(uvicorn.Config(create_app(mandorla.load(polydigits_run)), log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as starter:
+        browser = starter.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Return a function that opens the page; whatever the browser complains of fails the test."""
+    contexts, complaints = [], []
+
+    def elsewhere(url: str) -> None:
+        if not url.startswith((address, "data:")):
+            complaints.append(f"asked for {url}")
+
+    def open_page(query: str = "", **options):
+        context = browser.new_context(accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: elsewhere(request.url))
+        page.goto(f"{address}/{query}")
+        settled(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def settled(page) -> None:
+    """Wait until an answer is there."""
+    page.wait_for_selector("#output:not(.old) > *")
+    expect(page.locator("#state")).not_to_have_text("computing …", timeout=PATIENCE)
+
+
+def images(page) -> list[str]:
+    return [image.get_attribute("src") for image in page.locator("#output img").all()]
+
+
+def query_of(page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+def test_generate_and_a_link_that_restores_it(open_page):
+    page = open_page()
+    assert page.locator("#output img").count() == 3 * 8
+    page.get_by_label("Seed").first.fill("7")
+    page.get_by_label("Tuples").fill("2")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#output img")).to_have_count(6, timeout=PATIENCE)
+    assert query_of(page) == {"view": ["generate"], "seed": ["7"], "num": ["2"]}
+    shown = images(page)
+    again = open_page("?" + urlsplit(page.url).query)
+    assert images(again) == shown
+    page.go_back()
+    expect(page.locator("#output img")).to_have_count(24, timeout=PATIENCE)
+    expect(page.get_by_label("Seed").first).to_have_value("0")
+
+
+def test_every_picture_can_be_saved_with_its_settings(open_page):
+    page = open_page("?view=generate&seed=3&num=2")
+    with page.expect_download() as whole:
+        page.get_by_text("Save as one picture").click()
+    with page.expect_download() as one:
+        page.locator("#output td a").nth(1).click()
+    for download, extra in ((whole, {}), (one, {"row": "view0", "column": "1"})):
+        assert re.fullmatch(r"generate_.*seed-3.*\.png", download.value.suggested_filename)
+        about = json.loads(Image.open(download.value.path()).text["mandorla"])
+        assert {"question": "generate", "seed": 3, "num": 2, "synthetic": True, **extra}.items() <= about.items()
+
+
+def test_fill_in_from_an_upload(open_page, tmp_path):
+    image = np.random.default_rng(0).random((3, 24, 24))
+    write_image(tmp_path / "mine.png", image)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    page = open_page("?view=fill")
+    form = page.locator("form.current")
+    form.locator("select").first.select_option("upload")
+    form.locator("input[type=file]").nth(1).set_input_files(tmp_path / "bad.png")
+    expect(page.locator("#state")).to_contain_text("bad.png: cannot be read as an image", timeout=PATIENCE)
+    form.locator("input[type=file]").nth(1).set_input_files(tmp_path / "mine.png")
+    expect(page.locator("#state")).to_contain_text("uploaded: view1", timeout=PATIENCE)
+    form.locator("input[name=given][value=view0]").uncheck()
+    form.get_by_role("button", name="Fill in").click()
+    expect(page.get_by_role("rowheader")).to_have_text(["view1", "view0", "view2"], timeout=PATIENCE)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(images(page)[0].partition(",")[2]))))
+    assert np.abs(shown / 255 - image.transpose(1, 2, 0)).max() < 0.003
+    assert query_of(page)["a"][0].startswith("upload:")
+
+
+def test_a_drawn_sample_is_taken_into_other_views(open_page):
+    page = open_page()
+    page.get_by_role("button", name="use seed:0:5 as sample B").click()
+    page.get_by_role("link", name="Swap and mix").click()
+    expect(page.get_by_role("columnheader").nth(2)).to_contain_text("shared of A, private of B", timeout=PATIENCE)
+    assert query_of(page)["b"] == ["seed:0:5"]
+
+
+def test_by_keyboard_alone(open_page):
+    page = open_page()
+    page.keyboard.press("Tab")  # to the link that skips
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Fill in"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("columnheader").first).to_have_text("given", timeout=PATIENCE)
+    page.locator("form.current input[name=num]").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("2")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("columnheader")).to_have_count(6, timeout=PATIENCE)
+    unnamed = page.evaluate("""
+        [...document.querySelectorAll("input:not([type=hidden]), select, button, a, img")].filter(
+            (node) => !(node.labels?.length || node.textContent.trim() || node.alt || node.querySelector?.("img[alt]"))
+        ).length""")
+    assert unnamed == 0
+
+
+@pytest.mark.parametrize("view", ["fill", "mix", "walk", "vary", "nearest", "api"])
+def test_every_view_fits_a_phone_and_a_desktop(open_page, tmp_path, view):
+    for size in ((360, 740), (1280, 900)):
+        for scheme in ("light", "dark"):
+            page = open_page(f"?view={view}", viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (view, size)
+            picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
+            assert (np.median(picture) < 60) == (scheme == "dark"), (view, size)
+
+
+def test_mistakes_are_shown(browser, address):
+    page = browser.new_context().new_page()
+    page.goto(f"{address}/?view=walk&a=test:99999")
+    expect(page.locator("#state.wrong")).to_contain_text("no sample 99999 in the test part", timeout=PATIENCE)
+    page.goto(f"{address}/?view=figures")
+    expect(page.locator("#state.wrong")).to_contain_text("run `mandorla evaluate", timeout=PATIENCE)
+    page.context.close()
