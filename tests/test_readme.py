@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mandorla.serve
 from mandorla.cli import main
 from mandorla.data import load_data
 from mandorla.data.images import write_image
@@ -50,6 +51,7 @@ def world(tmp_path, monkeypatch):
             write_image(tmp_path / folder / f"{index:02d}.png", rng.random((1, 64, 64)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MANDORLA_DATA", raising=False)
+    monkeypatch.setattr(mandorla.serve, "serve", lambda run, port: mandorla.load(run))  # it would not end
     return tmp_path
 
 

@@ -1,0 +1,138 @@
+"""The site builds without a warning, and its pages are followed as a newcomer does: every command as typed, on tiny
+settings, every piece of Python, every recipe."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_readme import DIFFUSION, VAE
+
+import mandorla.serve
+from mandorla.cli import main
+from mandorla.recipe import read_recipe
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "data")  # that is data/README.md
+NOT_HERE = ("python3 -m venv ", ". .venv/bin/activate", "pip install -c constraints.txt -e ", "mandorla demo")
+TINY = {
+    ("train", "vae"): [*VAE, "vae.model.shared={channels: 4}", "vae.model.private={channels: 4}"],
+    ("train", "diffusion"): DIFFUSION,
+}
+BLOCK = re.compile(r"(?:^([^\n]*)\n\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+FILE = re.compile(r"`(\w+\.(?:py|yaml))`[:;]$")
+
+
+def blocks(page: str) -> list[tuple[str, str, str]]:
+    """Return language, text and, where the line before names one, file of each block of code on a page, in order."""
+    return BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, polydigits_run):
+    """Return an empty folder, current, with what the pages take for granted; a page that is served ends at once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MANDORLA_DATA", raising=False)
+    monkeypatch.setattr(mandorla.serve, "serve", lambda run, port: mandorla.load(run))
+    shutil.copytree(polydigits_run, "runs/demo")
+    return tmp_path
+
+
+def write_study(folder: Path) -> None:
+    """Write a BIDS dataset of small volumes."""
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    for subject in range(12):
+        for suffix in ("T1w", "T2w"):
+            path = folder / f"sub-{subject:02d}" / "anat" / f"sub-{subject:02d}_{suffix}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            volume = np.zeros((20, 24, 16), np.int16)
+            volume[3:-3, 3:-3, 3:-3] = rng.integers(50, 900, (14, 18, 10))
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+
+
+@pytest.mark.parametrize(
+    "pages", [("quickstart",), ("your-data", "missing"), ("latent-sizes",), ("networks",)], ids=lambda pages: pages[0]
+)
+def test_pages_as_typed(world, pages):
+    write_study(world / "study")
+    for page in pages:
+        for before, language, text in blocks(page):
+            if file := FILE.search(before):
+                Path(file[1]).write_text(text)
+            elif language == "python":
+                exec(text, {"__name__": page})
+            for command in text.splitlines() if language == "sh" else ():
+                run(command)
+    if "your-data" in pages:
+        for path in ("mine.yaml", "data-check.html", "runs/try/report.html", "runs/mine/report.html", "compare.png"):
+            assert Path(path).is_file(), path
+        assert len(list(Path("out/t2").iterdir())) == 240
+
+
+def run(command: str) -> None:
+    """Run a command of a page on tiny settings, unless it is of those that others tests have."""
+    if command.startswith(NOT_HERE):
+        return
+    program, *arguments = shlex.split(command)
+    assert program == "mandorla", command
+    arguments += ["--dry-run"] if "--sweep" in arguments else TINY.get(tuple(arguments[:2]), [])
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code, command
+
+
+def test_no_command_is_left_out():
+    """Pages without a test of their own have no commands but those that start the server."""
+    tested = {"quickstart", "your-data", "missing", "latent-sizes", "networks"}
+    for page in set(PAGES) - tested:
+        lines = [line for _, language, text in blocks(page) if language == "sh" for line in text.splitlines()]
+        assert all(line.startswith("mandorla serve ") for line in lines), page
+
+
+RECIPES = [(page, text) for page in PAGES for _, language, text in blocks(page) if language == "yaml"]
+
+
+@pytest.mark.parametrize(("page", "text"), RECIPES, ids=[page for page, _ in RECIPES])
+def test_recipes_are_valid(tmp_path, page, text):
+    (tmp_path / "recipe.yaml").write_text(text.replace("imports: [mynets.py]\n", ""))
+    read_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_the_api_as_a_program_asks_it(world):
+    """The server is the real one, in a process of its own."""
+    pytest.importorskip("fastapi")
+    environment = os.environ | {"PYTHONPATH": str(DOCS.parent / "src")}
+    command = [sys.executable, "-m", "mandorla", "serve", "runs/demo", "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().split()[0]
+        (text,) = [text for _, language, text in blocks("explore") if language == "python"]
+        names: dict = {}
+        exec(text.replace("http://127.0.0.1:8000", address), names)
+        assert len(names["panel"]["columns"]) == 4
+        assert Path("four.png").read_bytes().startswith(b"\x89PNG")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130, "Control-C ends it"
+    finally:
+        process.kill()
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    source = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("reference"))
+    for name in ("src", "data"):
+        (tmp_path / name).symlink_to(DOCS.parent / name)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", str(source), str(tmp_path / "site")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "site" / "theory.html").read_text(encoding="utf-8").count("<math") > 20
+    elsewhere = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]+)")
+    for path in (tmp_path / "site").glob("*.html"):
+        assert not elsewhere.findall(path.read_text(encoding="utf-8")), "nothing is loaded from elsewhere"
