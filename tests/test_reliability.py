@@ -26,8 +26,8 @@ from mandorla.training import load_tensors
 from mandorla.vae.training import train_vae
 
 NUM_KILLS = 30
-LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=90", "checkpoint_every=4")]
-LONG += ["vae.training.validate_every=13", "diffusion.training.validate_every=13"]
+LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=40", "checkpoint_every=2")]
+LONG += ["vae.training.validate_every=7", "diffusion.training.validate_every=7"]
 
 
 def train_both(recipe) -> None:
@@ -77,7 +77,7 @@ def test_thirty_kills_over_both_stages(tmp_path, monkeypatch):
         seconds = time.perf_counter() - began
         rng, moments = random.Random(time.time_ns()), []
         while len(moments) < NUM_KILLS:
-            ended = in_child(lambda: train_both(killed), rng.uniform(0, seconds / 4))
+            ended = in_child(lambda: train_both(killed), rng.uniform(0, seconds / 8))
             if not ended:
                 moments.append(step_of(tmp_path / "killed"))
             elif len(moments) < NUM_KILLS:  # done before all kills were: begin again
@@ -149,7 +149,7 @@ def test_control_c_saves_and_exits_with_130(tmp_path, recipe):
     status, errors = interrupt(tmp_path, recipe)
     assert status == 130
     assert errors.splitlines()[-1] == "mandorla: interrupted; the same command takes the work up again"
-    assert step_of(tmp_path / "run") not in ("nothing", "vae 90")
+    assert step_of(tmp_path / "run") not in ("nothing", "vae 40")
 
 
 def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, recipe):
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, recipe):
     assert state.read_bytes() == before
     assert not list((tmp_path / "run").rglob("*.part"))
     assert run(tmp_path, *recipe)[0] == 0
-    assert load_tensors(state)[1]["step"] == "90"
+    assert load_tensors(state)[1]["step"] == "40"
 
 
 def test_two_commands_on_one_run_folder(tmp_path, recipe):

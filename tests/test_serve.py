@@ -126,15 +126,15 @@ def test_swaps_and_mixes(client, model):
 
 
 def test_dimensions_come_in_the_order_of_what_they_change(client, model):
-    answer = client.get("/api/vary?a=test:0&component=view1&num=3&top=4").json()
+    answer = client.get("/api/traverse?a=test:0&component=view1&num=3&top=4").json()
     numbers = [float(row.partition(": ")[2]) for row in answer["rows"]]
     assert numbers == sorted(numbers, reverse=True) and len(numbers) == 4
     channel = int(answer["rows"][0].partition(":")[0])
     x = model.data().test.batch([0]).x
-    ends = model.vary(x, "view1", channel, 2)["view1"]
+    ends = model.traverse(x, "view1", channel, 2)["view1"]
     assert np.abs(pixels(answer["images"][0][2]).astype(int) - as_shown(ends[1, 0])).max() <= 1
     assert numbers[0] == pytest.approx(float((ends[0] - ends[1]).square().mean().sqrt()), abs=6e-4)
-    assert client.get("/api/vary?component=shared&show=view2").status_code == 200
+    assert client.get("/api/traverse?component=shared&show=view2").status_code == 200
 
 
 def test_a_training_image_is_its_own_nearest_neighbour(client, model):
@@ -181,8 +181,8 @@ def test_what_the_model_is(client, model):
         ("fill?given=viw0", "test:0 has no 'viw0'"),
         ("fill?wanted=viw0", "unknown modality 'viw0', did you mean 'view0'?"),
         ("fill?given=view0&given=view1&given=view2", "nothing to fill in"),
-        ("vary?component=view9", "unknown component 'view9'"),
-        ("vary?show=view9", "test:0 has no 'view9'"),
+        ("traverse?component=view9", "unknown component 'view9'"),
+        ("traverse?show=view9", "test:0 has no 'view9'"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(client, query, line):
@@ -300,7 +300,7 @@ TEXT = st.text(max_size=40) | st.sampled_from(["test:0", "seed:1:2:3", "upload:x
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    question=st.sampled_from(["generate", "fill", "mix", "walk", "vary", "nearest"]),
+    question=st.sampled_from(["generate", "fill", "mix", "walk", "traverse", "nearest"]),
     query=st.dictionaries(
         st.sampled_from(
             [

@@ -165,7 +165,7 @@ def test_by_keyboard_alone(open_page):
     assert unnamed == 0
 
 
-@pytest.mark.parametrize("view", ["fill", "mix", "walk", "vary", "nearest", "api"])
+@pytest.mark.parametrize("view", ["fill", "mix", "walk", "traverse", "nearest", "api"])
 def test_every_view_fits_a_phone_and_a_desktop(open_page, tmp_path, view):
     for size in ((360, 740), (1280, 900)):
         for scheme in ("light", "dark"):

@@ -19,6 +19,7 @@ References: the NIfTI-1 data format (2004), https://nifti.nimh.nih.gov/nifti-1; 
 """
 
 import csv
+import io
 import os
 import re
 import warnings
@@ -477,7 +478,8 @@ def _dataset(path: Path):
     """Return a DICOM file of one grey image, pixels undecoded."""
     pydicom = library("pydicom", "medical")
     try:
-        dataset = pydicom.dcmread(path)
+        # of its bytes: a file object sets aside whatever length a damaged element claims
+        dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()))
     except Exception as error:
         raise MandorlaError(f"{path}: cannot be read as DICOM ({error}); replace or remove it") from error
     if "PixelData" not in dataset:

@@ -26,10 +26,10 @@ import mandorla
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record, read_records
 from mandorla.model import Mandorla
-from mandorla.serve.explore import Explorer, Fill, Generate, Mix, Nearest, Panel, Question, Vary, Walk
+from mandorla.serve.explore import Explorer, Fill, Generate, Mix, Nearest, Panel, Question, Traverse, Walk
 from mandorla.serve.samples import ACCEPTED, LARGEST_FILE
 
-QUESTIONS = (Generate, Fill, Mix, Walk, Vary, Nearest)
+QUESTIONS = (Generate, Fill, Mix, Walk, Traverse, Nearest)
 ADDRESS, HOSTS = "127.0.0.1", ["127.0.0.1", "localhost"]
 MOST_WAITING = 64  # requests
 MOST_OPEN = 512  # connections

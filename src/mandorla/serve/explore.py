@@ -88,7 +88,7 @@ class Walk(Pair):
     num: int = Field(8, ge=2, le=32, description="number of steps")
 
 
-class Vary(Question):
+class Traverse(Question):
     """Move single channels of one component: what does each change?"""
 
     a: Name = "test:0"
@@ -227,7 +227,7 @@ class Explorer:
         columns[0].sample = q.a
         return list(x), columns, [list(images[:, 0]) for images in x.values()], []
 
-    def vary(self, q: Vary):
+    def traverse(self, q: Traverse):
         """Move each channel of a component; show those that change most."""
         latents = self._latents(self.finder.find(q.a))
         shapes = self.model.vae.layout.shapes
@@ -238,7 +238,7 @@ class Explorer:
             raise MandorlaError(f"{q.a} has no {shown!r}: it has {', '.join(latents.private)}")
         latents = Latents(latents.shared, {shown: latents.private[shown]})
         versions = [
-            self.model.vary(latents, q.component, channel, q.num, q.reach)[shown][:, 0]
+            self.model.traverse(latents, q.component, channel, q.num, q.reach)[shown][:, 0]
             for channel in range(shapes[q.component][0])
         ]
         change = [float((x[0] - x[-1]).square().mean().sqrt()) for x in versions]
