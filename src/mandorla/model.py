@@ -134,9 +134,7 @@ class Mandorla:
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
-    def sample(
-        self, num: int, seed: int = 0, steps: int | None = None, best_of: int = 1, first: int = 0
-    ) -> Samples:
+    def sample(self, num: int, seed: int = 0, steps: int | None = None, best_of: int = 1, first: int = 0) -> Samples:
         """Return `num` new matching tuples, the samples `first`, `first` + 1, ... of this seed.
 
         Each is the most consistent of `best_of` draws.
