@@ -26,6 +26,7 @@ html_theme = "furo"
 html_title = "Mandorla"
 html_math_renderer = "mathml"
 html_show_sphinx = False
+html_show_copyright = False
 suppress_warnings = ["misc.highlighting_failure"]
 
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import uvicorn
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -33,6 +33,7 @@ QUESTIONS = (Generate, Fill, Mix, Walk, Traverse, Nearest)
 ADDRESS, HOSTS = "127.0.0.1", ["127.0.0.1", "localhost"]
 MOST_WAITING = 64  # requests
 MOST_OPEN = 512  # connections
+LONGEST_UPLOAD = 60  # seconds
 LARGEST_REPORT = 2**28  # bytes
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 _POLICY += "; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -90,7 +91,8 @@ def create_app(model: Mandorla) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        turns.update(compute=CapacityLimiter(min(4, os.cpu_count() or 1)), read=CapacityLimiter(1))
+        cores = min(4, os.cpu_count() or 1)
+        turns.update(compute=CapacityLimiter(cores), upload=CapacityLimiter(4), read=CapacityLimiter(1))
         yield
 
     async def take_turn(kind: str, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -173,12 +175,9 @@ def create_app(model: Mandorla) -> FastAPI:
         the only way to it. Nothing is written to disk for longer than it is read."""
         if request.headers.get("content-type") != "application/octet-stream":
             raise HTTPException(415, "send the file itself, with content-type application/octet-stream")
-        content = bytearray()
-        async for part in request.stream():
-            content += part
-            if len(content) > LARGEST_FILE:
-                raise HTTPException(413, f"larger than {LARGEST_FILE // 2**20} MiB, the most that can be uploaded")
-        new, kept = await take_turn("read", explorer.uploads.add, modality, name, bytes(content), token)
+        async with turns["upload"]:
+            content = await _body(request)
+            new, kept = await take_turn("read", explorer.uploads.add, modality, name, content, token)
         return Uploaded(token=new, modalities=list(kept.x), slices=kept.numbers, note=kept.note)
 
     for question in QUESTIONS:
@@ -200,6 +199,20 @@ def listen(model: Mandorla, port: int) -> None:
             create_app(model), log_level="warning", access_log=False, server_header=False, limit_concurrency=MOST_OPEN
         )
         uvicorn.Server(config).run(sockets=[listener])
+
+
+async def _body(request: Request) -> bytes:
+    """Return the file that a request sends, if it is not too large and comes in time."""
+    content = bytearray()
+    try:
+        with fail_after(LONGEST_UPLOAD):
+            async for part in request.stream():
+                content += part
+                if len(content) > LARGEST_FILE:
+                    raise HTTPException(413, f"larger than {LARGEST_FILE // 2**20} MiB, the most that can be uploaded")
+    except TimeoutError as error:
+        raise HTTPException(408, f"the upload took longer than {LONGEST_UPLOAD} seconds: try again") from error
+    return bytes(content)
 
 
 def _add_file(app: FastAPI, name: str, kind: str) -> None:
