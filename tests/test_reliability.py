@@ -1,5 +1,7 @@
 """What may happen to a training: killed at any moment, interrupted, a full disk, two at once, a folder of others."""
 
+import json
+import math
 import os
 import pickle
 import random
@@ -7,12 +9,12 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from tiny import same_training, tiny_recipe
 
 import mandorla
@@ -26,7 +28,7 @@ from mandorla.training import load_tensors
 from mandorla.vae.training import train_vae
 
 NUM_KILLS = 30
-LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=40", "checkpoint_every=2")]
+LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=60", "checkpoint_every=2")]
 LONG += ["vae.training.validate_every=7", "diffusion.training.validate_every=7"]
 
 
@@ -35,8 +37,8 @@ def train_both(recipe) -> None:
     train_diffusion(recipe)
 
 
-def in_child(work, delay: float | None = None) -> bool:
-    """Do `work` in a process of its own; kill it after `delay` seconds. Return whether it ended by itself, and well."""
+def in_child(work, moment=None) -> bool:
+    """Do `work` in a process of its own, killed when `moment` returns; return whether it ended by itself, and well."""
     child = os.fork()
     if child == 0:
         try:
@@ -46,8 +48,8 @@ def in_child(work, delay: float | None = None) -> bool:
             os._exit(0)
         finally:
             os._exit(1)
-    if delay is not None:
-        time.sleep(delay)
+    if moment is not None:
+        moment(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "it failed by itself"
@@ -58,9 +60,9 @@ def step_of(run: Path) -> str:
     """Return how far a run has come."""
     for stage in ("diffusion", "vae"):
         for name in ("last", "previous"):
-            if (path := run / stage / f"{name}.safetensors").is_file():
-                with safe_open(path, "pt") as file:
-                    return f"{stage} {file.metadata()['step']}"
+            with suppress(OSError), (run / stage / f"{name}.safetensors").open("rb") as file:  # it may just be renamed
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+                return f"{stage} {header['__metadata__']['step']}"
     return "nothing"
 
 
@@ -70,19 +72,27 @@ def test_thirty_kills_over_both_stages(tmp_path, monkeypatch):
     """Whatever is being done when SIGKILL comes, the same command ends where an uninterrupted one does, bit by bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a fork has no other thread
+    whole, killed = (tiny_recipe(tmp_path / name, "polydigits", *LONG) for name in ("whole", "killed"))
+    rng, moments = random.Random(time.time_ns()), []
+
+    def moment(ended) -> None:
+        """Wait: sometimes for a moment while it starts, mostly until it has come further, and then a little longer."""
+        before, began = step_of(Path(killed.run)), time.perf_counter()
+        early = rng.uniform(0, seconds / 8) if rng.random() < 0.2 else math.inf
+        while step_of(Path(killed.run)) == before and time.perf_counter() - began < early and not ended():
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, seconds / 80))
+
     try:
-        whole, killed = (tiny_recipe(tmp_path / name, "polydigits", *LONG) for name in ("whole", "killed"))
         began = time.perf_counter()
         assert in_child(lambda: train_both(whole))
         seconds = time.perf_counter() - began
-        rng, moments = random.Random(time.time_ns()), []
         while len(moments) < NUM_KILLS:
-            ended = in_child(lambda: train_both(killed), rng.uniform(0, seconds / 8))
-            if not ended:
-                moments.append(step_of(tmp_path / "killed"))
-            elif len(moments) < NUM_KILLS:  # done before all kills were: begin again
+            if not in_child(lambda: train_both(killed), moment):
+                moments.append(step_of(Path(killed.run)))
+            else:  # done before all kills were: once more
                 assert_same(tmp_path)
-                (tmp_path / "killed").rename(tmp_path / f"done{len(moments)}")
+                Path(killed.run).rename(tmp_path / f"done{len(moments)}")
         assert in_child(lambda: train_both(killed))
         print(f"{len(moments)} kills, after: {', '.join(moments)}")
         assert_same(tmp_path)
@@ -149,7 +159,7 @@ def test_control_c_saves_and_exits_with_130(tmp_path, recipe):
     status, errors = interrupt(tmp_path, recipe)
     assert status == 130
     assert errors.splitlines()[-1] == "mandorla: interrupted; the same command takes the work up again"
-    assert step_of(tmp_path / "run") not in ("nothing", "vae 40")
+    assert step_of(tmp_path / "run") not in ("nothing", "vae 60")
 
 
 def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, recipe):
@@ -169,7 +179,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, recipe):
     assert state.read_bytes() == before
     assert not list((tmp_path / "run").rglob("*.part"))
     assert run(tmp_path, *recipe)[0] == 0
-    assert load_tensors(state)[1]["step"] == "40"
+    assert load_tensors(state)[1]["step"] == "60"
 
 
 def test_two_commands_on_one_run_folder(tmp_path, recipe):
