@@ -28,7 +28,7 @@ from mandorla.training import load_tensors
 from mandorla.vae.training import train_vae
 
 NUM_KILLS = 30
-LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=60", "checkpoint_every=2")]
+LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=24", "checkpoint_every=2")]
 LONG += ["vae.training.validate_every=7", "diffusion.training.validate_every=7"]
 
 
@@ -159,7 +159,7 @@ def test_control_c_saves_and_exits_with_130(tmp_path, recipe):
     status, errors = interrupt(tmp_path, recipe)
     assert status == 130
     assert errors.splitlines()[-1] == "mandorla: interrupted; the same command takes the work up again"
-    assert step_of(tmp_path / "run") not in ("nothing", "vae 60")
+    assert step_of(tmp_path / "run") not in ("nothing", "vae 24")
 
 
 def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, recipe):
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, recipe):
     assert state.read_bytes() == before
     assert not list((tmp_path / "run").rglob("*.part"))
     assert run(tmp_path, *recipe)[0] == 0
-    assert load_tensors(state)[1]["step"] == "60"
+    assert load_tensors(state)[1]["step"] == "24"
 
 
 def test_two_commands_on_one_run_folder(tmp_path, recipe):

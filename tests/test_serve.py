@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import tiny_recipe
 
 import mandorla
+from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.serve import samples as serve_samples
 from mandorla.serve import serve
@@ -98,6 +99,20 @@ def test_fill_in_from_an_uploaded_file(client, model):
     known = client.get("/api/fill?a=test:3&given=view1&wanted=view2&num=1").json()
     assert [c["title"] for c in known["columns"]] == ["given", "draw 0", "real"]
     assert np.array_equal(pixels(known["images"][1][2]), as_shown(model.data().test.batch([3]).x["view2"][0]))
+
+
+def test_guidance_is_of_one_question_alone(client, monkeypatch):
+    seen, generate = [], Diffusion.generate
+
+    def spy(self, noise, known, wanted, sampling, **more):
+        seen.append(sampling.guidance)
+        return generate(self, noise, known, wanted, sampling, **more)
+
+    monkeypatch.setattr(Diffusion, "generate", spy)
+    for more in ("", "&guidance=4", ""):
+        assert client.get(f"/api/fill?a=test:3&given=view1&num=1{more}").status_code == 200
+    assert seen == [1.0, 4.0, 1.0]
+    assert client.get("/api/fill?guidance=11").status_code == 422
 
 
 def test_uploads_of_one_sample_come_together(client, model):

@@ -102,7 +102,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
     for place, name in enumerate(names, 1):
         axes = figure.add_subplot(rows, columns, place, title=name)
         axes.title.set_fontsize("medium")
-        for (run, of_run), style in zip(curves.items(), ("-", "--"), strict=True):
+        for (run, of_run), style in zip(curves.items(), ("C0-", "C1--"), strict=True):
             if name in of_run:
                 axes.plot(*of_run[name], style, marker=".", label=run)
         axes.tick_params(labelsize="small")

@@ -117,6 +117,8 @@ def fit(
     ):
         if training.step and (threads := begun_with(folder)):
             torch.set_num_threads(threads)  # sums over another number of parts end in other digits
+        for left in folder.glob(".tmp*"):  # that safetensors was writing to when a training was killed
+            left.unlink()
         note_environment(folder, seed)
         task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)

@@ -6,6 +6,7 @@ slice, signals and plain vectors are drawn as lines.
 """
 
 import base64
+import copy
 import io
 import json
 from collections.abc import Sequence
@@ -64,6 +65,9 @@ class Fill(Question):
     num: int = Field(4, ge=1, le=16, description="number of draws")
     seed: Seed = 0
     steps: Steps = None
+    guidance: float | None = Field(
+        None, ge=0, le=10, description="how far what is given pushes; left out, the recipe's"
+    )
 
 
 class Pair(Question):
@@ -194,7 +198,11 @@ class Explorer:
         wanted = q.wanted or [name for name in self.names if name not in given]
         if not given or not wanted:
             raise MandorlaError("nothing to fill in: leave a modality out of what is given, or of what is wanted")
-        drawn = self.model.translate({name: sample.x[name] for name in given}, wanted, q.num, q.seed, q.steps)
+        model = self.model
+        if q.guidance is not None:
+            model = copy.copy(model)  # a setting of this question alone
+            model.sampling = model.sampling.model_copy(update={"guidance": q.guidance})
+        drawn = model.translate({name: sample.x[name] for name in given}, wanted, q.num, q.seed, q.steps)
         columns = [Column(title="given"), *(Column(title=f"draw {k}") for k in range(q.num))]
         columns += [Column(title="mean"), Column(title="std × 2")] if q.num > 1 else []
         columns += [Column(title="real", sample=q.a)] if set(wanted) & sample.x.keys() else []
