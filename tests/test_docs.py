@@ -119,7 +119,7 @@ def test_the_api_as_a_program_asks_it(world):
         assert len(names["panel"]["columns"]) == 4
         assert Path("four.png").read_bytes().startswith(b"\x89PNG")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130, "Control-C ends it"
+        assert process.wait(60) == 130, "Control-C ends it"
     finally:
         process.kill()
 
