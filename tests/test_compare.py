@@ -51,6 +51,12 @@ def test_two_runs(polydigits_run, copy_of, tmp_path, capsys):
     assert set(read_curves(other)["stage 1, loss"][0]) == {3, 6}
 
 
+def test_a_run_beside_itself(polydigits_run, tmp_path, capsys):
+    compare(polydigits_run, polydigits_run, tmp_path / "curves.png")
+    assert "settings: no difference" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").is_file()
+
+
 def test_curves_are_drawn_where_they_are():
     """Two lines, of which the second ends higher; the same twice is another picture."""
     low, high = {"stage 1, loss": ([1, 2], [0.0, 1.0])}, {"stage 1, loss": ([1, 2], [0.0, 2.0])}

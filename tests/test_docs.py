@@ -110,7 +110,15 @@ def test_the_api_as_a_program_asks_it(world):
     pytest.importorskip("fastapi")
     environment = os.environ | {"PYTHONPATH": str(DOCS.parent / "src")}
     command = [sys.executable, "-m", "mandorla", "serve", "runs/demo", "--port", "0"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
+    )
     try:
         address = process.stdout.readline().split()[0]
         (text,) = [text for _, language, text in blocks("explore") if language == "python"]

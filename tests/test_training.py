@@ -211,8 +211,16 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_named(tmp_path, bad_step):
         train(tmp_path, bad_step=bad_step, checkpoint_every=100, validate_every=100)
 
 
+@pytest.fixture
+def control_c():
+    """Let Control-C mean what it does in a terminal, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("step", [2, 4, 7, 12])
-def test_control_c_saves_the_step_and_goes_on_as_if_nothing_had_happened(tmp_path, step):
+def test_control_c_saves_the_step_and_goes_on_as_if_nothing_had_happened(tmp_path, control_c, step):
     """Bitwise, and also the lines of figures, whose means began before the interruption."""
     train(tmp_path / "whole", steps=30)
     module, seen = network(), []
@@ -231,7 +239,7 @@ def test_control_c_saves_the_step_and_goes_on_as_if_nothing_had_happened(tmp_pat
     assert same_training(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_second_control_c_ends_at_once(tmp_path):
+def test_a_second_control_c_ends_at_once(tmp_path, control_c):
     module = network()
 
     def interrupt_twice(trained, x):
@@ -242,6 +250,14 @@ def test_a_second_control_c_ends_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, module)
     assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_a_control_c_that_is_ignored_stays_so(tmp_path, control_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    module = network()
+    module.register_forward_pre_hook(lambda trained, x: os.kill(os.getpid(), signal.SIGINT))
+    train(tmp_path, module)
+    assert load_tensors(tmp_path / "last.safetensors")[1]["step"] == "12"
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "text", "gone"])

@@ -28,7 +28,7 @@ def compare(first: Path, second: Path, out: Path) -> None:
     runs = (first, second)
     changed = differences(*map(read_run, runs))
     kept = [{record.name: record for record in read_records(run)} for run in runs]
-    curves = {run: read_curves(run) for run in runs}
+    curves = [read_curves(run) for run in runs]
     console, names = Console(highlight=False), _names(first, second)
     rows = {key: values for key, values in changed.items() if key.partition(".")[0] not in IGNORED}
     _print(
@@ -42,8 +42,8 @@ def compare(first: Path, second: Path, out: Path) -> None:
         if not records:
             console.print(f"{run} is not evaluated: run `mandorla evaluate {run}`", soft_wrap=True)
     _print(console, "figure", [*names, "difference", "better"], compare_records(*kept), "no figure in both")
-    if any(curves.values()):
-        write_bytes(out, draw_curves(dict(zip(names, curves.values(), strict=True))))
+    if any(curves):
+        write_bytes(out, draw_curves(dict(zip(names, curves, strict=True))))
         console.print(f"curves: {out}", soft_wrap=True)
 
 

@@ -358,7 +358,8 @@ class _Interrupt:
         self.asked, self._before = False, None
 
     def __enter__(self) -> "_Interrupt":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python has no say in signals
+        in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python has no say in signals
+        if in_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of commands in the background
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
