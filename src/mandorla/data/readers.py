@@ -480,6 +480,7 @@ def _dataset(path: Path):
     try:
         # of its bytes: a file object sets aside whatever length a damaged element claims
         dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+        dataset.filename = str(path)
     except Exception as error:
         raise MandorlaError(f"{path}: cannot be read as DICOM ({error}); replace or remove it") from error
     if "PixelData" not in dataset:
