@@ -175,6 +175,17 @@ def test_every_view_fits_a_phone_and_a_desktop(open_page, tmp_path, view):
             assert (np.median(picture) < 60) == (scheme == "dark"), (view, size)
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_picture_stands_under_its_title(open_page, width):
+    page = open_page("?view=generate&num=3", viewport={"width": width, "height": 740})
+    titles = page.locator(".pictures thead th")
+    pictures = page.locator(".pictures tbody tr").first.locator("img")
+    assert titles.count() == pictures.count() == 3
+    for title, picture in zip(titles.all(), pictures.all(), strict=True):
+        a, b = title.bounding_box(), picture.bounding_box()
+        assert abs(a["x"] + a["width"] / 2 - b["x"] - b["width"] / 2) < 2
+
+
 def test_mistakes_are_shown(browser, address):
     page = browser.new_context().new_page()
     page.goto(f"{address}/?view=walk&a=test:99999")
