@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from pydicom.uid import generate_uid
+from test_data_readers import write_dicom
 
 from mandorla import files
+from mandorla.data import load_data, read_config
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
-from mandorla.data.intensity import Fitted, Intensity, Window
+from mandorla.data.images import decode_image, write_pixels
+from mandorla.data.intensity import Fitted, Intensity, Window, look, read_intensity, write_intensity
 from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.model import Mandorla
@@ -126,6 +130,101 @@ def test_what_was_averaged_down_comes_back_at_its_size_and_left_out_slices_as_ba
     np.testing.assert_allclose(found[:, 1:-1, :7], ramp[:, 1:-1, :7] + 2.5, atol=1e-3)  # 0.01 of the range is added
     np.testing.assert_allclose(found[..., 7:], -50)
     assert not (out / "t2_std").exists()
+
+
+def test_one_volume_of_several_in_a_file(tmp_path):
+    values = RNG.integers(0, 1000, (*SHAPE, 2)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, OBLIQUE), tmp_path / "p1.nii.gz")
+    model = Identity(tmp_path / "run", SHAPE, (0, 1000), {"geometry": {"axes": None}})
+    out = files.translate(model, tmp_path / "p1.nii.gz:1", tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0)
+    written = nibabel.load(out / "t2" / "p1.nii.gz")
+    assert written.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(written.get_fdata(), values[..., 1])
+    np.testing.assert_allclose(written.affine, OBLIQUE, atol=1e-5)
+    for place, text in (("p1.nii.gz", "it holds 2 volumes"), ("p2.nii.gz:0", "p2.nii.gz: no such file")):
+        with pytest.raises(MandorlaError, match=text):
+            files.translate(model, tmp_path / place, tmp_path / "more", ["t1"], ["t2"], num_samples=1, seed=0)
+
+
+@pytest.mark.parametrize("inputs", ["alone", "one folder each"])
+@pytest.mark.parametrize("cut", ["whole", "slices"])
+def test_a_folder_that_is_one_dicom_series(tmp_path, inputs, cut):
+    values = RNG.integers(0, 1000, (5, 6, 8)).astype(np.uint16)
+    case, given = tmp_path / "case", ["t1"] if inputs == "alone" else ["t1", "t2"]
+    for name in given:
+        folder = case if inputs == "alone" else case / name
+        series = generate_uid()
+        for number, pixels in enumerate(values):
+            write_dicom(folder / f"{number}.dcm", pixels, (0, 0, 2.0 * number), series)
+    settings = {"slices": {"keep": 0.0}} if cut == "slices" else {}
+    model = Identity(tmp_path / "run", (6, 8) if settings else (5, 6, 8), (0, 1000), settings)
+    model.modalities += (Modality("t3", 1, model.size),)
+    model.intensity["t3"] = model.intensity["t2"]
+    out = files.translate(model, case, tmp_path / "out", given, ["t3"], num_samples=2, seed=0)
+    assert (out / "names.txt").read_text() == "case\n"
+    written, read = nibabel.load(out / "t3" / "case.nii.gz"), read_slices({"t1": str(folder)}, {}, FilesConfig())
+    np.testing.assert_allclose(written.get_fdata(), values, atol=1)
+    np.testing.assert_allclose(written.affine, read.way.grid.affine, atol=1e-5)
+
+
+def test_dicom_images_that_are_no_volume_stay_images(tmp_path):
+    series = generate_uid()
+    for number in range(3):
+        write_dicom(tmp_path / "in" / f"{number}.dcm", np.full((6, 8), 100 * number, np.uint16), (0, 0, number), series)
+    model = Identity(tmp_path / "run", (6, 8), (0, 1000), {})
+    out = files.translate(model, tmp_path / "in", tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0)
+    assert (out / "names.txt").read_text().split() == ["0", "1", "2"]
+
+
+PICTURES = {
+    "8-bit PNG": (np.uint8, 1, ".png", ".png"),
+    "colour PNG": (np.uint8, 3, ".png", ".png"),
+    "colour TIFF": (np.uint8, 3, ".tif", ".tif"),
+    "16-bit PNG": (np.uint16, 1, ".png", ".png"),
+    "16-bit TIFF": (np.uint16, 1, ".tiff", ".tif"),
+    "float TIFF": (np.float32, 1, ".tif", ".tif"),
+}
+
+
+@pytest.mark.parametrize(
+    "intensity",
+    [{"kind": "none"}, {"kind": "minmax"}, {"kind": "percentile", "high": 100, "low": 0, "foreground": False}],
+)
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_comes_back_on_its_scale_and_of_its_type(tmp_path, kind, intensity):
+    dtype, channels, suffix, expected = PICTURES[kind]
+    most = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    images = RNG.uniform(0.1, 0.4, (9, channels, 6, 8)) * most
+    images = images.astype(dtype) if most == 1 else np.rint(images).astype(dtype)
+    for name in ("t1", "t2"):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            write_pixels(tmp_path / name / f"{number}{suffix}", image)
+    settings = {"kind": "folders", "root": str(tmp_path), "folders": {"t1": "t1", "t2": "t2"}, "intensity": intensity}
+    config = read_config(settings | {"duplicates": "keep"})
+    splits = load_data(config, 0)
+    model = Identity(tmp_path / "run", (6, 8), (0, 1), {})
+    model.run.mkdir()
+    write_intensity(model.run, look(splits.intensity, splits.train))
+    model.modalities, model.intensity = splits.modalities, read_intensity(model.run)
+    model.recipe.data = config
+    number = splits.train.ids[0]  # whose values surely lie in the range that was fitted
+    out = files.translate(
+        model, tmp_path / "t1" / f"{number}{suffix}", tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0
+    )
+    written, before = decode_image(out / "t2" / f"{number}{expected}"), images[int(number)]
+    scale = model.intensity["t2"].usual
+    assert written.dtype == dtype
+    rounding = 0.5 if dtype == np.uint8 else 0  # what 8 bits can hold
+    np.testing.assert_allclose(written, before, rtol=0, atol=rounding + 1e-3 * (scale.high - scale.low))
+    spread = decode_image(out / "t2_std" / f"{number}{expected}")
+    expected_spread = np.sqrt(2) * 0.01 * (scale.high - scale.low)
+    np.testing.assert_allclose(spread, expected_spread, rtol=0, atol=(0.5 if most > 1 else 0) + 1e-6 * most)
+    drawn = files.sample(model, tmp_path / "drawn", num=1, seed=0, steps=None)
+    with np.load(drawn / "samples.npz") as arrays:
+        unit = arrays["t2"][0]
+    pixels = 255 * unit if dtype == np.float32 else scale.invert(unit)  # a PNG has no floats
+    np.testing.assert_allclose(decode_image(drawn / "t2" / "0000.png"), pixels, rtol=0, atol=0.5 + 1e-6 * most)
 
 
 def test_integers_that_cannot_hold_the_values_become_floats(tmp_path):

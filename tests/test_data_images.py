@@ -113,7 +113,7 @@ def test_writes_what_it_reads(tmp_path):
     [
         ("a.png", np.zeros((2, 4, 4)), r"not \(2, 4, 4\)"),
         ("a.png", np.full((1, 4, 4), np.nan), "NaN"),
-        ("a.gif", np.zeros((1, 4, 4)), "unknown image type"),
+        ("a.gif", np.zeros((1, 4, 4)), "this kind of file has no uint8 pixels"),
         ("absent/a.png", np.zeros((1, 4, 4)), "cannot be written"),
     ],
 )

@@ -191,16 +191,22 @@ def test_a_run_keeps_its_intensity_when_files_change(tmp_path):
     run.mkdir()
     config = scans(tmp_path, images, intensity=Percentile(), intensity_of={"b": Window(low=0.0, high=999.5)})
     splits = keep_record(run, load_data(config, 0))
-    kept = read_intensity(run)
+    kept, text = read_intensity(run), (run / "intensity.json").read_text()
     assert kept == splits.intensity
     assert kept["b"].usual == Intensity(0, 999.5)
     assert kept["a"].seen is not None
+    assert kept["a"].dtype == "int16"
     rows = splits.train.rows
     low, high = np.percentile(images[rows][images[rows] > 0], [0.5, 99.5])
     expected = ((images[rows] - low) / (high - low)).clip(0, 1)
     np.testing.assert_allclose(splits.train.batch(range(len(rows))).x["a"][:, 0], expected, atol=1e-5)
     again = follow_record(run, load_data(config, 0))
     assert again.fingerprint == splits.fingerprint
+    without = {name: {key: tree[key] for key in tree if key != "dtype"} for name, tree in json.loads(text).items()}
+    (run / "intensity.json").write_text(json.dumps(without))
+    before = follow_record(run, load_data(config, 0))
+    assert before.fingerprint == splits.fingerprint, "runs that did not note the type go on"
+    (run / "intensity.json").write_text(text)
 
     scans(tmp_path, images * 2)
     with pytest.warns(MandorlaWarning, match="hold other images than when this run began"):

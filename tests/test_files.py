@@ -345,6 +345,7 @@ def test_swap_of_two_test_samples(model):
     with np.load(out / "swap.npz") as joined:
         assert {name: float(joined[name].mean()) for name in joined} == pytest.approx({"t1": 0.2, "t2": 0.2})
     assert read_image(out / "grid.png").shape[1] > 3 * 6 * 8
+    np.testing.assert_allclose(read_image(out / "t2" / "0000.png"), 0.2, atol=0.5 / 255)
 
 
 def test_swap_passes_only_what_is_present(model):

@@ -251,7 +251,8 @@ def translate(
         typer.Argument(
             metavar="IN",
             help="An .npz with one array (N, C, *size) in [0, 1] per modality; or a folder with one sub-folder of"
-            " files per given modality, paired by name; or, if one modality is given, a folder of files, or one file.",
+            " files per given modality, paired by name; or, if one modality is given, a folder of files, one file, a"
+            " part of it (case.nii.gz:0), or the folder of a DICOM series.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write to.")],

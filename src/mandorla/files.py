@@ -1,7 +1,8 @@
 """Files in, files out: the work of `mandorla sample`, `translate` and `swap` over a `Mandorla`.
 
-Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`; pictures are PNG. Input is checked before
-the model runs. A folder appears under its name only when everything in it has been written.
+Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`. Pictures and volumes are on the scale of
+the training's files, pictures also of the same type; where no picture can hold it, they show [0, 1] with 8 bits. Input
+is checked before the model runs. A folder appears under its name only when everything in it has been written.
 """
 
 import difflib
@@ -21,8 +22,9 @@ from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.images import write_image
-from mandorla.data.readers import SUFFIXES, find, library, stem
+from mandorla.data.images import TIFF, can_hold, write_image, write_pixels
+from mandorla.data.intensity import Fitted
+from mandorla.data.readers import SUFFIXES, find, is_series, library, split_place, stem
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, read_slices
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -36,17 +38,12 @@ Arrays = dict[str, np.ndarray]
 def sample(model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int | None) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
-    Volumes are `<modality>/0000.nii.gz`, with values on the scale of the training's files and voxels of 1 mm.
-    `out` must be new or empty; None stands for `samples` in the run folder, which is replaced. Returns the folder.
+    Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm. `out` must be new or empty; None stands for `samples` in
+    the run folder, which is replaced. Returns the folder.
     """
     with _new_folder(out or model.run / "samples", replace=out is None) as folder:
         x = model.sample(num, seed=seed, steps=steps).x
-        arrays = _arrays(x)
-        np.savez(folder / "samples.npz", **arrays)
-        for name, images in arrays.items():
-            _write_pictures(folder / name, _numbers(num), images)
-            if images.ndim == 5:
-                _write_volumes(folder / name, images, model, name)
+        _write_generated(folder, "samples.npz", x, model)
         if shown := [name for name in x if x[name].ndim > 3]:
             (folder / "grid.png").write_bytes(grid([x[name][:16] for name in shown], shown))
     return out or model.run / "samples"
@@ -65,13 +62,14 @@ def translate(
     """Write the modalities `wanted` for every input in `source`, which holds the modalities `given`.
 
     - `source`: an `.npz`; a folder with one sub-folder of files per given modality, paired by file stem; or, where one
-      modality is given, a folder of files, or one file. Files are read as those of the training were
-    - `out` must be new or empty. It gets `<wanted>/<stem>.png`, the mean of the samples, `<wanted>_std/<stem>.png`,
-      their standard deviation on the same scale (where there is more than one), `samples.npz` with all samples
-      `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of the N inputs
+      modality is given, a folder of files, or one place: a file, a part of it (`case.nii.gz:0`), a folder with a DICOM
+      series. Files are read as those of the training were
+    - `out` must be new or empty. It gets `<wanted>/<stem>.png` (`.tif` for TIFF), the mean of the samples,
+      `<wanted>_std/<stem>.png`, their standard deviation on the same scale (where there is more than one),
+      `samples.npz` with all samples `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of the N inputs
     - for volumes that know where they lie (NIfTI, DICOM) it gets, instead of pictures and arrays,
-      `<wanted>/<stem>.nii.gz` and `<wanted>_std/<stem>.nii.gz` on the grid of the input, with values on the scale of
-      the training's files; slices without foreground are not looked at and become background
+      `<wanted>/<stem>.nii.gz` and `<wanted>_std/<stem>.nii.gz` on the grid of the input; slices without foreground are
+      not looked at and become background
 
     Returns `out`. Raises `MandorlaError` for whatever in `source` does not fit the model.
     """
@@ -81,12 +79,13 @@ def translate(
             raise MandorlaError(
                 f"unknown modality {name!r}{_nearest(name, modalities)}; this model has {_list(modalities)}"
             )
-    asked = [modalities[name] for name in given]
-    if source.suffix.lower() == ".npz" or not source.exists():
+    asked, suffix = [modalities[name] for name in given], ".png"
+    path, part = split_place(str(source))
+    if part is None and (path.suffix.lower() == ".npz" or not path.exists()):
         x, names = _read_arrays(source, asked)
     else:
-        stems, files = _find_inputs(source, asked)
         config = _reading(model)
+        stems, files = _find_inputs(source, asked, config)
         inputs = [_read_one({name: paths[stems[0]] for name, paths in files.items()}, asked, config)]
         if inputs[0].way:
             return _translate_volumes(model, stems, files, config, out, asked, wanted, num_samples, seed)
@@ -98,14 +97,17 @@ def translate(
             for one, read in zip(stems, inputs, strict=True)
             for number in read.numbers or [None]
         ]
+        if any(place.suffix.lower() in TIFF for place in files[given[0]].values()):
+            suffix = ".tif"
     with _new_folder(out) as folder:
         samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
         np.savez(folder / "samples.npz", **samples)
         (folder / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         for name, images in samples.items():
-            _write_pictures(folder / name, names, images.mean(0))
+            fitted = model.intensity[name]
+            _write_pictures(folder / name, names, images.mean(0), fitted, suffix)
             if num_samples > 1:
-                _write_pictures(folder / f"{name}_std", names, images.std(0, ddof=1))
+                _write_pictures(folder / f"{name}_std", names, images.std(0, ddof=1), fitted, suffix, spread=True)
     return out
 
 
@@ -135,7 +137,7 @@ def _translate_volumes(
             read = _read_one(places, given, config)
             x = _to_unit(model, {name: [read.values[name]] for name in places}, [one])
             samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
-            like = places[given[0].name]
+            like, _ = split_place(str(places[given[0].name]))
             for name, images in samples.items():
                 scale = model.intensity[name].usual
                 mean = scale.invert(read.way.back(images.mean(0)))
@@ -150,8 +152,9 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
     """Write samples with the shared part of one input and the private parts of another.
 
     - each input: an index into the run's test split, or an `.npz` with arrays of all or some modalities
-    - `out` as in `sample`, by default `swap` in the run folder. It gets `grid.png` (top to bottom: shared from, private
-      from, joined; left to right: the modalities) and `swap.npz` with the joined samples
+    - `out` as in `sample`, by default `swap` in the run folder. It gets the joined samples as `sample` writes its own,
+      the arrays as `swap.npz`, and `grid.png` (top to bottom: shared from, private from, joined; left to right: the
+      modalities)
 
     Returns the folder.
     """
@@ -161,7 +164,7 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
         raise MandorlaError(f"{shared_from} holds {counts[0]} samples, {private_from} holds {counts[1]}: give as many")
     with _new_folder(out or model.run / "swap", replace=out is None) as folder:
         joined = model.swap(shared_from=shared, private_from=private)
-        np.savez(folder / "swap.npz", **_arrays(joined))
+        _write_generated(folder, "swap.npz", joined, model)
         if shown := [name for name in joined if joined[name].ndim > 3]:
             columns = [(name, index) for index in range(min(counts[0], 8)) for name in shown]
             rows = [
@@ -208,12 +211,15 @@ def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
     return x
 
 
-def _find_inputs(source: Path, given: Sequence[Modality]) -> tuple[list[str], dict[str, dict[str, Path]]]:
-    """Return the stems of the inputs under `source`, sorted, and by modality the file of each."""
+def _find_inputs(
+    source: Path, given: Sequence[Modality], config: FilesConfig
+) -> tuple[list[str], dict[str, dict[str, Path]]]:
+    """Return the stems of the inputs under `source`, sorted, and by modality the place of each."""
     if not source.is_dir():
         if len(given) > 1:
             raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")
-        return [stem(source)], {given[0].name: {stem(source): source}}
+        name = stem(split_place(str(source))[0])
+        return [name], {given[0].name: {name: source}}
     files = {}
     for modality in given:
         folder = source / modality.name
@@ -222,7 +228,10 @@ def _find_inputs(source: Path, given: Sequence[Modality]) -> tuple[list[str], di
             raise MandorlaError(
                 f"{folder}: no such folder{_nearest(modality.name, found)}; several given modalities need one each"
             )
-        files[modality.name] = _by_stem(folder if folder.is_dir() else source)
+        folder = folder if folder.is_dir() else source
+        volumes = config.slices or len(modality.size) == 3
+        alone = {source.resolve().name: folder}
+        files[modality.name] = alone if volumes and is_series(folder) else _by_stem(folder)
     stems = sorted(set().union(*files.values()))
     for name, by_stem in files.items():
         if unpaired := [one for one in stems if one not in by_stem]:
@@ -383,12 +392,35 @@ def _arrays(x: Mapping) -> Arrays:
     return {name: value.detach().cpu().numpy() for name, value in x.items()}
 
 
-def _write_pictures(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
-    """Write one PNG per image `(C, H, W)` with one or three channels; nothing for other shapes."""
+def _write_generated(folder: Path, arrays: str, x: Mapping, model: Mandorla) -> None:
+    """Write generated samples `x`: all as `arrays`, an `.npz`, and a file for each picture and volume, numbered."""
+    np.savez(folder / arrays, **_arrays(x))
+    for name, images in _arrays(x).items():
+        _write_pictures(folder / name, _numbers(len(images)), images, model.intensity[name])
+        if images.ndim == 5:
+            _write_volumes(folder / name, images, model, name)
+
+
+def _write_pictures(
+    folder: Path,
+    names: Sequence[str],
+    images: np.ndarray,
+    fitted: Fitted,
+    suffix: str = ".png",
+    spread: bool = False,
+) -> None:
+    """Write one file per image `(C, H, W)` with one or three channels; nothing for other shapes.
+
+    `images` are in [0, 1], or with `spread` their standard deviations.
+    """
     if images.ndim == 4 and images.shape[1] in (1, 3):
         folder.mkdir()
+        as_stored = can_hold(suffix, fitted.dtype, images.shape[1])
         for name, image in zip(names, images, strict=True):
-            write_image(folder / f"{name}.png", image)
+            if as_stored:
+                write_pixels(folder / f"{name}{suffix}", fitted.restore(image, spread))
+            else:
+                write_image(folder / f"{name}{suffix}", image)
 
 
 def _write_volumes(folder: Path, volumes: np.ndarray, model: Mandorla, name: str) -> None:

@@ -101,6 +101,8 @@ class Splits:
     def fingerprint(self) -> str:
         """Return a hash of all that batches depend on: samples, their order and division, and intensity."""
         scales = {name: fitted.to_json() | {"seen": None} for name, fitted in self.intensity.items()}
+        for scale in scales.values():
+            del scale["dtype"]  # it is in `contents`
         return sha256(f"{self.contents} {json.dumps(scales, sort_keys=True)}".encode()).hexdigest()
 
 

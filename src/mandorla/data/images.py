@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from mandorla.errors import MandorlaError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+TIFF = {".tif", ".tiff"}
+HOLDS = {"uint8": SUFFIXES, "uint16": {".png", *TIFF}, "float32": TIFF}
 FORMATS = ("PNG", "JPEG", "TIFF")  # whatever a file is called: some decoders start other programs
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
@@ -29,22 +31,37 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write `image`, float `(C, H, W)` with C = 1 or 3, as the 8-bit file that the suffix of `path` names.
-
-    Values are cut to [0, 1]. Raises `MandorlaError` for another shape, for NaN, or where the file cannot be written.
-    """
-    image, path = np.asarray(image), Path(path)
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise MandorlaError(f"{path}: an image is (1 or 3, height, width), not {image.shape}")
+    """Write `image`, float `(C, H, W)`, cut to [0, 1], with 8 bits. Raises `MandorlaError` as `write_pixels` does."""
+    image = np.asarray(image)
     if not np.isfinite(image).all():
         raise MandorlaError(f"{path}: the image holds NaN or infinite values")
-    if path.suffix.lower() not in SUFFIXES:
-        raise MandorlaError(f"{path}: unknown image type, use one of {', '.join(sorted(SUFFIXES))}")
-    pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    write_pixels(path, np.rint(image.clip(0, 1) * 255).astype(np.uint8))
+
+
+def write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """Write `pixels` `(C, H, W)`, C = 1 or 3, as they are to the kind of file that the suffix of `path` names.
+
+    Raises `MandorlaError` for another shape, for a type that such files do not have (see `can_hold`), or where the file
+    cannot be written.
+    """
+    path = Path(path)
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
+        raise MandorlaError(f"{path}: an image is (1 or 3, height, width), not {pixels.shape}")
+    if not can_hold(path.suffix, pixels.dtype, len(pixels)):
+        raise MandorlaError(
+            f"{path}: this kind of file has no {pixels.dtype} pixels of {len(pixels)} channel(s); use 8 bits and one "
+            f"of {', '.join(sorted(SUFFIXES))}"
+        )
     try:
         Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
     except OSError as error:
         raise MandorlaError(f"{path}: cannot be written ({error})") from error
+
+
+def can_hold(suffix: str, dtype: np.dtype | str, channels: int) -> bool:
+    """Return whether files with `suffix` can hold pixels of `dtype`, such as uint16 only where they are grey."""
+    name = np.dtype(dtype).name
+    return suffix.lower() in HOLDS.get(name, ()) and (channels == 1 or name == "uint8")
 
 
 def decode_image(path: Path) -> np.ndarray:

@@ -162,13 +162,15 @@ class Fitted:
     """Bring one modality to [0, 1] as `settings` say and as the training samples had it.
 
     `usual` is the range of all, or the median of the training subjects' ranges; `subjects[name]` the range of each
-    subject, empty unless `per: subject`; `seen` what training samples look like, None before a training.
+    subject, empty unless `per: subject`; `seen` what training samples look like, None before a training; `dtype` the
+    type of the stored numbers.
     """
 
     settings: IntensityConfig
     usual: Intensity
     subjects: Mapping[str, Intensity]
     seen: Seen | None = None
+    dtype: str = "float32"
 
     def apply(self, values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
         """Return the stored samples `values` `(B, ...)` of the subjects `groups` as float32 in [0, 1].
@@ -198,12 +200,26 @@ class Fitted:
         """Return `unit` in [0, 1] on the stored scale, float32: with `per: subject` on that of a usual subject."""
         return self.usual.invert(unit)
 
+    def restore(self, unit: np.ndarray, spread: bool = False) -> np.ndarray:
+        """Return `unit` in [0, 1] as files hold it: on the stored scale and of the stored type, rounded and cut to it.
+
+        `spread` says that these are standard deviations, for which it does not matter where the scale begins.
+        """
+        values, dtype = self.invert(unit) - (self.usual.low if spread else 0), np.dtype(self.dtype)
+        if dtype.kind in "iu":
+            values = np.rint(values).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return values.astype(dtype)
+
     def to_json(self) -> dict:
         """Return plain values for `intensity.json`."""
         pairs = {name: [own.low, own.high] for name, own in self.subjects.items()}
-        seen = asdict(self.seen) if self.seen else None
-        settings = self.settings.model_dump(mode="json")
-        return {"settings": settings, "usual": [self.usual.low, self.usual.high], "subjects": pairs, "seen": seen}
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "usual": [self.usual.low, self.usual.high],
+            "subjects": pairs,
+            "seen": asdict(self.seen) if self.seen else None,
+            "dtype": self.dtype,
+        }
 
     @classmethod
     def of_json(cls, tree: dict) -> "Fitted":
@@ -213,7 +229,8 @@ class Fitted:
         )
         subjects = {name: Intensity(*pair) for name, pair in tree["subjects"].items()}
         settings = _READ_CONFIG.validate_json(json.dumps(tree["settings"]))
-        return cls(settings, Intensity(*tree["usual"]), subjects, seen)
+        dtype = np.dtype(tree.get("dtype", cls.dtype)).name
+        return cls(settings, Intensity(*tree["usual"]), subjects, seen, dtype)
 
 
 UNIT = Fitted(AsStored(), Intensity(0.0, 1.0), {})
@@ -233,9 +250,9 @@ def fit(
     Raises `MandorlaError`, which begins with `place`, for a type whose range is unknown, floats outside [0, 1] where
     values are taken as stored, and training images that are all of one value.
     """
-    rows = train[present[train]]
+    rows, dtype = train[present[train]], images.dtype.name
     if isinstance(settings, AsStored):
-        return Fitted(settings, _stored_range(images, np.flatnonzero(present), place), {})
+        return Fitted(settings, _stored_range(images, np.flatnonzero(present), place), {}, dtype=dtype)
     if not len(rows):
         raise MandorlaError(f"{place}: no training sample has it; give other data, seed or shares")
     if getattr(settings, "per", "dataset") == "subject":
@@ -251,7 +268,7 @@ def fit(
             f"{place}: data.intensity {settings.kind} finds a single value in the training images; "
             "set a window, or foreground to true"
         )
-    return Fitted(settings, usual, subjects)
+    return Fitted(settings, usual, subjects, dtype=dtype)
 
 
 def background(values: np.ndarray) -> float:

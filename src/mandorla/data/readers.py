@@ -189,10 +189,19 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             slices.append(path)
         elif suffix(path):  # also what is no file: whether it is wanted is not known here
             yield path
-    if above and len(slices) > 1 and len({_series(path) for path in slices[:2]} - {""}) < 2:
+    if above and _are_series(slices):
         yield folder
     else:
         yield from slices
+
+
+def is_series(folder: Path) -> bool:
+    """Return whether what lies directly in `folder` is one DICOM series."""
+    return _are_series(sorted(path for path in folder.iterdir() if not path.name.startswith(".") and _is_dicom(path)))
+
+
+def _are_series(slices: list[Path]) -> bool:
+    return len(slices) > 1 and len({_series(path) for path in slices[:2]} - {""}) < 2
 
 
 def _is_dicom(path: Path) -> bool:
