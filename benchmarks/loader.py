@@ -44,7 +44,7 @@ from mandorla.data.shards import ShardsConfig
 from mandorla.latents import SHARED, Layout
 from mandorla.recipe import read_recipe
 from mandorla.training import batch_indices
-from mandorla.vae.latent_cache import LatentPart
+from mandorla.vae.latent_cache import LatentPart, record
 from mandorla.vae.training import fit_vae
 
 MODALITIES = ("t1", "t2")
@@ -218,15 +218,17 @@ def mandorla_epochs(config: FoldersConfig | ShardsConfig) -> Epoch:
 # ------------------------------------------------------------------------------------------------- latents and training
 
 
-def latents_per_second(folder: Path, num: int = 4000, shape: tuple[int, ...] = (8, 16, 16)) -> float:
-    """Return GB/s of random batches of cached latents, of two modalities."""
+def latents_per_second(folder: Path, num: int = 4000, shape: tuple[int, ...] = (8, 16, 16), rows: int = 512) -> float:
+    """Return GB/s of random batches of cached latents, of two modalities, in shards of so many `rows`."""
     folder.mkdir()
     layout = Layout({SHARED: shape, **dict.fromkeys(MODALITIES, shape)})
     rng = np.random.default_rng(0)
-    for name in (SHARED, *(f"{m}{end}" for m in MODALITIES for end in ("", ".std"))):
-        np.save(folder / f"{name}.npy", rng.random((num, *shape), np.float32))
-    np.save(folder / "present.npy", np.ones((num, len(MODALITIES)), bool))
-    part = LatentPart(folder, layout)
+    for number, start in enumerate(range(0, num, rows)):
+        records = np.zeros(min(rows, num - start), record(layout))
+        for name in records.dtype.names:
+            records[name] = rng.random(records[name].shape, np.float32)
+        np.save(folder / f"train-{number:05d}.npy", records)
+    part = LatentPart(folder, "train", layout, {"num": {"train": num}, "rows": rows})
     batches = [rng.integers(0, num, 256) for _ in range(40)]
     part.batch(batches[0])
     begun = time.perf_counter()

@@ -45,3 +45,11 @@ def test_one_command_at_a_time(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_a_file_is_locked_before_it_is_there(tmp_path):
+    one, other = tmp_path / "a.lock", tmp_path / "b.lock"
+    with locked(one), pytest.raises(MandorlaError, match="another command"), locked(one):
+        pass
+    with locked(one), locked(other):
+        pass

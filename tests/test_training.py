@@ -395,3 +395,9 @@ def test_choose_device(monkeypatch):
     assert choose_device("auto").type == "cpu"
     with pytest.raises(MandorlaError, match="no CUDA device"):
         choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cuda") == torch.device("cuda", 1)
+    assert choose_device("cpu").type == "cpu"

@@ -2,6 +2,11 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,9 +123,12 @@ def test_made_anew_of_other_data(scans_run, tmp_path, copy_of):
         pytest.warns(MandorlaWarning, match="mandorla encode"),
         pytest.raises(KeyboardInterrupt),
     ):
-        patch.setattr(latent_cache, "_write_part", _stop)
+        patch.setattr(latent_cache, "_encode", _stop)
         write_latents(run)
-    with pytest.raises(MandorlaError, match="was made of other data than the run's: run `mandorla encode"):
+    with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
+        open_latents(run)
+    manifest.write_text(before)
+    with pytest.raises(MandorlaError, match="was made of other data|has no latents"):
         open_latents(run)
     write_latents(run)
     assert json.loads(manifest.read_text())["data"] != json.loads(before)["data"]
@@ -143,42 +151,155 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_encoding_leaves_nothing_under_the_name(polydigits_run, copy_of, monkeypatch):
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Cut the 200 + 40 samples of polydigits into shards of 32, encoded by 16; return what is encoded when it is."""
+    encoded = []
+    encode = latent_cache._encode
+
+    def note(vae, dataset, indices, records):
+        encoded.append((dataset.ids[indices[0]], len(indices)))
+        encode(vae, dataset, indices, records)
+
+    monkeypatch.setattr(latent_cache, "_MOST", 16)
+    monkeypatch.setattr(latent_cache, "_PER_SHARD", 2)
+    monkeypatch.setattr(latent_cache, "_encode", note)
+    return encoded
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run / "latents").iterdir()}
+
+
+def test_samples_are_found_in_whatever_shard_they_are(polydigits_run, copy_of, small_shards):
+    run = copy_of(polydigits_run)
+    whole = open_latents(run)[0]["train"]
+    shutil.rmtree(run / "latents")
+    write_latents(run)
+    assert len(list((run / "latents").glob("train-*.npy"))) == 7
+    assert not list((run / "latents").glob("*.lock"))
+    rows = np.random.default_rng(0).integers(0, 200, 300)
+    sharded, expected = open_latents(run)[0]["train"].batch(rows), whole.batch(rows)
+    for name, z in expected.latents.components.items():
+        torch.testing.assert_close(sharded.latents.components[name], z, atol=1e-5, rtol=0)
+    for name in expected.present:
+        assert torch.equal(sharded.present[name], expected.present[name])
+        torch.testing.assert_close(sharded.std[name], expected.std[name], atol=1e-5, rtol=0)
+
+
+def test_side_by_side_they_write_each_shard_once_and_the_same_cache(polydigits_run, copy_of, small_shards):
+    """Threads stand for processes: a lock is of the file that was opened, not of the process."""
     run = copy_of(polydigits_run)
     shutil.rmtree(run / "latents")
+    write_latents(run)
+    alone, small_shards[:] = contents(run), []
+    shutil.rmtree(run / "latents")
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write_latents, run) for _ in range(4)]:
+            done.result()
+    assert len(small_shards) == len(set(small_shards)) == 13 + 3
+    assert contents(run) == alone
+    small_shards.clear()
+    write_latents(run)
+    assert not small_shards, "nothing is left to do"
 
-    def stop(*_):
-        raise KeyboardInterrupt
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from mandorla.vae import latent_cache
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def write_half(file, array, version):
+    file.write(array.tobytes()[: array.nbytes // 2])
+    file.flush()
+    die()
+
+class ThirdTime(list):
+    def __init__(self, function, then):
+        self.function, self.then = function, then
+
+    def __call__(self, *arguments, **more):
+        self.append(1)
+        return (self.then if len(self) == 3 else self.function)(*arguments, **more)
+
+latent_cache._MOST, latent_cache._PER_SHARD = 16, 2
+if sys.argv[2] == "encoding":
+    latent_cache._write_shard = ThirdTime(latent_cache._write_shard, die)
+else:
+    np.lib.format.write_array = ThirdTime(np.lib.format.write_array, write_half)
+latent_cache.write_latents(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["encoding", "writing"])
+def test_a_killed_process_leaves_whole_shards_and_a_later_call_writes_the_rest(
+    polydigits_run, copy_of, small_shards, moment
+):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "latents")
+    write_latents(run)
+    expected, small_shards[:] = contents(run), []
+    shutil.rmtree(run / "latents")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(run), moment], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    left = {name: content for name, content in contents(run).items() if name.endswith(".npy")}
+    assert left == {name: expected[name] for name in ("train-00000.npy", "train-00001.npy")}
+    with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
+        open_latents(run)
+    write_latents(run)
+    assert len(small_shards) == 16 - 4
+    assert contents(run) == expected
+
+
+def test_an_interrupted_encoding_is_no_cache(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "latents")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(latent_cache.Whitening, "fit", stop)
+        patch.setattr(latent_cache.Whitening, "fit", _stop)
         write_latents(run)
-    assert not (run / "latents").exists()
-    with pytest.raises(MandorlaError, match="has no latents: run `mandorla encode"):
+    with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
         open_latents(run)
     write_latents(run)
     assert len(open_latents(run)[0]["train"]) == 200
-    assert not list(run.glob(".latents*"))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"half", b"other length"])
-def test_damaged_latents_are_named(polydigits_run, copy_of, content):
+def test_a_damaged_shard_is_named_and_written_anew(polydigits_run, copy_of, content):
     run = copy_of(polydigits_run)
-    file = run / "latents" / "train" / "view0.npy"
+    before, file = contents(run), run / "latents" / "train-00000.npy"
     if content is None:
         file.unlink()
     elif content == b"other length":
-        shutil.copy(run / "latents" / "val" / "view0.npy", file)
+        shutil.copy(run / "latents" / "val-00000.npy", file)
     else:
         file.write_bytes(content)
-    with pytest.raises(MandorlaError, match="latents/train is damaged .* delete .*latents and run `mandorla encode"):
+    with pytest.raises(MandorlaError, match="train-00000.npy is missing or damaged .* run `mandorla encode"):
         open_latents(run)
+    write_latents(run)
+    assert contents(run) == before
 
 
-def test_a_failure_while_encoding_leaves_nothing(polydigits_run, copy_of, monkeypatch):
+def test_a_cache_of_an_earlier_form_is_written_anew(polydigits_run, copy_of):
     run = copy_of(polydigits_run)
+    manifest = run / "latents" / "manifest.json"
+    of_before = {key: value for key, value in json.loads(manifest.read_text()).items() if key != "rows"}
+    manifest.write_text(json.dumps(of_before))
+    with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
+        open_latents(run)
+    write_latents(run)
+    open_latents(run)
+
+
+def test_volumes_are_encoded_a_few_at_once(polydigits_run, copy_of, monkeypatch):
+    """No more values than fit into memory go through the networks together: here those of four samples."""
+    run, encoded = copy_of(polydigits_run), []
     shutil.rmtree(run / "latents")
-    monkeypatch.setattr(latent_cache, "save_tensors", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_latents(run)
-    assert not [path.name for path in run.iterdir() if "latents" in path.name]
+    sample = sum(np.prod(m.shape) for m in mandorla.load(run).modalities)
+    monkeypatch.setattr(latent_cache, "CHUNK", 4 * int(sample) + 1)
+    monkeypatch.setattr(latent_cache, "_encode", lambda vae, data, rows, records: encoded.append(len(rows)))
+    write_latents(run)
+    assert set(encoded) == {4} and sum(encoded) == 240

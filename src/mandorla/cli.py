@@ -222,7 +222,11 @@ def pack_data(
 
 @app.command()
 def encode(run: Run) -> None:
-    """Write the latents of the run's training and validation set, unless those of its weights are there."""
+    """Write the latents of the run's training and validation set, as far as those of its weights are not there.
+
+    The same command started several times at once, also by torchrun and on machines that share the folder, divides the
+    work; after one was killed it goes on with what is missing.
+    """
     from mandorla.vae.latent_cache import write_latents
 
     _use_idle_cores()

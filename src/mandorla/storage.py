@@ -59,19 +59,21 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keep other commands from writing into `folder` at the same time; the system lets go of it if this one is killed.
+def locked(place: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other commands from writing at `place` at the same time; the system lets go of it if this one is killed.
 
-    If another command is at it, waits for it or raises MandorlaError. On Windows nothing is noticed.
+    `place` is a folder, which is kept from commands on this machine, or the path of a file that is made for it, which
+    is kept from those on other machines too. If another command is at it, waits for it or raises MandorlaError. On
+    Windows nothing is noticed.
     """
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(place, os.O_RDONLY if place.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError as error:
-        raise MandorlaError(f"{folder}: another command is writing here; wait for it, or stop it") from error
+        raise MandorlaError(f"{place}: another command is writing here; wait for it, or stop it") from error
     finally:
         os.close(handle)

@@ -11,6 +11,7 @@ min(ema, (1 + k) / (10 + k)).
 import copy
 import json
 import math
+import os
 import signal
 import threading
 import warnings
@@ -258,10 +259,15 @@ def lr_schedule(progress: float, warmup: float) -> float:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means here. Raises MandorlaError if cuda is not there."""
+    """Return the device that `auto`, `cpu` or `cuda` means here, of several GPUs that of this process (LOCAL_RANK).
+
+    Raises MandorlaError if cuda is not there.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise MandorlaError("device: cuda is set, but no CUDA device is available: set device to auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def save_tensors(

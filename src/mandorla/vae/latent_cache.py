@@ -1,15 +1,21 @@
 """The latents of a run, computed once: what stage 2 trains on. No image is touched again.
 
-    latents/manifest.json              hashes of the stage-1 weights and of the data, shapes, number of samples
+    latents/manifest.json              hashes of the stage-1 weights and of the data, shapes, numbers of samples
+    latents/train-00000.npy, ...       shards, memory-mapped: a record for each of `rows` samples, the last of the rest
+    latents/val-00000.npy, ...
     latents/statistics.safetensors     whitening: mean and standard deviation per channel, over the training set
-    latents/{train,val}/shared.npy     c, pooled over the modalities present, (N, *shape)
-    latents/{train,val}/NAME.npy, NAME.std.npy     mean and standard deviation of q(u | x, c), (N, *shape)
-    latents/{train,val}/present.npy    bool (N, M), in the order of the manifest
 
-Arrays are memory-mapped. The folder appears under its name when all of it is written.
+A record has the fields `shared`: c, pooled over the modalities present; NAME and NAME.std: mean and standard deviation
+of q(u | x, c); `present`: bool (M,).
+
+Any number of processes may write one cache, on one machine or on several that share a folder: each takes the next shard
+that is not there and that no other holds. A shard appears whole, and a process that is killed lets go of the one that
+it held, so that another process, or a later call, writes it. Whoever finds all shards there writes the statistics, from
+the first sample to the last: they are the same whoever wrote the shards, and with them the cache is complete.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,18 +28,20 @@ from rich.progress import track
 from torch import Tensor
 
 from mandorla.data import follow_record, load_data
-from mandorla.data.dataset import Dataset, Splits
+from mandorla.data.dataset import CHUNK, Dataset, Splits
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Components, Latents, Layout, Shape, Whitening
+from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.recipe import read_run
-from mandorla.storage import locked, read_json
+from mandorla.storage import locked, read_json, whole, write_text
 from mandorla.training import choose_device, load_tensors, save_tensors
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.store import load_vae
 
 FOLDER, MANIFEST, STATISTICS = "latents", "manifest.json", "statistics.safetensors"
-_CHUNK = 512
+LOCK = ".latents.lock"  # in the run folder; held while a cache is begun or completed
+_MOST = 512  # samples that are encoded, or drawn, at once
+_PER_SHARD = 8  # times as many as are encoded at once
 
 
 @dataclass(frozen=True)
@@ -73,119 +81,176 @@ def encode_batch(vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor]) -> 
 
 
 def write_latents(run: Path, splits: Splits | None = None) -> None:
-    """Encode the run's whole training and validation set with its stage 1 and write the cache, unless it is there.
+    """Encode the run's whole training and validation set with its stage 1, as far as that is not done, with others.
 
-    `splits` are the run's data where they are at hand. A cache of other weights or other data is replaced. Raises
-    MandorlaError if `run` is not a run folder or its stage 1 is not trained.
+    `splits` are the run's data where they are at hand. Returns when the cache is complete, whoever wrote it; one of
+    other weights or other data is replaced. Raises MandorlaError if `run` is not a run folder, its stage 1 is not
+    trained, or the disk is full.
     """
     vae, weights = load_vae(run)
     recipe = read_run(run)
     splits = splits or follow_record(run, load_data(recipe.data, recipe.seed))
     accept_data(run, splits)  # first, so that a cache of other data is refused if this is interrupted
-    made_from = {"weights": weights, "data": splits.fingerprint}
-    if (run / FOLDER / MANIFEST).is_file() and made_from.items() <= _manifest(run).items():
-        return
+    parts, folder = {"train": splits.train, "val": splits.val}, run / FOLDER
+    at_once = min(_MOST, max(1, CHUNK // sum(math.prod(m.shape) for m in splits.modalities)))
+    manifest = {
+        "weights": weights,
+        "data": splits.fingerprint,
+        "shapes": {name: list(shape) for name, shape in vae.layout.shapes.items()},
+        "num": {name: len(part) for name, part in parts.items()},
+        "rows": at_once * _PER_SHARD,
+    }
+    with locked(run / LOCK, wait=True):
+        if _manifest(folder) != manifest:
+            _begin(folder, manifest)
+    shards = [shard for name in parts for shard in _shards(folder, name, manifest)]
     vae = vae.to(choose_device(recipe.device))
-    part = run / f".{FOLDER}.part"
-    with locked(run):
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            for name in ("train", "val"):
-                _write_part(vae, getattr(splits, name), part / name, f"latents ({name})")
-            cache = {name: LatentPart(part / name, vae.layout) for name in ("train", "val")}
-            save_tensors(part / STATISTICS, Whitening.fit(vae.layout, cache["train"].drawn()).tensors())
-            manifest = made_from | {
-                "shapes": vae.layout.shapes,
-                "num": {name: len(latents) for name, latents in cache.items()},
-            }
-            (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            shutil.rmtree(run / FOLDER, ignore_errors=True)
-            part.rename(run / FOLDER)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    for wait, title in ((False, "latents"), (True, "latents that others write")):
+        missing = [shard for shard in shards if not shard.is_whole(vae.layout)]
+        for shard in track(missing, title, disable=not missing):
+            _write_shard(shard, vae, parts[shard.part], at_once, wait)
+    with locked(run / LOCK, wait=True):
+        if not (folder / STATISTICS).is_file():
+            train = LatentPart(folder, "train", vae.layout, manifest)
+            save_tensors(folder / STATISTICS, Whitening.fit(vae.layout, train.drawn()).tensors())
+        for lock in folder.glob("*.lock"):
+            lock.unlink()
 
 
 class LatentPart:
-    """Read the cached latents of one part of the data by index. Raises MandorlaError if a file is damaged."""
+    """Read the cached latents of one part of the data, "train" or "val", by index.
 
-    def __init__(self, folder: Path, layout: Layout):
-        self.layout = layout
-        try:
-            self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _shapes(layout)}
-            if len({len(array) for array in self.arrays.values()}) > 1:
-                raise ValueError("arrays of different length")
-        except (EOFError, OSError, ValueError) as error:
-            again = f"delete {folder.parent} and run `mandorla encode {folder.parent.parent}`"
-            raise MandorlaError(f"{folder} is damaged ({error}): {again}") from error
+    Raises MandorlaError if a shard is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
+        self.layout, self.num, self.rows = layout, manifest["num"][part], manifest["rows"]
+        self.shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
 
     def __len__(self) -> int:
-        return len(self.arrays[SHARED])
+        return self.num
 
     def batch(self, indices: np.ndarray) -> Encoded:
         """Return the samples at `indices`, in that order."""
-        taken = {name: torch.from_numpy(array[indices]) for name, array in self.arrays.items()}
+        numbers, rows = np.divmod(indices, self.rows)
+        taken = np.empty(len(numbers), record(self.layout))
+        for number in np.unique(numbers):
+            here = numbers == number
+            taken[here] = self.shards[number][rows[here]]
+        z = {name: torch.from_numpy(taken[name]) for name in taken.dtype.names}
         names = self.layout.modalities
         return Encoded(
-            Latents(taken[SHARED], {name: taken[name] for name in names}),
-            {name: taken[f"{name}.std"] for name in names},
-            dict(zip(names, taken["present"].unbind(1), strict=True)),
+            Latents(z[SHARED], {name: z[name] for name in names}),
+            {name: z[f"{name}.std"] for name in names},
+            dict(zip(names, z["present"].unbind(1), strict=True)),
         )
 
     def drawn(self) -> Iterator[tuple[Components, dict[str, Tensor]]]:
         """Yield every sample once, in chunks: components drawn from their posteriors, and which of them exist."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            for start in range(0, len(self), _CHUNK):
-                encoded = self.batch(np.arange(start, min(start + _CHUNK, len(self))))
+            for start in range(0, len(self), _MOST):
+                encoded = self.batch(np.arange(start, min(start + _MOST, len(self))))
                 yield encoded.draw(), encoded.given
 
 
 def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
     """Return the cached parts "train" and "val" of a run and their whitening.
 
-    Raises MandorlaError if there are none, or if they were made by other weights or of other data than the run's.
+    Raises MandorlaError if they are not complete, or were made by other weights or of other data than the run's.
     """
     vae, weights = load_vae(run)
-    if not (run / FOLDER / MANIFEST).is_file():
-        raise MandorlaError(f"{run / FOLDER} has no latents: run `mandorla encode {run}`")
-    manifest = _manifest(run)
+    folder = run / FOLDER
+    manifest = _manifest(folder)
+    if not (manifest and (folder / STATISTICS).is_file()):
+        raise MandorlaError(f"{folder} has no latents, or not all of them: run `mandorla encode {run}`")
     if manifest["weights"] != weights:
-        raise MandorlaError(
-            f"{run / FOLDER} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`"
-        )
-    if manifest.get("data") != recorded_fingerprint(run):
-        raise MandorlaError(f"{run / FOLDER} was made of other data than the run's: run `mandorla encode {run}`")
-    tensors, _ = load_tensors(run / FOLDER / STATISTICS)
-    parts = {name: LatentPart(run / FOLDER / name, vae.layout) for name in ("train", "val")}
+        raise MandorlaError(f"{folder} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`")
+    if manifest["data"] != recorded_fingerprint(run):
+        raise MandorlaError(f"{folder} was made of other data than the run's: run `mandorla encode {run}`")
+    tensors, _ = load_tensors(folder / STATISTICS)
+    parts = {name: LatentPart(folder, name, vae.layout, manifest) for name in manifest["num"]}
     return parts, Whitening.of_tensors(tensors)
 
 
-def _manifest(run: Path) -> dict:
-    return read_json(run / FOLDER / MANIFEST, "weights")
+def record(layout: Layout) -> np.dtype:
+    """Return the type of a sample's record, as the module says."""
+    fields = [(SHARED, np.float32, layout.shapes[SHARED])]
+    for name in layout.modalities:
+        fields += [(name, np.float32, layout.shapes[name]), (f"{name}.std", np.float32, layout.shapes[name])]
+    return np.dtype([*fields, ("present", bool, (len(layout.modalities),))], align=True)
 
 
-def _shapes(layout: Layout) -> dict[str, Shape]:
-    """Return what one row of each array holds."""
-    stds = {f"{name}.std": layout.shapes[name] for name in layout.modalities}
-    return layout.shapes | stds | {"present": (len(layout.modalities),)}
+@dataclass(frozen=True)
+class _Shard:
+    """Name a shard: the file `path`, which holds the samples from `start` to `stop` of a `part` of the data."""
+
+    path: Path
+    part: str
+    start: int
+    stop: int
+
+    def open(self, layout: Layout) -> np.ndarray:
+        try:
+            records = np.load(self.path, mmap_mode="r")
+            if (records.dtype, records.shape) != (record(layout), (self.stop - self.start,)):
+                raise ValueError(f"{records.shape} records of {records.dtype}")
+        except (EOFError, OSError, ValueError) as error:
+            again = f"run `mandorla encode {self.path.parents[1]}`"
+            raise MandorlaError(f"{self.path} is missing or damaged ({error}): {again}") from error
+        return records
+
+    def is_whole(self, layout: Layout) -> bool:
+        try:
+            self.open(layout)
+        except MandorlaError:
+            return False
+        return True
 
 
-def _write_part(vae: VAE, dataset: Dataset, folder: Path, title: str) -> None:
-    folder.mkdir(parents=True)
-    device = next(vae.parameters()).device
-    count = len(dataset)
-    with ExitStack() as stack:
-        files = {}
-        for name, shape in _shapes(vae.layout).items():
-            files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
-            kind = np.dtype(bool if name == "present" else np.float32)
-            header = {"descr": kind.str, "fortran_order": False, "shape": (count, *shape)}
-            np.lib.format.write_array_header_1_0(files[name], header)
-        for start in track(range(0, count, _CHUNK), title):
-            batch = dataset.batch(np.arange(start, min(start + _CHUNK, count)))
-            x, present = ({n: tensor.to(device) for n, tensor in part.items()} for part in (batch.x, batch.present))
-            encoded = encode_batch(vae, x, present)
-            rows = encoded.latents.components | {f"{name}.std": std for name, std in encoded.std.items()}
-            rows["present"] = torch.stack([present[name] for name in vae.layout.modalities], 1)
-            for name, z in rows.items():
-                files[name].write(z.cpu().numpy().tobytes())
+def _shards(folder: Path, part: str, manifest: dict) -> list[_Shard]:
+    num, rows = manifest["num"][part], manifest["rows"]
+    return [
+        _Shard(folder / f"{part}-{number:05d}.npy", part, start, min(start + rows, num))
+        for number, start in enumerate(range(0, num, rows))
+    ]
+
+
+def _manifest(folder: Path) -> dict:
+    """Return what the manifest of a cache says; empty if there is none, or one of an earlier form."""
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    return manifest if manifest.keys() >= {"weights", "data", "num", "rows"} else {}
+
+
+def _begin(folder: Path, manifest: dict) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)  # first: what is left if this is interrupted is no cache
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _write_shard(shard: _Shard, vae: VAE, dataset: Dataset, at_once: int, wait: bool) -> None:
+    """Write a shard, unless it is there by now or, if it is not to `wait`, another process is at it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(shard.path.with_suffix(".lock"), wait))
+        except MandorlaError:  # of another process
+            return
+        if shard.is_whole(vae.layout):
+            return
+        records = np.zeros(shard.stop - shard.start, record(vae.layout))
+        for start in range(shard.start, shard.stop, at_once):
+            stop = min(start + at_once, shard.stop)
+            _encode(vae, dataset, np.arange(start, stop), records[start - shard.start : stop - shard.start])
+        with whole(shard.path) as part, part.open("wb") as file:
+            np.lib.format.write_array(file, records, version=(3, 0))  # names of fields in any script
+
+
+def _encode(vae: VAE, dataset: Dataset, indices: np.ndarray, records: np.ndarray) -> None:
+    batch = dataset.batch(indices).to(next(vae.parameters()).device)
+    encoded = encode_batch(vae, batch.x, batch.present)
+    columns = encoded.latents.components | {f"{name}.std": std for name, std in encoded.std.items()}
+    columns["present"] = torch.stack([batch.present[name] for name in vae.layout.modalities], 1)
+    for name, z in columns.items():
+        records[name] = z.cpu().numpy()
