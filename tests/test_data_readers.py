@@ -555,17 +555,56 @@ def test_broken_files_are_named(tmp_path, make):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_dicom_that_needs_a_decoder_names_it(tmp_path):
-    """JPEG Lossless as old scanners write it."""
+@pytest.mark.parametrize(
+    ("syntax", "packages"),
+    [
+        ("JPEGLosslessSV1", "python-gdcm"),
+        ("JPEGLSLossless", "python-gdcm"),
+        ("HTJ2KLossless", "pylibjpeg pylibjpeg-openjpeg"),
+    ],
+)
+def test_dicom_that_needs_a_decoder_names_it(tmp_path, monkeypatch, syntax, packages):
     place = write_dicom(tmp_path / "a.dcm", np.zeros((4, 6), np.uint16), (0, 0, 0), generate_uid())
     dataset = pydicom.dcmread(place)
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
     dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(place, enforce_file_format=True)
-    with pytest.raises(MandorlaError, match="JPEG Lossless.* needs pylibjpeg: pip install pylibjpeg") as error:
+    monkeypatch.setattr(pydicom.pixels.get_decoder(dataset.file_meta.TransferSyntaxUID), "_available", {})
+    with pytest.raises(MandorlaError, match=f"a.dcm: .*JPEG.* needs a decoder: pip install {packages}$") as error:
         read(str(place), OPTIONS)
     assert str(error.value).isprintable()
+
+
+COMPRESSED = ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"]
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_dicom_without_loss_is_what_it_was_and_one_that_is_damaged_is_named(tmp_path, syntax):
+    gdcm = pytest.importorskip("gdcm")
+    pixels = RNG.integers(0, 4000, (24, 40)).astype(np.uint16)
+    source, place = write_dicom(tmp_path / "a.dcm", pixels, (0, 0, 0), generate_uid()), tmp_path / "b.dcm"
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(place))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    np.testing.assert_array_equal(read(str(place), OPTIONS).values[0], pixels)
+    dataset = pydicom.dcmread(place)
+    whole = dataset.PixelData
+    for damaged in (whole[: len(whole) // 2], whole[:200] + bytes(255 - byte for byte in whole[200:])):
+        dataset.PixelData = damaged
+        dataset.save_as(place)
+        with pytest.raises(
+            MandorlaError, match="b.dcm: its pixels, .* cannot be decoded .*; replace or remove"
+        ) as error:
+            read(str(place), OPTIONS)
+        assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize(("name", "library", "extra"), [("a.nii", "nibabel", "medical"), ("a.h5", "h5py", "hdf5")])

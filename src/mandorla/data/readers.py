@@ -505,15 +505,18 @@ def _dataset(path: Path):
 def _slice(dataset) -> np.ndarray:
     """Return the values `(H, W)` of a DICOM image: as stored, or float32 where its header scales them."""
     try:
-        pixels = dataset.pixel_array
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "The decoded RLE segment")  # it is not what the header says
+            pixels = dataset.pixel_array
     except Exception as error:
         kind = dataset.file_meta.TransferSyntaxUID.name
         if "missing dependencies" in str(error):
-            raise MandorlaError(
-                f"{dataset.filename}: {kind} needs pylibjpeg: pip install pylibjpeg pylibjpeg-libjpeg"
-            ) from error
+            package = "pylibjpeg pylibjpeg-openjpeg" if kind.startswith("High-Throughput") else "python-gdcm"
+            raise MandorlaError(f"{dataset.filename}: {kind} needs a decoder: pip install {package}") from error
         reason = " ".join(str(error).split())
-        raise MandorlaError(f"{dataset.filename}: its pixels cannot be decoded ({reason})") from error
+        raise MandorlaError(
+            f"{dataset.filename}: its pixels, {kind}, cannot be decoded ({reason}); replace or remove it"
+        ) from error
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":  # 0 is white
         pixels = (2 ** int(dataset.BitsStored) - 1) - pixels.astype(np.int32)
