@@ -105,6 +105,27 @@ def test_other_grids_are_refused_or_resampled(root, tmp_path):
     assert read_sample(files, {}, config(root)).values["t2"].any()
 
 
+def test_beyond_the_border_of_what_is_resampled_is_background(root, tmp_path):
+    """That of CT is air, and not its darkest voxel; that of a mask is 0 even if the mask is 1 throughout."""
+    ct = np.where(brain(1) > 0, brain(1) - 500, -1000).astype(np.int16)
+    ct[0, 0, :2] = -1100
+    shift = np.eye(4)
+    shift[0, 3] = 3
+    files = {"t1": f"{root}/t1/p1.nii.gz", "t2": save(tmp_path / "ct.nii.gz", ct, affine=OBLIQUE @ shift)}
+    masks = {"m": save(tmp_path / "mask.nii.gz", np.ones(SHAPE, np.uint8), affine=OBLIQUE @ shift)}
+    settings = config(root, geometry={"resample": "to_first", "axes": "RAS"})
+    sample = read_sample(files, masks, settings)
+    np.testing.assert_allclose(sample.values["t2"][0, :3], -1000)
+    np.testing.assert_allclose(sample.values["t2"][0, 3:], ct[:-3], atol=1e-2)
+    assert not sample.masks["m"][:3].any() and sample.masks["m"][3:].all()
+    shift[0, 3] = 300
+    files["t2"] = save(tmp_path / "far.nii.gz", ct, affine=OBLIQUE @ shift)
+    with pytest.raises(
+        MandorlaError, match="far.nii.gz: cannot be resampled to the grid of .*p1.nii.gz: no voxel of one"
+    ):
+        read_sample(files, {}, settings)
+
+
 @pytest.mark.parametrize(("plane", "axis"), [("axial", 2), ("coronal", 1), ("sagittal", 0)])
 @pytest.mark.parametrize("axes", ["RAS", "IPL", None])
 def test_slices_are_named_by_the_index_in_the_first_file(root, plane, axis, axes):

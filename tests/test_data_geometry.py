@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nibabel.processing import resample_from_to
+from scipy.ndimage import map_coordinates
 
 from mandorla.data.geometry import Geometry, Turn, across, check_axes, resample
 from mandorla.errors import MandorlaError
@@ -60,10 +62,50 @@ def test_resampling_interpolates_numbers_and_copies_classes():
     own = Geometry(np.eye(4), (4, 5, 6))
     half = Geometry(np.diag([0.5, 1, 1, 1]), (7, 5, 6))
     ramp = (np.arange(4.0)[:, None, None] + np.zeros((4, 5, 6)))[None].astype(np.float32)
-    np.testing.assert_allclose(resample(ramp, own, half, nearest=False)[0, :, 0, 0], np.arange(7) / 2, atol=1e-6)
+    np.testing.assert_allclose(resample(ramp, own, half, False, [0])[0, :, 0, 0], np.arange(7) / 2, atol=1e-6)
     classes = RNG.integers(0, 3, (1, 4, 5, 6)).astype(np.uint8)
-    found = resample(classes, own, half, nearest=True)
+    found = resample(classes, own, half, True, [0])
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found[:, ::2], classes)
-    air = resample(ramp - 1000, own, Geometry(np.eye(4), (9, 5, 6)), nearest=False)
-    np.testing.assert_allclose(air[0, 4:], -1000)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_inside_it_is_nibabels_and_at_the_border_the_outermost_half_voxel_and_then_background(seed):
+    """Of two oblique grids: where all eight neighbours are there nibabel says what is right, else the definition."""
+    rng = np.random.default_rng(seed)
+    turn = nibabel.eulerangles.euler2mat(*rng.uniform(-0.4, 0.4, 3)) @ np.diag(rng.uniform(0.6, 2, 3))
+    own = Geometry(OBLIQUE, (6, 7, 8))
+    wanted = Geometry(OBLIQUE @ nibabel.affines.from_matvec(turn, rng.uniform(-3, 3, 3)), (9, 5, 7))
+    values = rng.uniform(100, 900, (2, 6, 7, 8)).astype(np.float32)
+    index = nibabel.affines.apply_affine(np.linalg.inv(own.affine) @ wanted.affine, np.stack(np.indices((9, 5, 7)), -1))
+    last = np.array(own.shape) - 1
+    depth = np.minimum(index, last - index).min(-1)  # voxels from the outermost centres, inward
+    if not (depth > -0.5).any():
+        with pytest.raises(MandorlaError, match="no voxel of one lies within the other"):
+            resample(values, own, wanted, False, [-5, -7])
+        return
+    found = resample(values, own, wanted, False, [-5, -7])
+    classes = resample(np.rint(values).astype(np.int16), own, wanted, True, [-5, -7])
+    assert found.dtype == np.float32 and classes.dtype == np.int16
+    for channel, level in enumerate((-5, -7)):
+        image = nibabel.Nifti1Image(values[channel], own.affine)
+        right = resample_from_to(image, (wanted.shape, wanted.affine), order=1, cval=np.nan).get_fdata()
+        inside, outside = depth > 1e-6, depth < -0.5 - 1e-6
+        np.testing.assert_allclose(found[channel][inside], right[inside], atol=0.01)
+        assert (found[channel][outside] == level).all() and (classes[channel][outside] == level).all()
+        rim = ~outside & (depth < -1e-6) & (depth > -0.5 + 1e-6)
+        for point, value in zip(index[rim], found[channel][rim], strict=True):
+            assert value == pytest.approx(
+                map_coordinates(values[channel], point.clip(0, last)[:, None], order=1)[0], abs=0.01
+            )
+        sure = ~outside & (np.abs(index % 1 - 0.5) > 1e-3).all(-1) & (depth > -0.5 + 1e-6)
+        nearest = np.rint(index[sure]).astype(int).clip(0, last)
+        np.testing.assert_array_equal(classes[channel][sure], np.rint(values[channel])[tuple(nearest.T)])
+
+
+def test_a_grid_that_ends_where_the_other_does_keeps_its_last_plane():
+    """Headers hold float32: a place that is the last voxel's centre but for rounding is not outside."""
+    own = Geometry(np.diag([0.3, 1, 1, 1]), (6, 5, 4))
+    fine = Geometry(np.diag(np.float32([0.1, 1, 1, 1])).astype(float), (16, 5, 4))
+    found = resample(np.full((1, 6, 5, 4), 7, np.int16), own, fine, False, [-1000])
+    np.testing.assert_allclose(found, 7)

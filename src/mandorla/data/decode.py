@@ -30,7 +30,7 @@ from mandorla.data.splits import Marks
 from mandorla.data.stored import divide
 from mandorla.errors import MandorlaError, MandorlaWarning
 
-VERSION = 1  # of what is kept: another one is not looked at
+VERSION = 2  # of what is kept: another one is not looked at
 MUCH = 2**28  # bytes of files from which on it pays to start processes
 MOST_WORKERS = 16
 PATIENCE = 60  # seconds of reading after which the cache is pointed to

@@ -9,9 +9,11 @@ permutations alone, which change no value and are undone exactly. `IPL` names ax
 left: then every slice stands upright as radiologists look at it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import affine_transform
 
 from mandorla.errors import MandorlaError
 
@@ -100,23 +102,38 @@ def across(plane: str | int, axes: str) -> int:
     return next(i for i, letter in enumerate(axes) if letter in PLANES[plane])
 
 
-def resample(values: np.ndarray, own: Geometry, wanted: Geometry, nearest: bool) -> np.ndarray:
+def resample(
+    values: np.ndarray, own: Geometry, wanted: Geometry, nearest: bool, background: Sequence[float]
+) -> np.ndarray:
     """Return `values` `(C, D, H, W)` on the grid `own` on the grid `wanted`.
 
     Numbers are interpolated linearly, so that no value is made up beyond those around it, and become float32; with
-    `nearest` each voxel takes its nearest one's value and type. What lies outside is the smallest value.
-    """
-    import nibabel
-    from nibabel.processing import resample_from_to
+    `nearest` each voxel takes its nearest one's value and type. Within the outermost half voxel the outermost value
+    counts; what lies outside becomes `background`, a number for each channel.
 
-    channels = []
-    for channel in values:
-        image = nibabel.Nifti1Image(channel if nearest else channel.astype(np.float32), own.affine)
-        moved = resample_from_to(
-            image, (wanted.shape, wanted.affine), order=0 if nearest else 1, cval=float(channel.min())
+    Raises `MandorlaError` if all of it lies outside.
+    """
+    step = np.linalg.inv(own.affine) @ wanted.affine  # from an index on the wanted grid to one on the own
+    outside = np.zeros(wanted.shape, bool)
+    for row, length in zip(step, own.shape, strict=False):
+        index = row[3] + sum(np.ix_(*(each * np.arange(n) for each, n in zip(row, wanted.shape, strict=False))))
+        outside |= (index < -0.5) | (index > length - 0.5)
+    if outside.all():
+        raise MandorlaError("no voxel of one lies within the other")
+    moved = np.empty((len(values), *wanted.shape), values.dtype if nearest else np.float32)
+    for channel, own_channel, level in zip(moved, values, background, strict=True):
+        affine_transform(
+            own_channel,
+            step[:3, :3],
+            step[:3, 3],
+            wanted.shape,
+            channel,
+            0 if nearest else 1,
+            "nearest",
+            prefilter=False,
         )
-        channels.append(np.asarray(moved.dataobj))
-    return np.stack(channels).astype(values.dtype if nearest else np.float32)
+        channel[outside] = level
+    return moved
 
 
 def check_axes(axes: str) -> str:

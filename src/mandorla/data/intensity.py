@@ -283,6 +283,12 @@ def background(values: np.ndarray) -> float:
     return float(edges[level + 1]) if level < LEVELS // 4 else -np.inf
 
 
+def empty(values: np.ndarray) -> float:
+    """Return the value that background has in `values`: the median of it; the smallest value if there is none."""
+    below = values[values <= background(values)]
+    return float(np.median(below) if below.size else values.min())
+
+
 def look(intensity: Mapping[str, Fitted], train: Dataset) -> dict[str, Fitted]:
     """Return `intensity` with what samples of `train` look like."""
     batch = train.batch(np.linspace(0, len(train) - 1, min(NUM_SEEN, len(train))).astype(int))

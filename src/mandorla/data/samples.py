@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from mandorla.config import Settings
 from mandorla.data.geometry import Geometry, Turn, across, check_axes, resample
-from mandorla.data.intensity import background
+from mandorla.data.intensity import background, empty
 from mandorla.data.labels import shrink_mask
 from mandorla.data.pairing import PairingConfig
 from mandorla.data.readers import Reading, ReadOptions, forget, read
@@ -237,8 +237,13 @@ def _foreground(volume: np.ndarray, axis: int) -> np.ndarray:
     """Return the share of foreground in each slice of a volume `(C, D, H, W)`; none in a volume of one value."""
     if volume.min() == volume.max():
         return np.zeros(volume.shape[axis + 1])
-    level = background(volume.ravel()[:: -(-volume.size // _LOOK)])
+    level = background(_some(volume))
     return (volume > level).mean(axis=tuple(i for i in range(4) if i != axis + 1))
+
+
+def _some(volume: np.ndarray) -> np.ndarray:
+    """Return values of a volume, evenly spread ones if there are too many."""
+    return volume.ravel()[:: -(-volume.size // _LOOK)]
 
 
 def _laid(
@@ -255,7 +260,13 @@ def _laid(
             f"{place}: does not lie on the grid of {first}: {difference}; set data.geometry.resample to to_first, or "
             "data.geometry.tolerance"
         )
-    return resample(values, own, grid, nearest=is_mask)
+    background = [0.0 if is_mask else empty(_some(channel)) for channel in values]
+    try:
+        return resample(values, own, grid, is_mask, background)
+    except MandorlaError as error:
+        raise MandorlaError(
+            f"{place}: cannot be resampled to the grid of {first}: {error}; are both of one subject, in one space?"
+        ) from error
 
 
 def _whole(mask: np.ndarray) -> np.ndarray:
