@@ -11,6 +11,7 @@ left: then every slice stands upright as radiologists look at it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.ndimage import affine_transform
@@ -36,9 +37,7 @@ class Geometry:
     @property
     def axes(self) -> str:
         """Return the direction that each axis leads to, such as `RAS`: right, anterior, superior."""
-        import nibabel
-
-        return "".join(nibabel.aff2axcodes(self.affine))
+        return _axes(np.asarray(self.affine, np.float64).tobytes())
 
     def distance(self, other: "Geometry") -> float:
         """Return how far, in mm, a corner of this volume lies from where `other` puts it."""
@@ -93,6 +92,14 @@ class Turn:
                 affine[:3, axis] *= -1
         affine[:3, :3] = affine[:3, list(self.order)]
         return Geometry(affine, tuple(geometry.shape[axis] for axis in self.order))
+
+
+@lru_cache(maxsize=256)
+def _axes(affine: bytes) -> str:
+    """Return the axes of an affine: the same for most files, and slow to find."""
+    import nibabel
+
+    return "".join(nibabel.aff2axcodes(np.frombuffer(affine).reshape(4, 4)))
 
 
 def across(plane: str | int, axes: str) -> int:

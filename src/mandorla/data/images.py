@@ -6,6 +6,7 @@ is applied.
 """
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -73,10 +74,10 @@ def decode_image(path: Path) -> np.ndarray:
     if not path.is_file():
         raise MandorlaError(f"{path}: no such file")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             image.load()
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG may have a preview
-            bits, odd = _bits(path, image), _oddity(image)
+            bits, odd = _bits(file, image), _oddity(image)
             image = ImageOps.exif_transpose(image)
             pixels = None if odd else _pixels(image)
     except Exception as error:  # a broken file makes a decoder raise anything
@@ -117,10 +118,11 @@ def _pixels(image: Image.Image) -> np.ndarray | None:
     return np.asarray(image.convert("RGB"))
 
 
-def _bits(path: Path, image: Image.Image) -> int:
+def _bits(file: BinaryIO, image: Image.Image) -> int:
     """Return the bits per channel in the file, which Pillow may have cut to 8."""
     if image.format == "PNG":
-        return path.read_bytes()[24]
+        file.seek(24)
+        return file.read(1)[0]
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     return 8

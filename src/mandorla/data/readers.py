@@ -27,7 +27,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -104,7 +104,7 @@ def read(place: str, options: ReadOptions) -> Reading:
 
 def split_place(place: str) -> tuple[Path, str | None]:
     """Return the path and, if there is one, the key of a place."""
-    match = None if os.path.exists(place) else _PLACE.fullmatch(place)
+    match = None if ":" not in place or os.path.exists(place) else _PLACE.fullmatch(place)
     return (Path(match["path"]), match["key"]) if match else (Path(place), None)
 
 
@@ -231,15 +231,18 @@ def _series(path: Path) -> str:
 def _reader(path: Path) -> Callable[[Path, str | None, ReadOptions], Reading]:
     if path.is_dir():
         return _read_series
-    readers = dict.fromkeys(IMAGES, _read_picture) | dict.fromkeys(NIFTI, _read_nifti)
-    readers |= dict.fromkeys(HDF5, _read_hdf5) | dict.fromkeys(DICOM, _read_dicom) | dict.fromkeys(TABLES, _read_table)
-    readers |= dict.fromkeys(SOUNDS, _read_sound)
-    readers |= {".npy": _read_npy, ".npz": _read_npz}
-    if reader := readers.get(suffix(path)):
+    if reader := _readers().get(suffix(path)):
         return reader
     if _is_dicom(path):
         return _read_dicom
     raise MandorlaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM files")
+
+
+@cache
+def _readers() -> dict[str, Callable[[Path, str | None, ReadOptions], Reading]]:
+    readers = dict.fromkeys(IMAGES, _read_picture) | dict.fromkeys(NIFTI, _read_nifti)
+    readers |= dict.fromkeys(HDF5, _read_hdf5) | dict.fromkeys(DICOM, _read_dicom) | dict.fromkeys(TABLES, _read_table)
+    return readers | dict.fromkeys(SOUNDS, _read_sound) | {".npy": _read_npy, ".npz": _read_npz}
 
 
 def library(module: str, extra: str) -> ModuleType:

@@ -221,6 +221,8 @@ def slice_axis(sample: Sample, config: FilesConfig) -> int:
 
 def kept_slices(values: Mapping[str, np.ndarray], axis: int, config: SliceConfig) -> list[int]:
     """Return the indices of the slices of volumes `(C, D, H, W)` that hold enough foreground, every `step`th."""
+    if config.keep == 0:
+        return list(range(0, next(iter(values.values())).shape[axis + 1], config.step))
     shares = [_foreground(array, axis) for array in values.values()]
     return np.flatnonzero(np.max(shares, axis=0) >= config.keep)[:: config.step].tolist()
 
