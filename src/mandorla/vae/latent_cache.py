@@ -124,8 +124,10 @@ class LatentPart:
     """
 
     def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
-        self.layout, self.num, self.rows = layout, manifest["num"][part], manifest["rows"]
-        self.shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
+        self.layout, self.num, self.rows, self.record = layout, manifest["num"][part], manifest["rows"], record(layout)
+        shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
+        size = self.record.itemsize  # records are copied as bytes, which is faster
+        self.shards = [np.asarray(shard).view(np.uint8).reshape(-1, size) for shard in shards]
 
     def __len__(self) -> int:
         return self.num
@@ -133,11 +135,12 @@ class LatentPart:
     def batch(self, indices: np.ndarray) -> Encoded:
         """Return the samples at `indices`, in that order."""
         numbers, rows = np.divmod(indices, self.rows)
-        taken = np.empty(len(numbers), record(self.layout))
+        taken = np.empty((len(numbers), self.record.itemsize), np.uint8)
         for number in np.unique(numbers):
-            here = numbers == number
+            here = np.flatnonzero(numbers == number)
             taken[here] = self.shards[number][rows[here]]
-        z = {name: torch.from_numpy(taken[name]) for name in taken.dtype.names}
+        records = taken.view(self.record)[:, 0]
+        z = {name: torch.from_numpy(records[name]) for name in self.record.names}
         names = self.layout.modalities
         return Encoded(
             Latents(z[SHARED], {name: z[name] for name in names}),
