@@ -244,6 +244,18 @@ def test_volumes_of_several_types_become_floats_and_pictures_do_not(root):
     np.testing.assert_allclose(found["p1"]["t1"][0] * 1000, brain(1), atol=1e-3)
 
 
+def test_doubles_stay_what_they_are(tmp_path):
+    values = np.random.default_rng(0).random((6, 8, 9))
+    for name in ("t1", "t2"):
+        (tmp_path / name).mkdir()
+        for subject, array in enumerate(values):
+            np.save(tmp_path / name / f"p{subject}.npy", array)
+    splits = load_data(config(tmp_path, intensity={"kind": "none"}, duplicates="keep"), seed=0)
+    assert splits.train.x["t1"].dtype == np.float64
+    for name, x in everything(splits).items():
+        np.testing.assert_array_equal(x["t1"][0], values[int(name[1:])].astype(np.float32))
+
+
 def test_axes_that_differ_between_samples_are_refused_if_kept(root):
     for subject in range(4):
         save(root / "t1" / f"p{subject}.nii.gz", brain(subject), axes="LAS")

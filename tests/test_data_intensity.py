@@ -243,6 +243,12 @@ def test_composed_data_are_known_by_their_recipe(tmp_path):
     assert len({splits.fingerprint, *(other.fingerprint for other in others)}) == 3
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.0, 1e-320), (-1e300, 1e300)])
+def test_a_window_that_nothing_can_be_divided_by_is_refused(low, high):
+    with pytest.raises(ValidationError, match="must be below"):
+        Window(low=low, high=high)
+
+
 BROKEN = '{"a": {"settings": {"kind": "x"}, "usual": [0, 1], "subjects": {}, "seen": null}}'
 
 

@@ -360,6 +360,23 @@ def png_in_colours_of_16_bits(root):
     return config
 
 
+@refused("data.folders", "'lesion_mask'", "[4, 5]", "t1 [8, 10]", "data.size")
+def png_masks_of_another_size(root):
+    config = pngs(root, masks={"lesion_mask": "m"})
+    (root / "m").mkdir()
+    for subject in SUBJECTS:
+        save_image(root / "m" / f"{subject}.png", pixels(subject)[:4, :5])
+    return config
+
+
+@refused("t1", "minmax", "a single value")
+def npy_of_values_too_near_to_each_other(root):
+    config = npys(root, intensity={"kind": "minmax"})
+    for subject in SUBJECTS:
+        np.save(root / "t1" / f"{subject}.npy", pixels(subject, dtype=np.float64) * 1e-300)
+    return config
+
+
 @refused("t1/p1.png", "3 images")
 def png_that_moves(root):
     config = pngs(root)
@@ -693,6 +710,13 @@ def arrays_whose_split_leaks(root):
 
 
 # -------------------------------------------------------------------------------------------------------------- volumes
+
+
+@refused("t1/p1.nii.gz", "1e+300", "float32")
+def nifti_of_values_that_a_float32_does_not_hold(root):
+    config = niftis(root)
+    nibabel.save(nibabel.Nifti1Image(np.full((4, 5, 6), 1e300), np.eye(4)), root / "t1" / "p1.nii.gz")
+    return config
 
 
 @refused("t1/p1.nii", "cannot be read")
@@ -1374,7 +1398,15 @@ def table_that_is_a_picture(root):
     return config
 
 
-@refused("table.csv", "cannot be read")
+@refused("table.csv", "a folder")
+def table_that_is_a_folder(root):
+    config = table(root, "")
+    (root / "table.csv").unlink()
+    (root / "table.csv").mkdir()
+    return config
+
+
+@refused("table.csv", "cannot be read", "save it as UTF-8")
 def table_in_utf_16(root):
     config = table(root, "")
     (root / "table.csv").write_bytes("subject,t1,t2\np0,t1/p0.png,t2/p0.png\n".encode("utf-16"))

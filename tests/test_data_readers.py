@@ -595,6 +595,9 @@ def test_dicom_without_loss_is_what_it_was_and_one_that_is_damaged_is_named(tmp_
     writer.SetImage(change.GetOutput())
     assert writer.Write()
     np.testing.assert_array_equal(read(str(place), OPTIONS).values[0], pixels)
+    (tmp_path / "cut.dcm").write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(MandorlaError, match=r"cut.dcm: cannot be read as DICOM \(End of file reached"):
+        read(f"{tmp_path}/cut.dcm", OPTIONS)
     dataset = pydicom.dcmread(place)
     whole = dataset.PixelData
     for damaged in (whole[: len(whole) // 2], whole[:200] + bytes(255 - byte for byte in whole[200:])):

@@ -81,6 +81,11 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
     def spread(values: list) -> list:
         return [values[row] for row in rows]
 
+    sizes = {name: kept.arrays[name].shape[2:] for name in pairs.files}
+    for name in pairs.masks:
+        if (own := kept.arrays[name].shape[1:]) not in sizes.values():
+            others = ", ".join(f"{other} {list(size)}" for other, size in sizes.items())
+            raise MandorlaError(f"{source}: mask {name!r} has {list(own)} pixels, unlike {others}; set data.size")
     present = {name: np.array([place is not None for place in places])[rows] for name, places in pairs.files.items()}
     labels = {name: spread(values) for name, values in pairs.labels.items()}
     for name, places in pairs.masks.items():
@@ -218,7 +223,7 @@ class _Alike:
                 raise MandorlaError(
                     f"{place}: {one}, unlike {self.first} with {other}; make all of a modality alike{remedy}"
                 )
-            if (wide := _wider(values.dtype, column.dtype)) != column.dtype:
+            if values.dtype != column.dtype and (wide := _wider(values.dtype, column.dtype)) != column.dtype:
                 column.widen(wide)
         column.add(values)
         self.first, self.size = self.first or place, size

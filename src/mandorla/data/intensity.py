@@ -58,8 +58,8 @@ class Window(Settings):
 
     @model_validator(mode="after")
     def _low_is_below_high(self):
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if not _is_range(self.low, self.high):
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}, by what a float32 holds")
         return self
 
 
@@ -328,7 +328,12 @@ def _range(settings: IntensityConfig, images: np.ndarray, rows: np.ndarray) -> I
             if settings.foreground:
                 values = values[values > background(values)]
             low, high = np.percentile(values, [settings.low, settings.high])
-    return Intensity(float(low), float(high)) if low < high else None
+    return Intensity(float(low), float(high)) if _is_range(float(low), float(high)) else None
+
+
+def _is_range(low: float, high: float) -> bool:
+    """Return whether float32 can be divided by what lies between `low` and `high`."""
+    return np.finfo(np.float32).tiny < high - low < np.finfo(np.float32).max
 
 
 def _spread(images: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -158,7 +158,8 @@ def check_file(path: Path) -> None:
     if path.is_file():
         return
     if path.exists():
-        raise MandorlaError(f"{path}: no file, but a pipe or device; remove it")
+        what = "a folder" if path.is_dir() else "a pipe or device; remove it"
+        raise MandorlaError(f"{path}: no file, but {what}")
     if path.is_symlink():  # as a file of git-annex or DataLad that was not fetched
         raise MandorlaError(f"{path}: a link that leads nowhere; fetch the file, or remove the link")
     raise MandorlaError(f"{path}: no such file")
@@ -271,6 +272,8 @@ def _plain(values: np.ndarray, options: ReadOptions) -> np.ndarray:
             values = np.where(np.isnan(values), values.dtype.type(options.nan), values)
         if not np.isfinite(values).all():
             raise MandorlaError("NaN or infinite values; remove or fill them (data.read.nan fills NaN)")
+        if max(values.max(), -values.min()) > np.finfo(np.float32).max:
+            raise MandorlaError(f"values up to {np.abs(values).max():g}, more than a float32 holds; rescale them")
         return values
     return values.astype(np.float32 if values.dtype == bool else values.dtype.newbyteorder("="), copy=False)
 
@@ -490,8 +493,10 @@ def _dataset(path: Path):
     """Return a DICOM file of one grey image, pixels undecoded."""
     pydicom = library("pydicom", "medical")
     try:
-        # of its bytes: a file object sets aside whatever length a damaged element claims
-        dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "End of file reached")  # it is cut short
+            # of its bytes: a file object sets aside whatever length a damaged element claims
+            dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()))
         dataset.filename = str(path)
     except Exception as error:
         raise MandorlaError(f"{path}: cannot be read as DICOM ({error}); replace or remove it") from error

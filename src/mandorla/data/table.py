@@ -117,7 +117,7 @@ def read_table(path: Path, source: str = "") -> tuple[dict[str, list[str]], list
             f"{path}: no such table{source}; put it there, or set data.root or MANDORLA_DATA"
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MandorlaError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
+        raise MandorlaError(f"{path}: cannot be read as a table in UTF-8 ({error}); save it as UTF-8") from error
     if len(rows) < 2:
         raise MandorlaError(f"{path}: an empty table; it needs a line of names and a row per sample")
     names = rows[0]
