@@ -97,7 +97,7 @@ def translate(
             for one, read in zip(stems, inputs, strict=True)
             for number in read.numbers or [None]
         ]
-        if any(place.suffix.lower() in TIFF for place in files[given[0]].values()):
+        if any(split_place(str(place))[0].suffix.lower() in TIFF for place in files[given[0]].values()):
             suffix = ".tif"
     with _new_folder(out) as folder:
         samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
