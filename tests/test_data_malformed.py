@@ -360,7 +360,7 @@ def png_in_colours_of_16_bits(root):
     return config
 
 
-@refused("data.folders", "'lesion_mask'", "[4, 5]", "t1 [8, 10]", "data.size")
+@refused("m/p0.png", "a mask of [4, 5] pixels", "[8, 10]", "data.size")
 def png_masks_of_another_size(root):
     config = pngs(root, masks={"lesion_mask": "m"})
     (root / "m").mkdir()
@@ -716,6 +716,15 @@ def arrays_whose_split_leaks(root):
 def nifti_of_values_that_a_float32_does_not_hold(root):
     config = niftis(root)
     nibabel.save(nibabel.Nifti1Image(np.full((4, 5, 6), 1e300), np.eye(4)), root / "t1" / "p1.nii.gz")
+    return config
+
+
+@refused("t2/p1.nii.gz", "cannot be resampled", "t1/p1.nii.gz", "no voxel of one lies within the other")
+def nifti_that_shares_no_place_with_its_partner(root):
+    config = niftis(root, geometry={"resample": "to_first"})
+    far = np.eye(4)
+    far[0, 3] = 500
+    nibabel.save(nibabel.Nifti1Image(volume("p1", "t2"), far), root / "t2" / "p1.nii.gz")
     return config
 
 

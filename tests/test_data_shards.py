@@ -117,8 +117,10 @@ def test_training_on_shards_is_training_on_their_source(source, scans, tmp_path)
         train_vae(packed)
     train_vae(packed)
     assert same_training(tmp_path / "run" / "vae", tmp_path / "packed_run" / "vae")
-    latents = [(tmp_path / run / "latents" / "train-00000.npy").read_bytes() for run in ("run", "packed_run")]
-    assert latents[0] == latents[1]
+    one, other = (np.load(tmp_path / run / "latents" / "train-00000.npy") for run in ("run", "packed_run"))
+    np.testing.assert_array_equal(one["shared"], other["shared"])
+    for name in one.dtype.names:  # images of other strides are summed in another order
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
 
 
 def test_the_settings_of_the_source_are_kept(tmp_path):

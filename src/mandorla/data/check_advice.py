@@ -11,7 +11,7 @@ import numpy as np
 
 from mandorla.data import DataConfig
 from mandorla.data.check import Double, Facts, ModalityFacts
-from mandorla.data.intensity import AsStored, Percentile
+from mandorla.data.intensity import AsStored, Percentile, is_range
 from mandorla.data.samples import FilesConfig
 from mandorla.data.stored import StoredConfig
 
@@ -146,9 +146,12 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
         volumes = _are_volumes(modality, facts)
         remedy = "volumes are brought to one type" if volumes else "store all of a modality alike"
         yield Problem("note" if volumes else "mend", f"{name}: {len(where)} different number types", where, remedy)
-    if modality.shapes and modality.low == modality.high:
+    if modality.shapes and not is_range(modality.low, modality.high):
         remedy = "replace it, or leave this modality out"
-        yield Problem("mend", f"{name}: holds the single value {modality.low:g}", [], remedy)
+        what = f"holds the single value {modality.low:g}"
+        if modality.low < modality.high:
+            what = f"its values, {modality.low:g} to {modality.high:g}, are too near or too far for float32"
+        yield Problem("mend", f"{name}: {what}", [], remedy)
     elif modality.shapes and (why := misfit(modality, facts, config)):
         yield Problem("mend", f"{name}: {why}", [], "set data.intensity, as proposed below")
     if modality.blank:

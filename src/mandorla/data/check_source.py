@@ -248,8 +248,9 @@ def _see_apart(
         own = Turn.of(geometry, grid.axes).of_grid(geometry)
         if difference := grid.difference(own, config.geometry.tolerance):
             differences.append(f"{name} against {first}: {difference}")
-    if not errors and not differences:
-        errors[next(iter(places))] = (next(iter(places.values())), why)
+    if not errors and (config.geometry.resample or not differences):
+        named = next((name for name, place in places.items() if why.startswith(place)), next(iter(places)))
+        errors[named] = (places[named], why)
     axes = config.geometry.axes or (grids[0][1].axes if grids else "")
     whole = {name: r for name, r in readings.items() if name in files and config.slices is None and name not in errors}
     turned = {n: Turn.of(r.geometry, axes).apply(r.values) if r.geometry else r.values for n, r in whole.items()}

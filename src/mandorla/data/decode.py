@@ -81,11 +81,6 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
     def spread(values: list) -> list:
         return [values[row] for row in rows]
 
-    sizes = {name: kept.arrays[name].shape[2:] for name in pairs.files}
-    for name in pairs.masks:
-        if (own := kept.arrays[name].shape[1:]) not in sizes.values():
-            others = ", ".join(f"{other} {list(size)}" for other, size in sizes.items())
-            raise MandorlaError(f"{source}: mask {name!r} has {list(own)} pixels, unlike {others}; set data.size")
     present = {name: np.array([place is not None for place in places])[rows] for name, places in pairs.files.items()}
     labels = {name: spread(values) for name, values in pairs.labels.items()}
     for name, places in pairs.masks.items():

@@ -58,7 +58,7 @@ class Window(Settings):
 
     @model_validator(mode="after")
     def _low_is_below_high(self):
-        if not _is_range(self.low, self.high):
+        if not is_range(self.low, self.high):
             raise ValueError(f"low {self.low:g} must be below high {self.high:g}, by what a float32 holds")
         return self
 
@@ -289,6 +289,11 @@ def empty(values: np.ndarray) -> float:
     return float(np.median(below) if below.size else values.min())
 
 
+def is_range(low: float, high: float) -> bool:
+    """Return whether float32 can be divided by what lies between `low` and `high`."""
+    return float(np.finfo(np.float32).tiny) < high - low < float(np.finfo(np.float32).max)
+
+
 def look(intensity: Mapping[str, Fitted], train: Dataset) -> dict[str, Fitted]:
     """Return `intensity` with what samples of `train` look like."""
     batch = train.batch(np.linspace(0, len(train) - 1, min(NUM_SEEN, len(train))).astype(int))
@@ -328,12 +333,7 @@ def _range(settings: IntensityConfig, images: np.ndarray, rows: np.ndarray) -> I
             if settings.foreground:
                 values = values[values > background(values)]
             low, high = np.percentile(values, [settings.low, settings.high])
-    return Intensity(float(low), float(high)) if _is_range(float(low), float(high)) else None
-
-
-def _is_range(low: float, high: float) -> bool:
-    """Return whether float32 can be divided by what lies between `low` and `high`."""
-    return np.finfo(np.float32).tiny < high - low < np.finfo(np.float32).max
+    return Intensity(float(low), float(high)) if is_range(float(low), float(high)) else None
 
 
 def _spread(images: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -148,7 +148,7 @@ def read_sample(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     """Return the sample that lies at the places `files[modality]` and `masks[name]`; None stands for no file.
 
     Raises `MandorlaError` for files that cannot be read, volumes that do not lie on one grid, and masks of several
-    channels.
+    channels or of no image's size.
     """
     places = {name: place for name, place in (*files.items(), *masks.items()) if place}
     readings = {name: read(place, config.options(name)) for name, place in places.items()}
@@ -169,6 +169,13 @@ def read_sample(files: Mapping[str, str | None], masks: Mapping[str, str | None]
             marked[name] = _whole(array[0])
         else:
             raise MandorlaError(f"{places[name]}: a mask has one channel, not {len(array)}")
+    sizes = {array.shape[1:] for array in values.values()}
+    for name, mask in marked.items():
+        if config.size is None and all(files.values()) and mask.shape not in sizes:
+            own, others = list(mask.shape), " or ".join(str(list(size)) for size in sorted(sizes))
+            raise MandorlaError(
+                f"{places[name]}: a mask of {own} pixels, its images have {others}; make them alike, or set data.size"
+            )
     return Sample(values, marked, grid, turn)
 
 
