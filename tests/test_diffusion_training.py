@@ -97,7 +97,7 @@ def test_without_stage_1(tmp_path):
 def test_latents_of_other_weights(polydigits_run, copy_of):
     run = without_stage_2(polydigits_run, copy_of)
     shutil.rmtree(run / "latents")
-    with pytest.raises(MandorlaError, match="has no latents: run `mandorla encode"):
+    with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
         train_diffusion(tiny_recipe(run))
     write_latents(run)
     manifest = run / "latents" / "manifest.json"
