@@ -71,10 +71,10 @@ def test_slices(root, tmp_path):
         flair = batch.x["flair"][:, 0].numpy()
         assert flair[lesion].mean() > flair[(flair > 0.05) & ~lesion].mean() + 0.1, "lesions are bright in FLAIR"
     train_vae(recipe)
-    assert open_latents(tmp_path)[0]["val"].arrays["shared"].shape[1:] == (8, 24, 20)
+    assert open_latents(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 24, 20)
 
 
 def test_volumes(root, tmp_path):
     recipe = settings("open-ms-3d", root, f"run={json.dumps(str(tmp_path))}", "vae.training.steps=2")
     train_vae(recipe)
-    assert open_latents(tmp_path)[0]["val"].arrays["shared"].shape == (1, 8, 10, 12, 10)
+    assert open_latents(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 10, 12, 10)

@@ -50,8 +50,8 @@ def test_resumed_equals_uninterrupted(name, tmp_path, request):
     assert not (tmp_path / "latents").exists()
     train_vae(tiny_recipe(tmp_path, name))
     assert same_training(tmp_path / "vae", whole / "vae")
-    parts = (open_latents(run)[0]["val"].arrays for run in (tmp_path, whole))
-    for one, other in zip(*(arrays.values() for arrays in parts), strict=True):
+    parts = (open_latents(run)[0]["val"].shards for run in (tmp_path, whole))
+    for one, other in zip(*parts, strict=True):
         assert (one == other).all()
 
 
@@ -76,7 +76,7 @@ def test_volumes(tmp_path):
     )
     train_vae(recipe)
     assert (tmp_path / "vae" / "pictures" / "step_000001.png").is_file()
-    assert open_latents(tmp_path)[0]["val"].arrays["shared"].shape == (4, 3, 4, 5, 5)
+    assert open_latents(tmp_path)[0]["val"].batch(np.arange(4)).latents.shared.shape == (4, 3, 4, 5, 5)
 
 
 def test_a_run_is_not_shared_by_two_settings(polydigits_run, copy_of):
