@@ -27,8 +27,8 @@ def frechet_distance(real: Features, made: Features) -> float:
     """Return the squared Fréchet distance between the Gaussians of both sets, at least 0.
 
     The trace of the root of S S' is the sum of the roots of the eigenvalues of S^1/2 S' S^1/2, which is symmetric: real
-    and stable also where a covariance has no full rank. Sets of fewer samples than features have the same eigenvalues in
-    X Y' Y X' of their centred rows, which is smaller. Raises MandorlaError for sets that cannot be compared.
+    and stable also where a covariance has no full rank. Those of X Y' Y X', with X and Y the centred rows, are the same
+    and fewer where there are fewer samples than features. Raises MandorlaError for sets that cannot be compared.
 
     Reference: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
     https://arxiv.org/abs/1706.08500, equation 6

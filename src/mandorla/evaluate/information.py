@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from mandorla.errors import MandorlaError
 
 MOST = 64  # principal components of a code that are looked at
-_WIDTH, _EMBEDDING, _CANDIDATES, _STEPS, _CHECK = 256, 32, 256, 500, 25
+_WIDTH, _EMBEDDING, _CANDIDATES = 256, 32, 256
+_STEPS, _CHECK, _PATIENCE = 500, 25, 100  # at most so many; every so many looked at; without gain for so many: enough
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,19 @@ def critic_information(
         torch.manual_seed(seed)
         critic = _Critic(a.shape[1], b.shape[1])
         optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.1)
-        best, kept = -math.inf, critic.state_dict()
+        best, kept, since = -math.inf, critic.state_dict(), 0
         for step in range(_STEPS):
             rows = fit[torch.from_numpy(rng.choice(len(fit), min(_CANDIDATES, len(fit)), replace=False))]
             loss = -_bound(*critic(a[rows], b[rows]))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            if step % _CHECK == _CHECK - 1 and (value := _held_out(*critic.read(a[check], b[check]))) > best:
-                best, kept = value, deepcopy(critic.state_dict())
+            if step % _CHECK == _CHECK - 1:
+                value = _held_out(*critic.read(a[check], b[check]))
+                if value > best:
+                    best, kept, since = value, deepcopy(critic.state_dict()), step
+                elif step - since >= _PATIENCE:
+                    break
         critic.load_state_dict(kept)
     f, g = critic.read(new_a, new_b)
     zeros = [_held_out(f, g[torch.from_numpy(rng.permutation(len(g)))]) for _ in range(permutations)]
