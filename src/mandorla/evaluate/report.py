@@ -31,10 +31,12 @@ HEADLINES = (  # the first of these that were measured
     "fidelity/random frechet",
     "fidelity/random recall",
     "reconstruction/*",
-    "copies/ratio in pixels",
-    "copies/ratio in features",
-    "copies/nearer in pixels",
-    "copies/nearer in features",
+    "copies/ratio in *",
+    "copies/ratio in *",
+    "copies/distance in *",
+    "copies/distance in *",
+    "copies/nearer in *",
+    "copies/nearer in *",
 )
 SECTIONS = {
     "ceiling": "Ceiling",

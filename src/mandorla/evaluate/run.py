@@ -93,7 +93,8 @@ def evaluate(
         def progress(what: str, share: float) -> None:
             bar.update(task, description=what, completed=share)
 
-        metrics = evaluate_run(model, settings, progress, splits, rival, out, overrides)
+        changed = [*overrides, *([f"--data {data}"] if data else [])]
+        metrics = evaluate_run(model, settings, progress, splits, rival, out, changed)
     records = [Record(**record) for record in metrics["records"]]
     print_summary(records)
     return records
@@ -161,6 +162,8 @@ def evaluate_run(
     facts |= {"test samples": len(subject.data.test), "evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
     if len(settings.suites) < len(SUITES):
         facts["measured"] = ", ".join(settings.suites)
+    if changed:
+        facts["for this call"] = " ".join(changed)
     page = render(Path(model.run).resolve().name, records, pictures, protocol(subject), facts, dump(model.recipe))
     old = read_json(out / METRICS).get("pictures", []) if (out / METRICS).is_file() else []
     for picture in pictures:

@@ -5,6 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mandorla.data.dataset import Dataset
 from mandorla.evaluate.coherence import donors
@@ -31,7 +32,7 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
         "private_known": ("Leak: share of u that kernel ridge regression foretells from c.", "lower"),
     }
     return [
-        replace(s.record(f"separation/{name}", np.array([each[name] for each in found]), *text), n=len(order), sd=None)
+        replace(s.record(f"separation/{name}", np.array([each[name] for each in found]), *text), n=len(order))
         for name, text in texts.items()
         if all(name in each for each in found)
     ]
@@ -97,7 +98,7 @@ def information_figures(s: Codes) -> list[Record]:
 def explained_figures(subject: Subject) -> list[Record]:
     """Measure how much of the variance of x the decoder explains by c alone and by u alone, the other one unknown.
 
-    What is unknown is averaged over: x is decoded with that part of several other samples.
+    What is unknown is averaged over: x is decoded with that part of several other samples, which stand for all.
     """
     s, x = subject.codes, subject.complete(len(subject.translated.ids))
     num = len(next(iter(x.values())))
@@ -111,7 +112,7 @@ def explained_figures(subject: Subject) -> list[Record]:
         "both": [s.model.decode(latents)],
     }
     share = {
-        kind: {name: _explained(z, torch.stack([each[name] for each in made]).mean(0)) for name, z in x.items()}
+        kind: {name: _explained(z, torch.stack([each[name] for each in made])) for name, z in x.items()}
         for kind, made in guesses.items()
     }
     records = []
@@ -126,8 +127,14 @@ def explained_figures(subject: Subject) -> list[Record]:
     return records
 
 
-def _explained(x: torch.Tensor, guess: torch.Tensor) -> np.ndarray:
-    """Return scores `(B,)` whose mean is the share of the variance of `x` `(B, ...)` that `guess` explains."""
-    wrong = (x.cpu() - guess.cpu()).double().square().flatten(1).sum(1)
-    spread = (x.cpu() - x.cpu().mean(0)).double().square().flatten(1).sum(1)
+def _explained(x: Tensor, guesses: Tensor) -> np.ndarray:
+    """Return scores `(B,)` whose mean is the share of the variance of `x` `(B, ...)` explained by what `guesses` mean.
+
+    `guesses` `(K, B, ...)` are draws: the variance of the mean of so few is taken off its error.
+    """
+    x, guesses = x.cpu().double().flatten(1), guesses.cpu().double().flatten(2)
+    wrong = (x - guesses.mean(0)).square().sum(1)
+    if len(guesses) > 1:
+        wrong = wrong - guesses.var(0).sum(1) / len(guesses)
+    spread = (x - x.mean(0)).square().sum(1)
     return (1 - wrong / spread.mean().clamp_min(1e-12)).numpy()

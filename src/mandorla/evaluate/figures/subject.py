@@ -64,14 +64,10 @@ class Codes:
         ceiling: float | None = None,
         control: float | None = None,
         unit: str = "",
-        p: float | None = None,
     ) -> Record:
-        """Return the mean of `scores` `(N,)` with its standard error and their standard deviation as a record."""
-        value, error, sd = float(np.mean(scores)), standard_error(scores), float(np.std(scores))
-        reference = {"chance": chance, "ceiling": ceiling, "control": control}
-        return Record(
-            name, value, error, len(scores), definition, better, **reference, unit=unit, seed=self.seed, sd=sd, p=p
-        )
+        """Return the mean of `scores` `(N,)` and its standard error as a record."""
+        value, error, seed = float(np.mean(scores)), standard_error(scores), self.seed
+        return Record(name, value, error, len(scores), definition, better, chance, ceiling, control, unit, seed)
 
     def probed(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
         """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.

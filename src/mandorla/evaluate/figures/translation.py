@@ -1,7 +1,7 @@
 """Likeness of translations and reconstructions to the truth, and whether the spread of samples tells their error."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -161,15 +161,20 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
     """Return the record of a figure and, where there is a baseline, that of the difference."""
     references = {key: float(np.mean(scores)) for key, scores in figure.references.items()}
     record, style = subject.codes.record, {"unit": figure.unit, "better": figure.better}
-    records = [record(name, figure.scores, figure.text, **style, **references)]
+    records = [replace(record(name, figure.scores, figure.text, **style, **references), sd=_sd(figure.scores))]
     if figure.baseline is not None:
         gain = figure.scores - figure.baseline
         text = (
-            f"The figure above minus that of {subject.baseline.run.resolve().name} on the same {len(gain)} subjects;"
-            " p: Wilcoxon signed-rank test, two-sided."
+            f"The figure above minus that of {subject.baseline.run.resolve().name} on the same {len(gain)} subjects; p:"
+            " Wilcoxon signed-rank test, two-sided."
         )
-        records.append(record(f"{name} against baseline", gain, text, **style, chance=0.0, p=signed_rank_p(gain)))
+        against = record(f"{name} against baseline", gain, text, **style, chance=0.0)
+        records.append(replace(against, sd=_sd(gain), p=signed_rank_p(gain)))
     return records
+
+
+def _sd(scores: np.ndarray) -> float:
+    return float(np.std(scores))
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
@@ -191,9 +196,7 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
         truth = batch.x[name][rows]
         chance = float(psnr(s.train.means[name].expand_as(truth), truth).mean())
         text = "PSNR of the reconstruction from the shared part of all views and the own private part; chance: the mean"
-        records.append(
-            s.record(
-                f"reconstruction/{name}", psnr(image[rows], truth), f"{text} training image.", unit="dB", chance=chance
-            )
-        )
+        scores = psnr(image[rows], truth)
+        record = s.record(f"reconstruction/{name}", scores, f"{text} training image.", unit="dB", chance=chance)
+        records.append(replace(record, sd=_sd(scores)))
     return records
