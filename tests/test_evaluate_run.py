@@ -1,19 +1,22 @@
 """A whole evaluation of a model with known answers: figures, files, repetition, missing modalities, mistakes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from evaluate_fakes import BarModel, Bars, column
+from tiny import scans_recipe, write_scans
 
 import mandorla
-from mandorla.config import Settings
+from mandorla.config import Settings, dump
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
-from mandorla.evaluate import EvaluateConfig, Record, evaluate_run
+from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
 from mandorla.evaluate.gather import gather
+from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents
 
 SETTINGS = EvaluateConfig(
@@ -339,3 +342,54 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
         records["translation/left to right/anatomy psnr"].value
         > records["translation/left to right/anatomy psnr"].control
     )
+
+
+def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):
+    """Scans of half the brightness stay dark: their own range does not count."""
+    model = mandorla.load(scans_run)
+    root = tmp_path / "others"
+    root.mkdir()
+    write_scans(root, brightness=200)
+    recipe = tmp_path / "others.yaml"
+    recipe.write_text(dump(scans_recipe(tmp_path / "unused", root)))
+    own, other = model.data(), other_data(model, str(recipe))
+    rows = np.arange(len(own.test))
+    stored = other.test.x["t1"][other.test.rows[rows]]
+    np.testing.assert_array_equal(other.test.batch(rows).x["t1"], model.to_unit({"t1": stored})["t1"])
+    assert other.test.batch(rows).x["t1"].mean() < 0.5 * own.test.batch(rows).x["t1"].mean()
+    assert torch.equal(other.train.batch(rows).x["t1"], own.train.batch(rows).x["t1"])
+    out = tmp_path / "out"
+    evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe), out=out)
+    assert json.loads((out / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
+
+
+def test_other_data_that_do_not_fit(polydigits_run, scans_run, tmp_path, monkeypatch):
+    with pytest.raises(MandorlaError, match=r"--data phantom: has the modalities t1 \(1, .* needs view0 \(3, 24, 24\)"):
+        other_data(mandorla.load(polydigits_run), "phantom")
+    model = mandorla.load(scans_run)
+    own = replace(model.data(), classes={"kind": ("a", "b")})
+    monkeypatch.setattr(model, "data", lambda: own)
+    with pytest.raises(MandorlaError, match="the label 'kind' has the classes large, middle, small, in the run a, b"):
+        other_data(model, str(scans_run))
+
+
+def test_labels_that_other_data_lack_are_not_judged(scans_run, tmp_path):
+    model = mandorla.load(scans_run)
+    data = model.data()
+    test = replace(data.test, labels={})
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("coherence",)})
+    metrics = evaluate_run(model, settings, data=replace(data, test=test), out=tmp_path / "out")
+    assert metrics["records"] == [] and "no classes &#39;kind&#39;" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_an_audit_fails_where_samples_are_copies(copies, scans_run, copy_of, monkeypatch):
+    run = copy_of(scans_run)
+
+    def remember(self, num, seed=0, steps=None):
+        return SimpleNamespace(x=self.data().train.batch(np.arange(num)).x, latents=None)
+
+    if copies:
+        monkeypatch.setattr("mandorla.model.Mandorla.sample", remember)
+    assert audit_run(run, ["evaluate.num_generated=12"], threshold=0.5 if copies else 1.0) is not copies
+    assert (run / "audit" / "report.html").exists() and not (run / "report.html").exists()

@@ -86,7 +86,7 @@ def evaluate(
     model = mandorla.load(run)
     model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
     rival = mandorla.load(baseline) if baseline else None
-    splits = _other_data(model, data) if data else None
+    splits = other_data(model, data) if data else None
     with Bar(transient=True) as bar:
         task = bar.add_task("evaluate", total=1)
 
@@ -198,8 +198,11 @@ def _check(model: "Mandorla", settings: EvaluateConfig, baseline: "Mandorla | No
             )
 
 
-def _other_data(model: "Mandorla", source: str) -> Splits:
-    """Return the run's data with the test part of the recipe `source`, on the run's scale of intensities."""
+def other_data(model: "Mandorla", source: str) -> Splits:
+    """Return the run's data with the test part of the recipe `source`, on the run's scale of intensities.
+
+    Raises MandorlaError if it has other modalities than the model, or other classes of one label.
+    """
     from mandorla.data import load_data
     from mandorla.data.stored import with_intensity
     from mandorla.recipe import read_recipe
