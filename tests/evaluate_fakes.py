@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
-from mandorla.latents import Latents
+from mandorla.latents import SHARED, Latents, Layout
 from mandorla.vae.model import to_sphere
 
 CLASSES, SIDE = 4, 8
@@ -38,6 +38,8 @@ def half(x: torch.Tensor) -> torch.Tensor:
 
 class BarVAE:
     """Do what stage 1 does, exactly."""
+
+    layout = Layout({SHARED: (CLASSES,)} | {m.name: (2,) for m in MODALITIES})
 
     def encode(self, x, present):
         return {name: image[present[name]] for name, image in x.items()}, {

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from evaluate_fakes import BarModel, Bars, column
+from evaluate_fakes import BarModel, Bars, BarVAE, column
 from tiny import scans_recipe, write_scans
 
 import mandorla
@@ -17,7 +17,7 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
 from mandorla.evaluate.gather import gather
 from mandorla.evaluate.run import other_data
-from mandorla.latents import Latents
+from mandorla.latents import Latents, Layout
 
 SETTINGS = EvaluateConfig(
     num_train=300,
@@ -115,8 +115,17 @@ def test_the_same_evaluation_again_gives_the_same_figures(run, records):
     assert evaluated(run) == records
 
 
+class LeakyVAE(BarVAE):
+    layout = Layout(BarVAE.layout.shapes | {name: (6,) for name in BarVAE.layout.modalities})
+
+    def posterior(self, name, features, c):
+        return torch.cat([super().posterior(name, features, c)[0], column(features)], 1), torch.full((len(c), 6), -3.0)
+
+
 class Leaky(RunModel):
     """Keep the bar in the private parts too."""
+
+    vae = LeakyVAE()
 
     def encode(self, x, present=None):
         latents = super().encode(x, present)

@@ -1,51 +1,37 @@
 """Figures and pictures that say what a trained model can do, beside chance, ceiling and control.
 
-`evaluate` and `audit` measure a run. The rest takes arrays and gives named numbers, of whoever's model: images are
+`evaluate` and `audit_run` measure a run. The rest takes arrays and gives named numbers, of whoever's model: images are
 `(B, C, *size)` in [0, 1], features `(N, F)`, codes `(N, ...)`; what is a mean over samples is given per sample.
+
+Names are imported on first use: the recipe, which holds the settings of the evaluation, must not need all of it.
 """
 
-from mandorla.evaluate.coherence import agreement, chance_agreement, histogram_distance
-from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
-from mandorla.evaluate.features import OnnxNetwork, random_features
-from mandorla.evaluate.figures.fidelity import fidelity
-from mandorla.evaluate.images import foreground, mae, ms_ssim, psnr, spread_and_error, ssim
-from mandorla.evaluate.information import critic_information, gaussian_information
-from mandorla.evaluate.probes import auc, hits, probe
-from mandorla.evaluate.record import Record
-from mandorla.evaluate.report import print_summary, summary
-from mandorla.evaluate.retrieval import ranks, recall_at
-from mandorla.evaluate.run import audit_run, evaluate, evaluate_run
-from mandorla.evaluate.settings import EvaluateConfig
+from importlib import import_module
 
-__all__ = [
-    "EvaluateConfig",
-    "OnnxNetwork",
-    "Record",
-    "agreement",
-    "auc",
-    "audit_run",
-    "chance_agreement",
-    "critic_information",
-    "density_coverage",
-    "evaluate",
-    "evaluate_run",
-    "fidelity",
-    "foreground",
-    "frechet_distance",
-    "gaussian_information",
-    "histogram_distance",
-    "hits",
-    "kernel_distance",
-    "mae",
-    "ms_ssim",
-    "precision_recall",
-    "print_summary",
-    "probe",
-    "psnr",
-    "random_features",
-    "ranks",
-    "recall_at",
-    "spread_and_error",
-    "ssim",
-    "summary",
-]
+_HOMES = {
+    "coherence": ("agreement", "chance_agreement", "histogram_distance"),
+    "distances": ("density_coverage", "frechet_distance", "kernel_distance", "precision_recall"),
+    "features": ("OnnxNetwork", "random_features"),
+    "figures.fidelity": ("fidelity",),
+    "figures.translation": ("signed_rank_p",),
+    "images": ("foreground", "mae", "ms_ssim", "psnr", "spread_and_error", "ssim"),
+    "information": ("critic_information", "gaussian_information"),
+    "probes": ("auc", "hits", "probe"),
+    "record": ("Record",),
+    "report": ("print_summary", "summary"),
+    "retrieval": ("ranks", "recall_at"),
+    "run": ("audit_run", "evaluate", "evaluate_run"),
+    "settings": ("EvaluateConfig",),
+}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+
+
+def __getattr__(name: str):
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

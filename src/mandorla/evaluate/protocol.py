@@ -16,11 +16,11 @@ _SUITES: dict[Suite, str] = {
     "disentanglement": "Disentanglement. Probes are fitted on {train} training samples, features standardised, and"
     " scored on {test} test samples: logistic regression, and a network with 256 hidden units, which finds what a"
     " straight line does not. Without labels: the shared part of one modality looks for that of another of the same"
-    " sample by cosine; test samples are decoded with the private part of another and read again; I(c; u) is"
-    " estimated from canonical correlations and by a critic trained on training samples and measured on test samples"
-    " (InfoNCE), each beside what it gives for permuted pairs, codes of more than 64 numbers by their first 64"
-    " principal components; x is decoded from c with the u of 8 other samples, and the other way round, and the mean"
-    " of these is compared with x.",
+    " sample by cosine; test samples are decoded with the private part of another and read again; I(c; u), u drawn"
+    " from q(u | x, c), is estimated from canonical correlations and by a critic trained on training samples and"
+    " measured on test samples (InfoNCE), each beside what it gives for permuted pairs, codes of more than 64 numbers"
+    " by their first 64 principal components; x is decoded from c with the u of 8 other samples, and the other way"
+    " round, and the mean of these is compared with x.",
     "coherence": "Coherence. Self and cross coherence draw the private part from p(private | shared) for {coherent}"
     " test samples, with the shared part read from one view or from several random ones; swaps give each sample the"
     " private parts of another; agreement is counted on {generated} jointly generated tuples, its control on tuples"

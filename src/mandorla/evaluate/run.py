@@ -52,7 +52,7 @@ _FIGURES: dict[Suite, tuple[int, Callable[[Subject], list[Record]]]] = {
             *class_figures(s.codes),
             *separation_figures(s.codes, s.data.test),
             *retrieval_figures(s.codes),
-            *information_figures(s.codes),
+            *information_figures(s),
             *explained_figures(s),
             *lesion_figures(s),
         ],

@@ -13,6 +13,8 @@ from mandorla.evaluate.figures.subject import Codes, Subject, with_mean
 from mandorla.evaluate.information import critic_information, gaussian_information, principal
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.retrieval import ranks, recall_at
+from mandorla.latents import SHARED, Components
+from mandorla.vae.latent_cache import encode_batch
 from mandorla.vae.separation import separation
 
 _SEPARATED = 512  # samples that the separation is measured on at once
@@ -60,32 +62,34 @@ def retrieval_figures(s: Codes) -> list[Record]:
     return records
 
 
-def information_figures(s: Codes) -> list[Record]:
-    """Estimate I(c; u) of each modality by two estimators; the control is what permuted pairs give: their zero."""
+def information_figures(subject: Subject) -> list[Record]:
+    """Estimate I(c; u) of each modality by two estimators; the control is what permuted pairs give: their zero.
+
+    u is drawn from q(u | x, c): posterior means tell of c even in channels that carry nothing, below their noise.
+    """
+    s, data = subject.codes, subject.data
     texts = {
         "gaussian": "I(c; u) as if both were Gaussian, from their canonical correlations",
         "critic": "I(c; u) by a critic trained on training samples (InfoNCE), measured on test samples",
     }
+    train, here = _drawn(subject, data.train, s.train.indices)
+    test, there = _drawn(subject, data.test, s.test.indices)
     values: dict[str, list[Record]] = {}
     for name in s.names:
-        rows, new = (np.flatnonzero(part.present[name]) for part in (s.train, s.test))
+        rows, new = (np.flatnonzero(present[name]) for present in (here, there))
         if min(len(rows), len(new)) < _FEW:
             continue
         new = new[:_MOST]
-        c, new_c = principal(s.train.latents.shared[rows], s.test.latents.shared[new])
-        u, new_u = principal(s.train.latents.private[name][rows], s.test.latents.private[name][new])
+        (c, new_c), (u, new_u) = (principal(train[part][rows], test[part][new]) for part in (SHARED, name))
         found = {"critic": critic_information(c, u, new_c, new_u, seed=s.seed)}
         if len(rows) > 2 * (c.shape[1] + u.shape[1]):
             found["gaussian"] = gaussian_information(c, u, seed=s.seed)
         for kind, estimate in found.items():
-            spread = float(estimate.zeros.std())
-            num = len(rows) if kind == "gaussian" else len(new)
-            text = (
-                f"Leak: {texts[kind]}, in nats; ±: spread of the control, pairs permuted {len(estimate.zeros)} times."
-            )
-            record = Record(f"information/{kind}/{name}", estimate.nats, spread, num, text, "lower", p=estimate.p)
+            num, zero = len(rows) if kind == "gaussian" else len(new), estimate.zeros
+            text = f"Leak: {texts[kind]}; ±: spread of the control, pairs permuted {len(zero)} times."
+            record = Record(f"information/{kind}/{name}", estimate.nats, float(zero.std()), num, text, "lower")
             values.setdefault(kind, []).append(
-                replace(record, control=float(estimate.zeros.mean()), seed=s.seed, unit="nats")
+                replace(record, control=float(zero.mean()), seed=s.seed, unit="nats", p=estimate.p)
             )
     records = []
     for kind, each in values.items():
@@ -93,6 +97,21 @@ def information_figures(s: Codes) -> list[Record]:
         text = f"{each[0].definition[:-1]}; mean over modalities."
         records += [replace(each[0], name=f"information/{kind}", definition=text, p=None, **mean), *each]
     return records
+
+
+def _drawn(subject: Subject, dataset: Dataset, indices: np.ndarray) -> tuple[Components, dict[str, Tensor]]:
+    """Return c and u, drawn from its posterior, of the samples at `indices`, and which modalities they have."""
+    vae, parts = subject.model.vae, []
+    with torch.random.fork_rng():
+        torch.manual_seed(subject.seed)
+        for start in range(0, len(indices), _SEPARATED):
+            batch = dataset.batch(indices[start : start + _SEPARATED]).to(subject.model.device)
+            encoded = encode_batch(vae, batch.x, batch.present)
+            parts.append((encoded.draw(), batch.present))
+    drawn, present = (
+        {key: torch.cat([part[key] for part in each]).cpu() for key in each[0]} for each in zip(*parts, strict=True)
+    )
+    return drawn, present
 
 
 def explained_figures(subject: Subject) -> list[Record]:
