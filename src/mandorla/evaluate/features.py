@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.judges import Judge
+from mandorla.evaluate.settings import OWN_SPACES
 
-JUDGE, RANDOM = "judge", "random"
+JUDGE, RANDOM = OWN_SPACES
 _CHUNK = 64
 _SEED = 0  # of the random networks: another one would be another space
 

@@ -65,13 +65,10 @@ def ms_ssim(a: Tensor, b: Tensor) -> np.ndarray:
     a, b = (z.cpu().float().clamp(0, 1) for z in (a, b))
     scales = max(n for n in range(1, 6) if n == 1 or min(a.shape[2:]) >= _WINDOW * max(2 ** (n - 1), (n - 1) ** 2))
     weights = _SCALE_WEIGHTS[:scales]
+    betas = tuple(weight / sum(weights) for weight in weights)
     return (
         multiscale_structural_similarity_index_measure(
-            *(a, b),
-            data_range=1.0,
-            betas=tuple(weight / sum(weights) for weight in weights),
-            normalize="relu",
-            reduction=None,
+            a, b, data_range=1.0, betas=betas, normalize="relu", reduction=None
         )
         .double()
         .numpy()

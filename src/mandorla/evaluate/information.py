@@ -67,35 +67,17 @@ def critic_information(
 ) -> Information:
     """Train a critic on pairs `a` `(N, F)`, `b` `(N, G)` and estimate the information in the new pairs, `(K, ...)`.
 
-    A fifth of the training pairs says when to stop. At most the logarithm of the number of candidates can be found.
-    Raises MandorlaError for fewer than 20 pairs.
+    A fifth of the training pairs says when to stop. At most the logarithm of the number of candidates can be found. The
+    zero is that of a second critic, trained on permuted pairs: the first would be confidently wrong of them. Raises
+    MandorlaError for fewer than 20 pairs.
     """
     if min(len(a), len(new_a)) < 20:
         raise MandorlaError(f"{min(len(a), len(new_a))} pairs are too few to train and test a critic: give 20 or more")
     (a, new_a), (b, new_b) = (_standardised(old, new) for old, new in ((a, new_a), (b, new_b)))
     rng = np.random.default_rng(seed)
-    order = torch.from_numpy(rng.permutation(len(a)))
-    fit, check = order[len(a) // 5 :], order[: len(a) // 5]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        critic = _Critic(a.shape[1], b.shape[1])
-        optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.1)
-        best, kept, since = -math.inf, critic.state_dict(), 0
-        for step in range(_STEPS):
-            rows = fit[torch.from_numpy(rng.choice(len(fit), min(_CANDIDATES, len(fit)), replace=False))]
-            loss = -_bound(*critic(a[rows], b[rows]))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            if step % _CHECK == _CHECK - 1:
-                value = _held_out(*critic.read(a[check], b[check]))
-                if value > best:
-                    best, kept, since = value, deepcopy(critic.state_dict()), step
-                elif step - since >= _PATIENCE:
-                    break
-        critic.load_state_dict(kept)
-    f, g = critic.read(new_a, new_b)
-    zeros = [_held_out(f, g[torch.from_numpy(rng.permutation(len(g)))]) for _ in range(permutations)]
+    f, g = _train_critic(a, b, rng, seed).read(new_a, new_b)
+    null_f, null_g = _train_critic(a, b[_permutation(rng, len(b))], rng, seed).read(new_a, new_b)
+    zeros = [_held_out(null_f, null_g[_permutation(rng, len(new_b))]) for _ in range(permutations)]
     return Information(_held_out(f, g), np.array(zeros))
 
 
@@ -125,6 +107,35 @@ class _Critic(nn.Module):
     @torch.no_grad()
     def read(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return self(a, b)
+
+
+def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int) -> _Critic:
+    """Return the critic that does best on a fifth of the pairs while it is trained on the others."""
+    order = _permutation(rng, len(a))
+    fit, check = order[len(a) // 5 :], order[: len(a) // 5]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        critic = _Critic(a.shape[1], b.shape[1])
+    optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.1)
+    best, kept, since = -math.inf, critic.state_dict(), 0
+    for step in range(_STEPS):
+        rows = fit[torch.from_numpy(rng.choice(len(fit), min(_CANDIDATES, len(fit)), replace=False))]
+        loss = -_bound(*critic(a[rows], b[rows]))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if step % _CHECK == _CHECK - 1:
+            value = _held_out(*critic.read(a[check], b[check]))
+            if value > best:
+                best, kept, since = value, deepcopy(critic.state_dict()), step
+            elif step - since >= _PATIENCE:
+                break
+    critic.load_state_dict(kept)
+    return critic
+
+
+def _permutation(rng: np.random.Generator, num: int) -> Tensor:
+    return torch.from_numpy(rng.permutation(num))
 
 
 def _bound(f: Tensor, g: Tensor) -> Tensor:
