@@ -164,9 +164,10 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
     records = [replace(record(name, figure.scores, figure.text, **style, **references), sd=_sd(figure.scores))]
     if figure.baseline is not None:
         gain = figure.scores - figure.baseline
+        rival = subject.baseline.run.resolve().name
         text = (
-            f"The figure above minus that of {subject.baseline.run.resolve().name} on the same {len(gain)} subjects; p:"
-            " Wilcoxon signed-rank test, two-sided."
+            f"The figure above minus that of the run '{rival}' on the same {len(gain)} subjects; p: Wilcoxon"
+            " signed-rank test, two-sided."
         )
         against = record(f"{name} against baseline", gain, text, **style, chance=0.0)
         records.append(replace(against, sd=_sd(gain), p=signed_rank_p(gain)))
