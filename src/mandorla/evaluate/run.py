@@ -26,16 +26,16 @@ from mandorla.evaluate.figures.subject import JUDGED, Subject
 from mandorla.evaluate.figures.translation import translation_figures
 from mandorla.evaluate.pictures import draw_all
 from mandorla.evaluate.protocol import protocol
-from mandorla.evaluate.record import Record
+from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
-from mandorla.storage import read_json, whole
+from mandorla.storage import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
 
 Progress = Callable[[str, float], None]  # what is done next, and the share of all work that is behind
-METRICS, PICTURES, REPORT = "metrics.json", "pictures", "report.html"
+PICTURES, REPORT = "pictures", "report.html"
 _COPIES = ("copies/ratio in pixels", "copies/ratio in features")  # what an audit is passed by
 
 _PREPARED: dict[str, tuple[int, set[Suite]]] = {  # properties of a `Subject`: about how long each takes, who needs it
@@ -165,13 +165,14 @@ def evaluate_run(
     if changed:
         facts["for this call"] = " ".join(changed)
     page = render(Path(model.run).resolve().name, records, pictures, protocol(subject), facts, dump(model.recipe))
-    old = read_json(out / METRICS).get("pictures", []) if (out / METRICS).is_file() else []
+    old = read_json(out / FILE).get("pictures", []) if (out / FILE).is_file() else []
+    (out / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        _write(out / PICTURES / f"{picture.name}.png", picture.png)
+        write_bytes(out / PICTURES / f"{picture.name}.png", picture.png)
     for name in set(old) - set(metrics["pictures"]):
         (out / PICTURES / f"{name}.png").unlink(missing_ok=True)
-    _write(out / REPORT, page.encode())
-    _write(out / METRICS, (json.dumps(metrics, indent=1) + "\n").encode())
+    write_text(out / REPORT, page)
+    write_text(out / FILE, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
@@ -222,13 +223,6 @@ def other_data(model: "Mandorla", source: str) -> Splits:
     return Splits(
         own.train, own.val, with_intensity(other, model.intensity).test, own.intensity, own.classes, own.contents
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        part.write_bytes(content)
 
 
 class _Clock:
