@@ -13,7 +13,7 @@ CHAPTERS = {
     "stage-1": ("Stage 1", ["vae/*", "trials"]),
     "stage-2": ("Stage 2", ["diffusion/*"]),
     "training": ("Training and run folders", ["training", "recipe", "config", "storage", "environment", "imports"]),
-    "evaluate": ("Evaluation", ["evaluate/*", "compare"]),
+    "evaluate": ("Evaluation", ["evaluate/*", "evaluate/figures/*", "compare"]),
 }
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
-from mandorla.latents import Latents
+from mandorla.latents import SHARED, Latents, Layout
+from mandorla.vae.model import to_sphere
 
 CLASSES, SIDE = 4, 8
 MODALITIES = (Modality("left", 1, (SIDE, SIDE)), Modality("right", 1, (SIDE, SIDE)), Modality("top", 1, (SIDE, SIDE)))
@@ -23,6 +24,33 @@ def draw(column: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
     for b, (k, h) in enumerate(zip(column.tolist(), half.tolist(), strict=True)):
         x[b, 0, 4 * h : 4 * h + 4, 2 * k : 2 * k + 2] = 0.9
     return x
+
+
+def column(x: torch.Tensor) -> torch.Tensor:
+    """Return the brightness of each class's columns `(B, 4)`."""
+    return x[:, 0].amax(1)[:, ::2]
+
+
+def half(x: torch.Tensor) -> torch.Tensor:
+    """Return the brightness of both halves `(B, 2)`."""
+    return x[:, 0].amax(2)[:, ::4]
+
+
+class BarVAE:
+    """Do what stage 1 does, exactly."""
+
+    layout = Layout({SHARED: (CLASSES,)} | {m.name: (2,) for m in MODALITIES})
+
+    def encode(self, x, present):
+        return {name: image[present[name]] for name, image in x.items()}, {
+            name: to_sphere(column(image)) for name, image in x.items()
+        }
+
+    def posterior(self, name, features, c):
+        return half(features), torch.full((len(c), 2), -7.0)
+
+    def decode(self, name, c, u):
+        return draw(c.argmax(1), u.argmax(1))
 
 
 class Bars:
@@ -52,6 +80,8 @@ class BarModel:
     run: Path = Path()
     coherent: bool = True
     modalities = MODALITIES
+    vae = BarVAE()
+    device = "cpu"
     recipe = SimpleNamespace(
         seed=0, run="runs/bars", model_dump=lambda mode="json": {"run": "runs/bars", "data": {"kind": "bars"}}
     )
@@ -60,9 +90,10 @@ class BarModel:
         return Splits(Bars(400, 0), Bars(50, 1), Bars(100, 2))
 
     def encode(self, x, present=None) -> Latents:
-        columns = [image[:, 0].amax(1)[:, ::2] for image in x.values()]
-        halves = {name: image[:, 0].amax(2)[:, ::4] for name, image in x.items()}
-        return Latents(torch.stack(columns).mean(0), halves)
+        present = present or {name: torch.ones(len(image), dtype=torch.bool) for name, image in x.items()}
+        columns = [column(image) * present[name][:, None] for name, image in x.items()]
+        count = torch.stack(list(present.values())).sum(0)[:, None]
+        return Latents(torch.stack(columns).sum(0) / count, {name: half(image) for name, image in x.items()})
 
     def decode(self, latents):
         shared = latents.shared

@@ -27,6 +27,7 @@ VERBS = [
     "translate",
     "swap",
     "evaluate",
+    "audit",
     "compare",
     "serve",
     "config",
@@ -69,7 +70,7 @@ def calls(monkeypatch):
         "vae.training": ["train_vae"],
         "diffusion.training": ["train_diffusion"],
         "vae.latent_cache": ["write_latents"],
-        "evaluate": ["evaluate"],
+        "evaluate": ["evaluate", "audit_run"],
         "serve": ["serve"],
         "compare": ["compare"],
     }.items():
@@ -180,7 +181,27 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             ("run_demo", (Path("r"), 2, ["vae.steps=1"], "phantom"), {}),
         ),
         (["encode", "r"], ("write_latents", (Path("r"),), {})),
-        (["evaluate", "r"], ("evaluate", (Path("r"),), {})),
+        (["evaluate", "r"], ("evaluate", (Path("r"), [], None, None, None), {})),
+        (
+            ["evaluate", "r", "evaluate.num_test=9", "--suite", "audit, fidelity", "--num-samples", "3"]
+            + ["--data", "d", "--baseline", "b", "--out", "o"],
+            (
+                "evaluate",
+                (
+                    Path("r"),
+                    ["evaluate.num_test=9", 'evaluate.suites=["audit", "fidelity"]', "evaluate.num_samples=3"],
+                    "d",
+                    Path("b"),
+                    Path("o"),
+                ),
+                {},
+            ),
+        ),
+        (["audit", "r"], ("audit_run", (Path("r"), [], 0.05, None), {})),
+        (
+            ["audit", "r", "evaluate.num_test=9", "--threshold", ".1", "--out", "o"],
+            ("audit_run", (Path("r"), ["evaluate.num_test=9"], 0.1, Path("o")), {}),
+        ),
         (["compare", "r", "s"], ("compare", (Path("r"), Path("s"), Path("compare.png")), {})),
         (["serve", "r", "--port", "0"], ("serve", (Path("r"), 0), {})),
         (
@@ -204,6 +225,20 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
 def test_verbs_delegate(calls, arguments, call):
     assert run(*arguments) == 0
     assert calls == [call]
+
+
+def test_all_suites_are_those_of_the_settings(calls):
+    from mandorla.evaluate.settings import SUITES
+
+    assert run("evaluate", "r", "--suite", "all") == 0
+    assert calls[0][1][1] == [f"evaluate.suites={json.dumps(SUITES)}"]
+
+
+@pytest.mark.parametrize(("passed", "status"), [(True, 0), (False, 1)])
+def test_an_audit_that_finds_copies_ends_with_status_1(calls, monkeypatch, capsys, passed, status):
+    monkeypatch.setattr(sys.modules["mandorla.evaluate"], "audit_run", lambda *_: passed)
+    assert run("audit", "r") == status
+    assert capsys.readouterr().out == "report: r/audit/report.html\n"
 
 
 def test_config_lists_every_key(calls, capsys):

@@ -334,6 +334,7 @@ class Places(Settings):
 
     out: Annotated[str | None, Relative()] = "runs/x"
     files: Annotated[tuple[str, ...], Relative(".py")] = ()
+    named: Annotated[dict[str, str], Relative()] = {}
 
 
 def test_paths_in_a_file_are_relative_to_it(tmp_path, monkeypatch):
@@ -352,6 +353,9 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path, monkeypatch):
     assert typed == Places(out="there", files=(str(home / "a.py"), "b.py")), "typed paths start at the current folder"
     assert load_settings(Places) == Places()
     assert load_settings(Places, overrides=["out=null"]).out is None
+    Path("cfg/named.yaml").write_text("named: {a: nets/a.onnx, b: ~/b.onnx}")
+    named = load_settings(Places, path=Path("cfg/named.yaml")).named
+    assert named == {"a": str(Path("cfg/nets/a.onnx")), "b": str(home / "b.onnx")}
 
 
 def test_a_kind_is_set_before_the_keys_of_its_block_and_after_the_block(write):

@@ -1,9 +1,11 @@
 """The audit catches planted copies and lets new samples of the same kind pass."""
 
 import numpy as np
+import pytest
 import torch
 
-from mandorla.evaluate.audit import flatten_tuples, nearest, suspicious
+from mandorla.data.dataset import Batch, all_present
+from mandorla.evaluate.audit import audit, flatten_tuples, nearest, suspicious
 
 
 def rows(num: int, seed: int) -> torch.Tensor:
@@ -32,3 +34,67 @@ def test_blur_alone_does_not_look_like_copying_in_the_ratio():
 def test_large_images_are_averaged_down_and_modalities_joined():
     x = {"a": torch.rand(2, 3, 64, 48), "b": torch.rand(2, 1, 8, 8, 8), "c": torch.rand(2, 5)}
     assert flatten_tuples(x).shape == (2, 3 * 32 * 32 + 512 + 5)
+
+
+class Clouds:
+    """Answer pairs of smooth random images by index; some samples lack the second."""
+
+    def __init__(self, num: int, seed: int, lacking: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(num, 2, 5, 5, generator=generator)
+        fine = torch.nn.functional.interpolate(coarse, (20, 20), mode="bicubic").clamp(0, 1)
+        self.x = {"a": fine[:, :1], "b": fine[:, 1:]}
+        self.lacking = lacking
+
+    def __len__(self) -> int:
+        return len(self.x["a"])
+
+    def batch(self, indices) -> Batch:
+        x = {name: z[indices].clone() for name, z in self.x.items()}
+        present = all_present(x)
+        present["b"] = torch.as_tensor(np.asarray(indices) >= self.lacking)
+        x["b"][~present["b"]] = 0
+        return Batch(x, present)
+
+
+def audited(x, train, test):
+    return audit(x, train, np.arange(len(train)), test, np.arange(len(test)))
+
+
+def test_a_model_that_copies_nothing_looks_like_held_out_samples():
+    found = audited(Clouds(300, 2).x, Clouds(600, 0), Clouds(300, 1))
+    assert found.searched == 600 and found.compared == 300
+    for space in ("pixels", "features"):
+        for quantity in ("distance", "ratio"):
+            shares = suspicious(getattr(found.made[space], quantity), getattr(found.held_out[space], quantity))
+            assert shares.mean() < 0.04, (space, quantity)  # 1 % and three binomial standard errors
+        assert abs(found.nearer[space].mean() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_copies_are_found_in_both_spaces_and_named(space):
+    train = Clouds(600, 0)
+    x = {name: z.clone() for name, z in Clouds(300, 2).x.items()}
+    for name, z in x.items():
+        z[:30] = train.x[name][570:] + 0.01
+    found = audited(x, train, Clouds(300, 1))
+    assert (found.made[space].index[:30] == np.arange(570, 600)).all()
+    assert suspicious(found.made[space].ratio, found.held_out[space].ratio)[:30].all()
+    assert found.nearer[space][:30].mean() > 0.55  # half of the training samples are compared: .75 +- .08 is expected
+
+
+def test_incomplete_samples_are_passed_over():
+    """Also in the indices: sample 570 is named 570."""
+    train, test = Clouds(600, 0, lacking=100), Clouds(300, 1, lacking=250)
+    x = {name: z[570:].clone() for name, z in train.x.items()}
+    found = audited(x, train, test)
+    assert found.searched == 500 and len(found.held_out["pixels"].index) == 50 and 25 < found.compared <= 50
+    assert (found.made["pixels"].index == np.arange(570, 600)).all()
+    assert audited(x, train, Clouds(20, 1, lacking=20)) is None
+    assert audited(x, Clouds(20, 1, lacking=20), test) is None
+
+
+def test_half_of_what_is_as_near_to_both():
+    same = Clouds(50, 0)
+    found = audited({name: z[:10] for name, z in same.x.items()}, same, same)
+    assert (found.nearer["pixels"] == 0.5).all()

@@ -8,6 +8,7 @@ from evaluate_fakes import CLASSES, MODALITIES, BarModel, Bars
 from mandorla.evaluate.coherence import (
     agreement,
     chance_agreement,
+    coherence_from,
     conditional_coherence,
     histogram_distance,
     independent_views,
@@ -98,3 +99,49 @@ def test_the_fake_draws_what_it_encodes(batch):
     model = BarModel()
     for name, x in model.decode(model.encode(batch.x)).items():
         assert torch.equal(x, batch.x[name])
+
+
+class Blind(BarModel):
+    """Read the class only where two views or more are given."""
+
+    def encode(self, x, present=None):
+        latents = super().encode(x, present)
+        enough = torch.stack(list(present.values())).sum(0) > 1
+        return Latents(torch.where(enough[:, None], latents.shared, latents.shared.roll(1, 1)), latents.private)
+
+
+@pytest.mark.parametrize(("num", "right"), [(1, 0.0), (2, 1.0), (3, 1.0)])
+def test_coherence_by_the_number_of_views_given(batch, num, right):
+    scores = coherence_from(Blind(), JUDGES, "bar", batch.x, batch.factors["bar"], num, seed=0)
+    assert scores.shape == (300,) and scores.mean() == right
+
+
+class Partial(BarModel):
+    """Decode one view wrongly: it counts only where it is not among those given."""
+
+    def decode(self, latents):
+        x = super().decode(latents)
+        return x | {"top": super().decode(Latents(latents.shared.roll(1, 1), latents.private))["top"]}
+
+
+@pytest.mark.parametrize(("num", "right"), [(1, 2 / 3), (2, 2 / 3), (3, 2 / 3)])
+def test_only_views_that_are_not_given_count(batch, num, right):
+    scores = coherence_from(Partial(), JUDGES, "bar", batch.x, batch.factors["bar"], num, seed=0)
+    assert abs(scores.mean() - right) < 0.08  # which view is given is drawn: three binomial standard errors
+    assert set(np.round(scores, 6)) == {1: {0.5, 1.0}, 2: {0.0, 1.0}, 3: {round(2 / 3, 6)}}[num]
+
+
+def test_a_collapsed_model_fails_the_control():
+    """It always says the same, so that its views agree, and agree as well where they do not belong together."""
+
+    class Collapsed(BarModel):
+        def decode(self, latents):
+            constant = torch.zeros_like(latents.shared)
+            return super().decode(Latents(constant, latents.private))
+
+    model = Collapsed()
+    samples = model.sample(200, seed=1)
+    assert agreement(judge_all(JUDGES, samples.x, "bar")).mean() == 1
+    assert agreement(judge_all(JUDGES, independent_views(model, samples.latents, 0), "bar")).mean() == 1
+    classes = judge_all(JUDGES, samples.x, "bar")[0]
+    assert histogram_distance(classes, np.arange(200) % CLASSES, CLASSES) == pytest.approx(1 - 1 / CLASSES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mandorla.evaluate.images import foreground, mae, psnr, ssim
+from mandorla.evaluate.images import foreground, has_ssim, mae, ms_ssim, psnr, spread_and_error, ssim
 
 
 @pytest.fixture
@@ -53,3 +53,71 @@ def test_outside_the_mask_nothing_counts():
 def test_values_outside_the_range_are_clipped():
     assert mae(torch.full((1, 1, 2, 2), 5.0), torch.ones(1, 1, 2, 2)) == 0
     assert psnr(torch.ones(1, 4), torch.ones(1, 4)) == 100
+
+
+@pytest.mark.parametrize("size", [(24, 24), (16, 16, 16)])
+def test_ssim_inside_a_mask_of_everything_is_that_of_the_image(size):
+    images, truth = torch.rand(2, 3, 1, *size, generator=torch.Generator().manual_seed(0))
+    whole = torch.ones(3, 1, *size, dtype=torch.bool)
+    np.testing.assert_allclose(ssim(images, truth, whole), ssim(images, truth), rtol=1e-4)
+
+
+def test_ssim_inside_a_mask_ignores_what_is_far_from_it():
+    truth = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    images, mask = truth.clone(), torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+    images[..., 30:] = 0
+    mask[..., :20] = True
+    assert ssim(images, truth, mask) == pytest.approx([1], abs=1e-5) and ssim(images, truth) < 0.8
+
+
+def test_which_images_have_an_ssim():
+    assert has_ssim(torch.zeros(1, 1, 11, 20)) and has_ssim(torch.zeros(1, 1, 11, 11, 11))
+    assert not has_ssim(torch.zeros(1, 1, 10, 20)) and not has_ssim(torch.zeros(1, 1, 64))
+
+
+@pytest.mark.parametrize("size", [(11, 11), (24, 30), (44, 44), (99, 99), (20, 20, 20)])
+def test_ms_ssim_of_any_size(size):
+    """Equal images give one, others less; the order of a pair does not matter."""
+    a, b = torch.rand(2, 2, 1, *size, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(ms_ssim(a, a), 1, rtol=1e-5)
+    assert (ms_ssim(a, b) < 0.5).all()
+    np.testing.assert_allclose(ms_ssim(a, b), ms_ssim(b, a), atol=1e-5)
+    np.testing.assert_allclose(ms_ssim(a[1:], b[1:]), ms_ssim(a, b)[1:], atol=1e-5)
+
+
+def test_ms_ssim_of_large_images_is_that_of_torchmetrics():
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    a = torch.rand(1, 1, 180, 176, generator=torch.Generator().manual_seed(0))
+    b = 0.7 * a + 0.1
+    expected = float(multiscale_structural_similarity_index_measure(a, b, data_range=1.0))
+    assert ms_ssim(a, b) == pytest.approx([expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5, 2.0])
+def test_the_spread_of_samples_beside_their_error(width):
+    """Truth and samples are drawn around one mean, each pixel with its own deviation; `width` is a fault of samples."""
+    generator = torch.Generator().manual_seed(0)
+    mean = 0.4 + 0.2 * torch.rand(4, 1, 64, 64, generator=generator)
+    std = 0.01 + 0.05 * torch.rand(4, 1, 64, 64, generator=generator)
+    truth = mean + std * torch.randn(mean.shape, generator=generator)
+    samples = mean + width * std * torch.randn(9, *mean.shape, generator=generator)
+    found = spread_and_error(samples, truth)
+    np.testing.assert_allclose(found["ratio"], np.sqrt((1 + 1 / 9) * width**2 / (1 + width**2 / 9)), rtol=0.05)
+    assert ((found["coverage"] > 0.75) == (width >= 1)).all() and (found["correlation"] > 0.3).all()
+    if width == 1:
+        np.testing.assert_allclose(found["coverage"], 8 / 10, atol=0.03)
+
+
+def test_spread_outside_the_mask_does_not_count():
+    samples, truth = torch.rand(5, 2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    mask[..., :4] = True
+    expected = spread_and_error(samples[..., :4], truth[..., :4])
+    for name, values in spread_and_error(samples, truth, mask).items():
+        np.testing.assert_allclose(values, expected[name])
+
+
+def test_samples_without_spread_are_surely_wrong():
+    found = spread_and_error(torch.full((3, 1, 1, 8, 8), 0.5), torch.rand(1, 1, 8, 8))
+    assert found["ratio"] == found["coverage"] == found["correlation"] == 0

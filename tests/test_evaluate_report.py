@@ -53,7 +53,12 @@ def test_the_headlines_are_few_and_in_order(capsys):
 
 
 def test_without_a_class_the_anatomy_leads():
-    names = ["translation/psnr mean", "translation/t1 to t2/anatomy psnr", "lesion/known from t1", "copies/ratio"]
+    names = [
+        "translation/psnr mean",
+        "translation/t1 to t2/anatomy psnr",
+        "lesion/known from t1",
+        "copies/ratio in pixels",
+    ]
     expected = [names[1], names[2], names[0], names[3]]
     assert [r.name for r in summary([record(name) for name in names])] == expected
 

@@ -1,19 +1,23 @@
 """A whole evaluation of a model with known answers: figures, files, repetition, missing modalities, mistakes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from evaluate_fakes import BarModel, Bars
+from evaluate_fakes import BarModel, Bars, BarVAE, column
+from tiny import scans_recipe, write_scans
 
 import mandorla
-from mandorla.config import Settings
+from mandorla.config import Settings, dump
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
-from mandorla.evaluate import EvaluateConfig, Record, evaluate_run
+from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
 from mandorla.evaluate.gather import gather
+from mandorla.evaluate.run import other_data
+from mandorla.latents import Latents, Layout
 
 SETTINGS = EvaluateConfig(
     num_train=300,
@@ -47,9 +51,16 @@ class RunModel(BarModel):
     recipe = BarsRecipe()
 
 
-def evaluated(run, **more) -> dict[str, Record]:
-    metrics = evaluate_run(RunModel(run, **more), SETTINGS)
+def only(*suites: str, **changes) -> EvaluateConfig:
+    return SETTINGS.model_copy(update={"suites": suites, **changes})
+
+
+def by_name(metrics) -> dict[str, Record]:
     return {record["name"]: Record(**record) for record in metrics["records"]}
+
+
+def evaluated(run, **more) -> dict[str, Record]:
+    return by_name(evaluate_run(RunModel(run, **more), SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +78,22 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
         assert records[name].value >= records[name].ceiling - 0.02 > 0.95
     for name in ("swap/class", "swap/class residual", "swap/agreement", "swap/half", "joint/agreement"):
         assert records[name].value > 0.95
+    assert records["coherence/cross from 2"].value == records["coherence/self from 3"].value == 1
+    assert records["separation/shared_kept"].value > 0.95 and records["separation/private_kept"].value > 0.95
     assert records["reconstruction/left"].value == 100
 
 
 def test_its_leaks_and_its_control_are_at_chance(records):
     for name in ("private/class linear", "private/class mlp", "private/residual/class mlp", "shared/half"):
         assert abs(records[name].value - records[name].chance) < 0.1
+    for name in ("information/critic", "information/gaussian"):
+        assert abs(records[name].value - records[name].control) < 0.03
     joint = records["joint/agreement"]
     assert joint.chance == pytest.approx(1 / 16, abs=0.02) and joint.control < 0.2
 
 
 def test_a_model_of_independent_views_is_found_out(tmp_path):
-    records = evaluated(tmp_path, coherent=False)
+    records = by_name(evaluate_run(RunModel(tmp_path, coherent=False), only("coherence")))
     for name in ("coherence/cross", "joint/agreement"):
         assert abs(records[name].value - records[name].chance) < 0.1
 
@@ -86,16 +101,106 @@ def test_a_model_of_independent_views_is_found_out(tmp_path):
 def test_everything_is_written_and_nothing_left_half_done(run, records):
     names = {path.name for path in (run / "pictures").iterdir()}
     assert {"samples.png", "translation_left_to_top.png", "swap_right.png", "interpolation_shared.png"} <= names
-    assert "neighbours.png" in names and not list(run.rglob("*partial*"))
+    assert {"neighbours_pixels.png", "neighbours_features.png"} <= names and not list(run.rglob("*partial*"))
     metrics = json.loads((run / "metrics.json").read_text())
     assert [Record(**record) for record in metrics["records"]] == list(records.values())
     assert metrics["settings"]["label"] == "bar" and sum(metrics["seconds"].values()) > 0
+    assert {"judges", "codes", "fidelity", "audit", "pictures"} <= metrics["seconds"].keys()
+    assert metrics["changed"] == [] and metrics["baseline"] is None
     page = (run / "report.html").read_text()
     assert all(name in page for name in records) and "kind: bars" in page
 
 
 def test_the_same_evaluation_again_gives_the_same_figures(run, records):
     assert evaluated(run) == records
+
+
+class LeakyVAE(BarVAE):
+    layout = Layout(BarVAE.layout.shapes | {name: (6,) for name in BarVAE.layout.modalities})
+
+    def posterior(self, name, features, c):
+        return torch.cat([super().posterior(name, features, c)[0], column(features)], 1), torch.full((len(c), 6), -3.0)
+
+
+class Leaky(RunModel):
+    """Keep the bar in the private parts too."""
+
+    vae = LeakyVAE()
+
+    def encode(self, x, present=None):
+        latents = super().encode(x, present)
+        private = {name: torch.cat([u, column(x[name])], 1) for name, u in latents.private.items()}
+        return Latents(latents.shared, private)
+
+    def _private(self, num, seed, wanted):
+        generator = torch.Generator().manual_seed(seed)
+        return {name: torch.rand(num, 6, generator=generator) for name in wanted}
+
+    def decode(self, latents):
+        return super().decode(Latents(latents.shared, {name: u[:, :2] for name, u in latents.private.items()}))
+
+
+def test_a_planted_leak_is_found_with_labels_and_without(tmp_path):
+    found = by_name(evaluate_run(Leaky(tmp_path), only("disentanglement")))
+    for name in ("private/class linear", "private/class mlp"):
+        assert found[name].value > 0.95
+    for view in ("left", "right", "top"):
+        for kind in ("critic", "gaussian"):
+            record = found[f"information/{kind}/{view}"]
+            assert record.value > record.control + 0.5 and record.p < 0.02
+
+
+def test_only_what_is_asked_for_is_computed(tmp_path, monkeypatch):
+    """No classifier is trained and nothing encoded for an audit; its pictures are those of samples and neighbours."""
+    model = RunModel(tmp_path)
+    monkeypatch.setattr(model, "encode", None)
+    metrics = evaluate_run(model, only("audit"))
+    assert {record["name"].split("/")[0] for record in metrics["records"]} == {"copies"}
+    assert not (tmp_path / "evaluate").exists()
+    assert metrics["pictures"] == ["samples", "neighbours_pixels", "neighbours_features"]
+    assert metrics["seconds"].keys() == {"data", "samples", "audit", "pictures"}
+    assert "measured audit" in (tmp_path / "report.html").read_text()
+
+
+def test_pictures_of_before_make_way_and_those_of_others_stay(tmp_path):
+    evaluate_run(RunModel(tmp_path), only("translation"))
+    (tmp_path / "pictures" / "mine.png").write_bytes(b"")
+    assert (tmp_path / "pictures" / "translation_left_to_top.png").exists()
+    evaluate_run(RunModel(tmp_path), only("audit"))
+    names = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert names == {"samples", "neighbours_pixels", "neighbours_features", "mine"}
+
+
+def test_another_folder_is_written_and_what_was_changed_noted(tmp_path):
+    run, out = tmp_path / "run", tmp_path / "new" / "folder"
+    run.mkdir()
+    evaluate_run(RunModel(run), only("translation"), out=out, changed=["evaluate.num_samples=3"])
+    assert json.loads((out / "metrics.json").read_text())["changed"] == ["evaluate.num_samples=3"]
+    assert (out / "report.html").exists() and not list(run.iterdir())
+
+
+def test_translations_are_compared_with_a_baseline_in_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    worse, settings = RunModel(tmp_path / "worse", coherent=False), only("translation", num_translated=40)
+    found = by_name(evaluate_run(RunModel(tmp_path / "a"), settings, baseline=worse))
+    for kind, sign in (("psnr mean", 1), ("mae mean foreground", -1)):
+        for route in ("", "left to top/"):
+            gain = found[f"translation/{route}{kind} against baseline"]
+            assert sign * gain.value > 0 and gain.p < 0.01 and gain.n == 40 and "worse" in gain.definition
+    one = found["translation/left to top/psnr mean"]
+    assert one.sd == pytest.approx(one.error * np.sqrt(one.n))
+    found = by_name(evaluate_run(RunModel(tmp_path / "b"), settings, baseline=RunModel(tmp_path / "same")))
+    gain = found["translation/psnr mean against baseline"]
+    assert gain.value == 0 and gain.p == 1
+    with pytest.raises(MandorlaError, match="a baseline is compared in translation"):
+        evaluate_run(RunModel(tmp_path / "c"), only("audit"), baseline=worse)
+
+
+def test_a_baseline_of_other_data_is_refused(polydigits_run, phantom_run, tmp_path):
+    model = mandorla.load(polydigits_run)
+    with pytest.raises(MandorlaError, match="was trained on other data, or on another division"):
+        evaluate_run(model, only("translation"), baseline=mandorla.load(phantom_run), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_records_are_unique_and_say_what_they_are(records):
@@ -111,8 +216,8 @@ def test_labels_of_files_are_measured(complete, scans_run, copy_of, monkeypatch)
         data = model.data()
         data.train.labels["kind"][7] = -1
         monkeypatch.setattr(model, "data", lambda: data)
-    metrics = evaluate_run(model, model.recipe.evaluate)
-    names = {record["name"] for record in metrics["records"]}
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement",)})
+    names = by_name(evaluate_run(model, settings)).keys()
     assert {"lesion/known from t1", "lesion/contrast kept"} <= names
     assert ("shared/class" in names) == complete
     assert ("no classes 'kind' of every sample" in _page(model.run)) != complete
@@ -135,9 +240,13 @@ class PartlyBars(Bars):
 def test_missing_views_do_not_count(tmp_path):
     model = RunModel(tmp_path)
     model.data = lambda: Splits(PartlyBars(400, 0), PartlyBars(50, 1), PartlyBars(100, 2))
-    records = {record["name"]: Record(**record) for record in evaluate_run(model, SETTINGS)["records"]}
+    records = by_name(evaluate_run(model, SETTINGS))
     assert records["shared/class/left"].n == 66 and records["shared/class/left"].value > 0.95
     assert records["translation/left to top/psnr mean"].n < 12
+    assert records["retrieval/recall at 1/left to top"].n == 66
+    assert records["retrieval/recall at 1/right to top"].n == 100
+    assert records["copies/ratio in pixels"].n == 60 and "with 266 of" in (tmp_path / "report.html").read_text()
+    assert records["fidelity/random frechet/all together"].n < records["fidelity/random frechet/top"].n == 60
 
 
 def test_the_mean_image_is_that_of_the_views_that_are_there(tmp_path):
@@ -152,14 +261,17 @@ def test_the_mean_image_is_that_of_the_views_that_are_there(tmp_path):
 def test_without_labels_only_images_are_measured(tmp_path):
     metrics = evaluate_run(RunModel(tmp_path), SETTINGS.model_copy(update={"label": "none", "private_label": "none"}))
     groups = {record["name"].split("/")[0] for record in metrics["records"]}
-    assert groups == {"translation", "reconstruction", "copies"}
+    without = {"separation", "retrieval", "information", "explained"}
+    assert groups == {"translation", "reconstruction", "copies", "fidelity"} | without
+    of_fidelity = {record["name"].split()[0] for record in metrics["records"] if "fidelity" in record["name"]}
+    assert of_fidelity == {"fidelity/random"}, "bars are too small for the window of ms-ssim"
     assert "no classes 'none' of every sample" in (tmp_path / "report.html").read_text().replace("&#39;", "'")
 
 
 def test_a_shared_part_that_is_borrowed_is_said_to_be(tmp_path):
     model = RunModel(tmp_path)
     model.recipe = BarsRecipe(diffusion=StageTwo(mode="conditional"))
-    evaluate_run(model, SETTINGS.model_copy(update={"label": "none"}))
+    evaluate_run(model, only("audit"))
     assert "mode conditional" in (tmp_path / "report.html").read_text()
 
 
@@ -174,9 +286,7 @@ def test_an_unknown_modality_in_a_route_is_one_clear_line(tmp_path):
 
 def test_progress_goes_forward_to_the_end(tmp_path):
     seen = []
-    evaluate_run(
-        RunModel(tmp_path), SETTINGS.model_copy(update={"label": "none"}), lambda what, share: seen.append(share)
-    )
+    evaluate_run(RunModel(tmp_path), only("translation", "audit"), lambda what, share: seen.append(share))
     assert seen == sorted(seen) and seen[-1] == 1
 
 
@@ -206,8 +316,6 @@ class Lesions(Bars):
 
 
 def test_a_lesion_of_one_view_stays_there(tmp_path):
-    from mandorla.latents import Latents
-
     class Model(RunModel):
         """Everything is private, c is the left noise; the lesion is drawn at random."""
 
@@ -232,8 +340,8 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
             latents = self.sample_private(torch.rand(num, 8), seed)
             return SimpleNamespace(x=self.decode(latents), latents=latents)
 
-    settings = SETTINGS.model_copy(update={"lesion_modality": "right", "num_translated": 80, "label": "none"})
-    records = {r["name"]: Record(**r) for r in evaluate_run(Model(tmp_path), settings)["records"]}
+    settings = only("disentanglement", "translation", lesion_modality="right", num_translated=80, label="none")
+    records = by_name(evaluate_run(Model(tmp_path), settings))
     assert abs(records["lesion/known from left"].value - 0.5) < 0.2
     assert records["lesion/known from private right"].value > 0.95
     assert abs(records["lesion/foretold from left"].value - 0.5) < 0.2
@@ -243,3 +351,54 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
         records["translation/left to right/anatomy psnr"].value
         > records["translation/left to right/anatomy psnr"].control
     )
+
+
+def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):
+    """Scans of half the brightness stay dark: their own range does not count."""
+    model = mandorla.load(scans_run)
+    root = tmp_path / "others"
+    root.mkdir()
+    write_scans(root, brightness=200)
+    recipe = tmp_path / "others.yaml"
+    recipe.write_text(dump(scans_recipe(tmp_path / "unused", root)))
+    own, other = model.data(), other_data(model, str(recipe))
+    rows = np.arange(len(own.test))
+    stored = other.test.x["t1"][other.test.rows[rows]]
+    np.testing.assert_array_equal(other.test.batch(rows).x["t1"], model.to_unit({"t1": stored})["t1"])
+    assert other.test.batch(rows).x["t1"].mean() < 0.5 * own.test.batch(rows).x["t1"].mean()
+    assert torch.equal(other.train.batch(rows).x["t1"], own.train.batch(rows).x["t1"])
+    out = tmp_path / "out"
+    evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe), out=out)
+    assert json.loads((out / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
+
+
+def test_other_data_that_do_not_fit(polydigits_run, scans_run, tmp_path, monkeypatch):
+    with pytest.raises(MandorlaError, match=r"--data phantom: has the modalities t1 \(1, .* needs view0 \(3, 24, 24\)"):
+        other_data(mandorla.load(polydigits_run), "phantom")
+    model = mandorla.load(scans_run)
+    own = replace(model.data(), classes={"kind": ("a", "b")})
+    monkeypatch.setattr(model, "data", lambda: own)
+    with pytest.raises(MandorlaError, match="the label 'kind' has the classes large, middle, small, in the run a, b"):
+        other_data(model, str(scans_run))
+
+
+def test_labels_that_other_data_lack_are_not_judged(scans_run, tmp_path):
+    model = mandorla.load(scans_run)
+    data = model.data()
+    test = replace(data.test, labels={})
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("coherence",)})
+    metrics = evaluate_run(model, settings, data=replace(data, test=test), out=tmp_path / "out")
+    assert metrics["records"] == [] and "no classes &#39;kind&#39;" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_an_audit_fails_where_samples_are_copies(copies, scans_run, copy_of, monkeypatch):
+    run = copy_of(scans_run)
+
+    def remember(self, num, seed=0, steps=None):
+        return SimpleNamespace(x=self.data().train.batch(np.arange(num)).x, latents=None)
+
+    if copies:
+        monkeypatch.setattr("mandorla.model.Mandorla.sample", remember)
+    assert audit_run(run, ["evaluate.num_generated=12"], threshold=0.5 if copies else 1.0) is not copies
+    assert (run / "audit" / "report.html").exists() and not (run / "report.html").exists()

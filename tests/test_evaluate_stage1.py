@@ -6,7 +6,7 @@ import torch
 from evaluate_fakes import CLASSES, MODALITIES, BarModel
 
 import mandorla
-from mandorla.evaluate.figures import Codes
+from mandorla.evaluate.figures.subject import Codes
 from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.judges import find_judges
 from mandorla.evaluate.settings import EvaluateConfig

@@ -140,6 +140,11 @@ def test_python(world, polydigits_run):
         assert len(names[result]["view0"]) == num, result
 
 
+def test_measuring_anybodys_arrays(world, capsys):
+    exec(block("python", "mandorla.evaluate"), {})
+    assert "'frechet': " in capsys.readouterr().out
+
+
 def test_own_networks(world):
     Path("mynets.py").write_text(block("python", "@register"))
     Path("mine.yaml").write_text(block("yaml", "imports:"))

@@ -10,7 +10,7 @@ import pytest
 
 from mandorla.config import load_settings
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.recipe import SHIPPED, Recipe, claim_run, read_recipe, read_run, run_config
+from mandorla.recipe import SHIPPED, Recipe, claim_run, read_evaluation, read_recipe, read_run, run_config
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.yaml")))
@@ -217,3 +217,41 @@ def test_the_last_command_says_what_is_evaluated(tmp_path):
     claimed(tmp_path, "evaluate.num_test=30", "device=cpu", "vae.training.steps=7", stage="diffusion")
     recipe = read_run(tmp_path)
     assert (recipe.evaluate.num_test, recipe.device, recipe.vae.training.steps) == (30, "cpu", 900)
+
+
+def test_what_is_measured_may_change_for_one_call(tmp_path):
+    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'r'))}"]), "vae")
+    before = (run / "config.yaml").read_text()
+    settings = read_evaluation(run, ["evaluate.num_test=77", "evaluate.suites=[audit]"])
+    assert settings.num_test == 77 and settings.suites == ("audit",)
+    assert (run / "config.yaml").read_text() == before and read_evaluation(run).num_test != 77
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("vae.training.steps=3", "`vae.training.steps` belongs to `mandorla train vae`; "),
+        ("diffusion.mode=private", "`diffusion.mode` belongs to `mandorla train diffusion`; "),
+        ("data.root=x", "`data.root` belongs to `mandorla train vae`: to measure other data, give --data RECIPE; "),
+        ("seed=3", "`seed` was settled when the run was trained; "),
+        ("device=cpu", "`device` was settled"),
+        ("run=x", "`run` is the folder that is given first"),
+        ("imports=[a.py]", "`imports` belongs"),
+        ("num_test=3", "unknown key `num_test`; did you mean `evaluate.num_test`"),
+        ("evaluate.num_tets=3", "unknown key `evaluate.num_tets`; did you mean `evaluate.num_test`"),
+        ("evaluate.suites=[fidelty]", "expected disentanglement | .*got fidelty; did you mean `fidelity`"),
+        ("evaluate.suites=[]", "nothing is measured: name some of disentanglement"),
+        ("evaluate.features={judge: a.onnx}", "a space cannot be called 'judge'"),
+        ("evaluate.features={a b: a.onnx}", "a space cannot be called 'a b'"),
+    ],
+)
+def test_keys_of_no_use_to_an_evaluation_say_where_they_belong(tmp_path, override, text):
+    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'r'))}"]), "vae")
+    with pytest.raises(MandorlaError, match=f"on the command line: .*{text}"):
+        read_evaluation(run, [override])
+
+
+def test_files_of_features_are_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = claim_run(read_recipe("polydigits", ["run=r", "evaluate.features={net: nets/a.onnx}"]), "vae")
+    assert read_run(run).evaluate.features == {"net": str(tmp_path / "nets" / "a.onnx")}

@@ -27,6 +27,7 @@ app.add_typer(data, name="data", help="Look at data before a training; pack them
 
 UsageError = typer.BadParameter.__base__  # click's, wherever this typer keeps it
 OVERRIDES = "[KEY.SUB=VALUE]..."
+SUITES = "disentanglement,coherence,fidelity,translation,audit"
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as written by `train` or `demo`.")]
 Settings = Annotated[
@@ -35,6 +36,10 @@ Settings = Annotated[
         metavar=f"[RECIPE] {OVERRIDES}",
         help="Recipe: a YAML file, a run folder, or the name of a recipe that ships with mandorla; then changes to it.",
     ),
+]
+Measured = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[evaluate.KEY=VALUE]...", help="Changes to what is measured, for this call."),
 ]
 RunTo = Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write to; short for `run=RUN`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
@@ -285,13 +290,60 @@ def swap(
 
 
 @app.command()
-def evaluate(run: Run) -> None:
+def evaluate(
+    run: Run,
+    overrides: Measured = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help=f"What to measure, of {SUITES}; or all. Short for `evaluate.suites=[A, B]`.",
+        ),
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples per translation; short for `evaluate.num_samples=N`.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Recipe whose test split to measure instead of the run's own."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run of the same data, whose translations to compare with in pairs."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default RUN.")] = None,
+) -> None:
     """Measure the run on its test split: `metrics.json`, pictures and `report.html`."""
     from mandorla.evaluate import evaluate
 
+    changes = list(overrides or [])
+    if suite is not None:
+        changes.append(f"evaluate.suites={json.dumps(_names(SUITES if suite == 'all' else suite))}")
+    if num_samples is not None:
+        changes.append(f"evaluate.num_samples={num_samples}")
     _use_idle_cores()
-    evaluate(run)
-    print(f"report: {run / 'report.html'}")
+    evaluate(run, changes, data, baseline, out)
+    print(f"report: {(out or run) / 'report.html'}")
+
+
+@app.command()
+def audit(
+    run: Run,
+    overrides: Measured = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of suspicious samples that passes; .01 is usual.")
+    ] = 0.05,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default RUN/audit.")] = None,
+) -> None:
+    """Look for copies of training samples among generated ones. Exit status: 1 if more than --threshold look like
+    copies, 0 if not."""
+    from mandorla.evaluate import audit_run
+
+    _use_idle_cores()
+    passed = audit_run(run, overrides or [], threshold, out)
+    print(f"report: {(out or run / 'audit') / 'report.html'}")
+    if not passed:
+        raise typer.Exit(1)
 
 
 @app.command()

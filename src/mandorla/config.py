@@ -54,7 +54,9 @@ class Relative:
     suffix: str = ""
 
     def resolve(self, value: Any, folder: Path | None) -> Any:
-        """Return `value`, a text or a list of texts, with `folder` before every relative path; None: as it is."""
+        """Return `value`, texts in lists or mappings, with `folder` before every relative path; None: as it is."""
+        if isinstance(value, dict):
+            return {key: self.resolve(item, folder) for key, item in value.items()}
         if isinstance(value, list):
             return [self.resolve(item, folder) for item in value]
         if not isinstance(value, str) or not value or not value.endswith(self.suffix):

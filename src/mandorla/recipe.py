@@ -103,6 +103,22 @@ def read_run(run: Path) -> Recipe:
     return recipe
 
 
+def read_evaluation(run: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
+    """Return what is measured of the run folder `run`, changed by `overrides`, each `evaluate.key=value`.
+
+    Raises MandorlaError if a key is wrong or says something else than what is measured.
+    """
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        block = key.partition(".")[0]
+        if block in EvaluateConfig.model_fields:
+            raise MandorlaError(f"{COMMAND_LINE}: unknown key `{key}`; did you mean `evaluate.{key}`?")
+        if block != "evaluate" and block in Recipe.model_fields:
+            raise MandorlaError(
+                f"{COMMAND_LINE}: `{key}` {_ELSEWHERE[block]}; `mandorla evaluate` takes evaluate.key=value"
+            )
+    return _load_run(run, overrides).evaluate
+
+
 def run_config(run: Path) -> Path:
     """Return the path of the resolved recipe in a run folder. Raises MandorlaError if `run` is not one."""
     if not (run / CONFIG).is_file():
@@ -137,7 +153,8 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
         kept = (*_BLOCKS[stage], *_ANY_TIME, *(("imports",) if stage == "vae" else ()))
         recipe = begun.model_copy(update={block: getattr(recipe, block) for block in kept})
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
-    recipe = recipe.model_copy(update={"run": ".", "data": data, "imports": settle(recipe.imports)})
+    settled = {"data": data, "imports": settle(recipe.imports), "evaluate": recipe.evaluate.settle()}
+    recipe = recipe.model_copy(update={"run": ".", **settled})
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,6 +166,15 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
 _BLOCKS = {"vae": ("data", "vae", "seed"), "diffusion": ("diffusion", "seed")}  # what a training depends on
 _ANY_TIME = ("device", "evaluate")
 _OWNER = {"diffusion": "diffusion"}
+_ELSEWHERE = {
+    "run": "is the folder that is given first",
+    "seed": "was settled when the run was trained",
+    "device": "was settled when the run was trained: change it in config.yaml",
+    "data": "belongs to `mandorla train vae`: to measure other data, give --data RECIPE",
+    "imports": "belongs to `mandorla train vae`",
+    "vae": "belongs to `mandorla train vae`",
+    "diffusion": "belongs to `mandorla train diffusion`",
+}
 _USED_BY = {"data": "vae", "vae": "vae", "imports": "vae", "diffusion": "diffusion"}
 
 

@@ -1,24 +1,30 @@
-"""Copy audit: are generated samples closer to training images than unseen real images are?
+"""Copy audit: are generated samples closer to training samples than unseen real samples are?
 
-d(x) is the distance from x to its nearest training image. Two calibrated questions, each answered with the share of
-generated samples below the first percentile of held-out real ones (so .01 is what a copy-free generator scores):
-- *distance*: is d(x) itself that small? Smooth samples are close to everything, so this one also reacts to blur;
-- *ratio*: is d(x) that small beside the distance to the next neighbours? Only a copy has one neighbour that close.
+d(x) is the distance from x to its nearest training sample. Calibrated questions, asked of *pixels* and of the space of
+features *random*, which looks at texture and does not care where exactly it lies:
+- *distance*: is d(x) below the first percentile of held-out real samples? A generator that copies nothing scores .01;
+  smooth samples are close to everything, so this one also reacts to blur;
+- *ratio*: is d(x) that small beside the distance to the next neighbours? Only a copy has one neighbour that close;
+- *nearer*: is x nearer to the training set than to as many held-out samples? By chance in half of the cases.
 
 References: Meehan et al., "A Non-Parametric Test to Detect Data-Copying in Generative Models", 2020,
 https://arxiv.org/abs/2004.05675; Dar et al., "Investigating Data Memorization in 3D Latent Diffusion Models", 2024,
 https://arxiv.org/abs/2402.01054
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mandorla.data.dataset import Dataset, Modality
+from mandorla.evaluate.features import random_network
+
 _LARGEST = 32  # images are averaged down to at most this many pixels a side
 _NEXT = 10  # neighbours after the first that set the scale of the ratio
+_CHUNK = 500  # samples that are read at once
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,69 @@ class Neighbours:
     index: np.ndarray
     distance: np.ndarray
     ratio: np.ndarray
+
+    def __getitem__(self, rows: slice) -> "Neighbours":
+        """Select queries."""
+        return Neighbours(self.index[rows], self.distance[rows], self.ratio[rows])
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Hold the neighbours of generated and of held-out samples in each space.
+
+    - `made[space]`, `held_out[space]`: their neighbours among the training samples; `index` is into the data set
+    - `nearer[space]` `(B,)`: 1 where a generated sample is nearer to training than to as many held-out samples, half
+      where it is as near
+    - `searched`, `compared`: how many training samples were looked at, and how many of each kind for `nearer`
+    """
+
+    made: dict[str, Neighbours]
+    held_out: dict[str, Neighbours]
+    nearer: dict[str, np.ndarray]
+    searched: int
+    compared: int
+
+
+def audit(
+    x: Mapping[str, Tensor], train: Dataset, rows: np.ndarray, test: Dataset, held_out: np.ndarray, seed: int = 0
+) -> Audit | None:
+    """Compare generated tuples `x[name]` `(B, C, *size)` in [0, 1] with the samples of `train` at `rows`.
+
+    The samples of `test` at `held_out` say what is usual. Samples that lack a modality are passed over; None if that
+    leaves none.
+    """
+    networks = {name: random_network(Modality(name, z.shape[1], tuple(z.shape[2:]))) for name, z in x.items()}
+    spaces: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {
+        "pixels": flatten_tuples,
+        "features": lambda images: torch.cat([networks[name].features(z) for name, z in images.items()], dim=1),
+    }
+    made = {name: space(x) for name, space in spaces.items()}
+    unseen, _ = _read(spaces, test, _parts(held_out, _CHUNK))
+    num, num_unseen = len(made["pixels"]), len(unseen["pixels"])
+    searches = {name: _Search(torch.cat([made[name], unseen[name]])) for name in spaces}
+    index, compared, to_training = np.empty(0, int), 0, {}
+    order = np.random.default_rng(seed).permutation(rows)
+    for part in _parts(order, max(1, min(_CHUNK, num_unseen))):
+        vectors, whole = _read(spaces, train, [part])
+        index = np.concatenate([index, whole])
+        for name, search in searches.items():
+            search.look_at(vectors[name])
+        if 0 < len(index) <= num_unseen:
+            compared, to_training = len(index), {name: search.distance[:num, 0] for name, search in searches.items()}
+    if not to_training:
+        return None
+    answers = {name: search.neighbours(index) for name, search in searches.items()}
+    nearer = {}
+    for name in spaces:
+        to_unseen, ours = nearest(made[name], unseen[name][:compared]).distance, to_training[name].numpy()
+        nearer[name] = (ours < to_unseen) + 0.5 * (ours == to_unseen)
+    return Audit(
+        {name: answer[:num] for name, answer in answers.items()},
+        {name: answer[num:] for name, answer in answers.items()},
+        nearer,
+        len(index),
+        compared,
+    )
 
 
 def flatten_tuples(x: Mapping[str, Tensor]) -> Tensor:
@@ -48,12 +117,51 @@ def flatten_tuples(x: Mapping[str, Tensor]) -> Tensor:
 
 def nearest(queries: Tensor, train: Tensor) -> Neighbours:
     """Find the nearest row of `train` `(N, F)` for each row of `queries` `(B, F)`; the distance is root mean square."""
-    next_ones = min(_NEXT, len(train) - 1)
-    distance, index = (torch.cdist(queries, train) / queries.shape[1] ** 0.5).topk(1 + next_ones, largest=False)
-    first, others = distance[:, 0], distance[:, 1:].mean(1)
-    return Neighbours(index[:, 0].numpy(), first.numpy(), (first / others.clamp_min(1e-12)).numpy())
+    search = _Search(queries)
+    search.look_at(train)
+    return search.neighbours(np.arange(len(train)))
 
 
 def suspicious(samples: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return which of `samples` `(B,)` lie below the first percentile of `held_out` `(N,)`."""
     return samples < np.percentile(held_out, 1)
+
+
+class _Search:
+    """Keep the nearest of all vectors looked at so far: `distance` and `place` `(B, k)`, nearest first."""
+
+    def __init__(self, queries: Tensor) -> None:
+        self.queries, self.seen = queries, 0
+        self.distance = queries.new_empty(len(queries), 0)
+        self.place = torch.empty(len(queries), 0, dtype=torch.long)
+
+    def look_at(self, vectors: Tensor) -> None:
+        places = torch.arange(self.seen, self.seen + len(vectors)).expand(len(self.queries), -1)
+        distance = torch.cat([self.distance, torch.cdist(self.queries, vectors) / self.queries.shape[1] ** 0.5], dim=1)
+        self.seen += len(vectors)
+        self.distance, kept = distance.topk(min(1 + _NEXT, self.seen), largest=False)
+        self.place = torch.cat([self.place, places], dim=1).gather(1, kept)
+
+    def neighbours(self, index: np.ndarray) -> Neighbours:
+        """Return the nearest ones; the vector at place p is that of sample `index[p]`."""
+        first, others = self.distance[:, 0], self.distance[:, 1:].mean(1)
+        return Neighbours(index[self.place[:, 0].numpy()], first.numpy(), (first / others.clamp_min(1e-12)).numpy())
+
+
+def _read(
+    spaces: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]], dataset: Dataset, parts: Iterable[np.ndarray]
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Return the vectors of the samples that have all modalities in every space, `(n, F)`, and their indices `(n,)`."""
+    vectors: dict[str, list[Tensor]] = {name: [] for name in spaces}
+    index = []
+    for part in parts:
+        batch = dataset.batch(part)
+        whole = torch.stack(list(batch.present.values())).all(0)
+        index.append(part[whole.numpy()])
+        for name, space in spaces.items():
+            vectors[name].append(space({modality: z[whole] for modality, z in batch.x.items()}))
+    return {name: torch.cat(of_space) for name, of_space in vectors.items()}, np.concatenate(index)
+
+
+def _parts(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

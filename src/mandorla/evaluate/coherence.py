@@ -3,6 +3,7 @@
 With c the shared and u_m the private parts, and J_m the judge of modality m:
 - *self* and *cross* coherence: c is read from view i alone, u_j drawn from p(u_j | c), view j decoded; J_j must name
   the class of the source (self: i = j, cross: i != j);
+- both by the number of views that c is read from: a random set of that many, another one for every sample;
 - *swap* coherence: view m decoded from (c of one sample, u_m of another) must keep the class of the first and the
   private factor of the second;
 - *joint* coherence: all J_m must agree on a jointly generated tuple. Its control decodes every view from the shared
@@ -47,6 +48,31 @@ def conditional_coherence(
         for target, x in drawn.items():
             (own if source == target else others).append(judges[target].classes(x, label) == truth)
     return np.mean(own, axis=0), np.mean(others, axis=0)
+
+
+def coherence_from(
+    model: "Mandorla",
+    judges: Mapping[str, Judge],
+    label: str,
+    x: Mapping[str, Tensor],
+    truth: np.ndarray,
+    num: int,
+    seed: int,
+) -> np.ndarray:
+    """Return coherence per sample `(B,)` where the shared part is read from `num` views, drawn anew for each sample.
+
+    `x[name]` are B complete tuples, `truth` `(B,)` their classes; every view has a judge. Those that are not given are
+    judged or, where all are given, all.
+    """
+    names = list(judges)
+    order = np.random.default_rng([seed, num]).permuted(np.tile(np.arange(len(names)), (len(truth), 1)), axis=1)
+    given = np.zeros(order.shape, bool)
+    np.put_along_axis(given, order[:, :num], True, axis=1)
+    present = {name: torch.as_tensor(given[:, m]) for m, name in enumerate(names)}
+    drawn = model.decode(model.sample_private(model.encode(x, present).shared, seed + num))
+    right = judge_all(judges, drawn, label) == truth
+    counts = ~given.T if num < len(names) else given.T
+    return (right & counts).sum(0) / counts.sum(0)
 
 
 def donors(num: int, seed: int) -> np.ndarray:

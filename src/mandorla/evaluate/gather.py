@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mandorla.data.dataset import Dataset
-from mandorla.evaluate.audit import flatten_tuples
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
 
@@ -27,7 +26,6 @@ class Gathered:
     - `indices` `(N,)` into the data set; `latents` read from all modalities; `alone[name]` the shared part `(N, ...)`
       read from one modality alone; `present[name]` bool `(N,)`
     - `factors[key]` `(N,)`; `verdicts[name][factor]` class probabilities `(N, classes)` of the judges on the images
-    - `vectors` `(N, F)`: the tuples as the copy audit sees them
     - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
     """
 
@@ -37,7 +35,6 @@ class Gathered:
     present: dict[str, np.ndarray]
     factors: dict[str, np.ndarray]
     verdicts: dict[str, dict[str, np.ndarray]]
-    vectors: Tensor
     means: dict[str, Tensor]
 
     def thinned(self, num: int) -> "Gathered":
@@ -50,7 +47,6 @@ class Gathered:
             present={name: here[rows] for name, here in self.present.items()},
             factors={key: values[rows] for key, values in self.factors.items()},
             verdicts={name: {f: p[rows] for f, p in of.items()} for name, of in self.verdicts.items()},
-            vectors=self.vectors[rows],
             means=self.means,
         )
 
@@ -64,7 +60,7 @@ def choose(dataset: Dataset, num: int, seed: int) -> np.ndarray:
 def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Mapping[str, Judge]) -> Gathered:
     """Encode, judge and sum up the samples at `indices`."""
     names = [modality.name for modality in dataset.modalities]
-    latents, vectors = [], []
+    latents = []
     alone: dict[str, list[Tensor]] = {name: [] for name in names}
     present: dict[str, list[np.ndarray]] = {name: [] for name in names}
     factors: dict[str, list[np.ndarray]] = {}
@@ -73,7 +69,6 @@ def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Map
     for start in range(0, len(indices), _CHUNK):
         batch = dataset.batch(indices[start : start + _CHUNK])
         latents.append(model.encode(batch.x, batch.present).to("cpu"))
-        vectors.append(flatten_tuples(batch.x))
         images = dict(batch.x)
         for key, value in batch.factors.items():
             if value.ndim <= _SMALL:
@@ -98,6 +93,5 @@ def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Map
         present={name: np.concatenate(parts) for name, parts in present.items()},
         factors={key: np.concatenate(parts) for key, parts in factors.items()},
         verdicts={name: {f: np.concatenate(p) for f, p in of.items()} for name, of in verdicts.items()},
-        vectors=torch.cat(vectors),
         means={key: (total / max(count, 1)).float() for key, (total, count) in sums.items()},
     )

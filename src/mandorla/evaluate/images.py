@@ -8,6 +8,8 @@ import numpy as np
 from torch import Tensor
 
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
+_WINDOW = 11  # pixels a side of the window of structural similarity
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -32,7 +34,7 @@ def psnr(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarra
     return (-10 * error.log10()).numpy()
 
 
-def ssim(images: Tensor, truth: Tensor) -> np.ndarray:
+def ssim(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarray:
     """Return the structural similarity of each sample, 2D or 3D (window 11, sigma 1.5).
 
     Reference: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004,
@@ -41,9 +43,65 @@ def ssim(images: Tensor, truth: Tensor) -> np.ndarray:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     images, truth = (z.cpu().float().clamp(0, 1) for z in (images, truth))
-    return structural_similarity_index_measure(images, truth, reduction="none", data_range=1.0).double().numpy()
+    mean, local = structural_similarity_index_measure(
+        images, truth, reduction="none", data_range=1.0, return_full_image=True
+    )
+    return mean.double().numpy() if mask is None else _mean(local, mask).numpy()
+
+
+def has_ssim(x: Tensor) -> bool:
+    """Return whether images `(B, C, *size)` have two or three axes that hold the window of `ssim`."""
+    return x.ndim in (4, 5) and min(x.shape[2:]) >= _WINDOW
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> np.ndarray:
+    """Return the structural similarity over several scales of each pair; small images have fewer of the five scales.
+
+    Reference: Wang et al., "Multi-scale structural similarity for image quality assessment", 2003,
+    https://doi.org/10.1109/ACSSC.2003.1292216, equation 7
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    a, b = (z.cpu().float().clamp(0, 1) for z in (a, b))
+    scales = max(n for n in range(1, 6) if n == 1 or min(a.shape[2:]) >= _WINDOW * max(2 ** (n - 1), (n - 1) ** 2))
+    weights = _SCALE_WEIGHTS[:scales]
+    betas = tuple(weight / sum(weights) for weight in weights)
+    return (
+        multiscale_structural_similarity_index_measure(
+            a, b, data_range=1.0, betas=betas, normalize="relu", reduction=None
+        )
+        .double()
+        .numpy()
+    )
 
 
 def foreground(truth: Tensor, above: float = 0.05) -> Tensor:
     """Return where the true image is brighter than `above`, bool `(B, C, *size)`."""
     return truth > above
+
+
+def spread_and_error(samples: Tensor, truth: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:
+    """Return how well K `samples` `(K, B, C, *size)` of an answer tell their own error, each `(B,)`, float64.
+
+    If samples and truth come from one distribution, then, of the pixels inside `mask`:
+
+    - `ratio` = sqrt(mean variance of the samples * (1 + 1/K)) / rmse of their mean: about 1; below 1 is overconfident
+    - `coverage` = share of true values between the smallest and the largest sample: (K - 1) / (K + 1)
+    - `correlation` of the samples' standard deviation with the absolute error of their mean: above 0
+
+    Reference: Fortin et al., "Why Should Ensemble Spread Match the RMSE of the Ensemble Mean?", 2014,
+    https://doi.org/10.1175/JHM-D-14-0008.1, equation 15
+    """
+    samples, truth = (z.cpu().double().clamp(0, 1) for z in (samples, truth))
+    variance, error = samples.var(0), samples.mean(0) - truth
+    inside = (samples.amin(0) <= truth) & (truth <= samples.amax(0))
+    spread = _mean(variance, mask) * (1 + 1 / len(samples))
+    std, wrong = (
+        z - _mean(z, mask).view(-1, *[1] * (z.ndim - 1)) for z in (variance.sqrt(), error.abs())
+    )  # both centred
+    common = _mean(std * wrong, mask) / (_mean(std.square(), mask) * _mean(wrong.square(), mask)).sqrt()
+    return {
+        "ratio": (spread / _mean(error.square(), mask).clamp_min(_LEAST_ERROR)).sqrt().numpy(),
+        "coverage": _mean(inside, mask).numpy(),
+        "correlation": common.nan_to_num(0.0).numpy(),
+    }

@@ -53,6 +53,15 @@ class Judge(nn.Module):
         return {factor: head(code) for factor, head in self.heads.items()}
 
     @torch.no_grad()
+    def features(self, x: Tensor, chunk: int = 512) -> Tensor:
+        """Return the channels of the last layer before the heads, means over space, `(B, F)`, of images in [0, 1]."""
+        self.eval()
+        device = next(self.parameters()).device
+        layers = self.body[:-2]  # without flattening and dropout
+        parts = [layers(2 * part.to(device).clamp(0, 1) - 1).cpu() for part in x.split(chunk)]
+        return torch.cat([part.flatten(2).mean(-1) if part.ndim > 2 else part for part in parts])
+
+    @torch.no_grad()
     def probabilities(self, x: Tensor, factor: str, chunk: int = 512) -> np.ndarray:
         """Return class probabilities `(B, classes)` of images in [0, 1]."""
         self.eval()

@@ -6,15 +6,15 @@ Volumes show their middle slice; modalities without two spatial axes are left ou
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mandorla.data.dataset import Dataset
-from mandorla.evaluate.audit import Neighbours
-from mandorla.evaluate.figures import Images, Subject
+from mandorla.evaluate.figures.subject import Subject
+from mandorla.evaluate.settings import Suite
 from mandorla.pictures import grid
 
 _LOOKS = {"vae": "Stage 1", "diffusion": "Stage 2"}
@@ -37,34 +37,37 @@ class Picture:
         return int.from_bytes(self.png[16:20], "big") > 850
 
 
-def draw_all(subject: Subject, neighbours: Neighbours, train: Dataset) -> list[Picture]:
-    """Draw everything that the report shows."""
+def draw_all(subject: Subject) -> list[Picture]:
+    """Draw everything that the report shows: what the suites asked for have computed, and the training curves."""
     names = [m.name for m in subject.model.modalities if len(m.size) in (2, 3)]
-    pictures = []
-    if names:
-        pictures = [
-            _samples(subject, names),
-            *_translations(subject, names),
-            *_swaps(subject, names),
-            *_interpolations(subject, names),
-            _neighbours(subject, names, neighbours, train),
-        ]
-    return [
-        *pictures,
-        *(curves(subject.model.run / stage, title) for stage, title in _LOOKS.items() if _log(subject, stage)),
+    wanted: list[tuple[set[Suite], Callable[[Subject, list[str]], list[Picture]]]] = [
+        ({"coherence", "fidelity", "audit"}, _samples),
+        ({"translation"}, _translations),
+        ({"disentanglement", "coherence"}, _swaps),
+        ({"disentanglement", "coherence"}, _interpolations),
+        ({"audit"}, _neighbours),
     ]
+    pictures = [
+        picture
+        for suites, draw in wanted
+        if names and suites & set(subject.settings.suites)
+        for picture in draw(subject, names)
+    ]
+    return pictures + [curves(subject.model.run / stage, t) for stage, t in _LOOKS.items() if _log(subject, stage)]
 
 
-def _samples(subject: Subject, names: list[str], num: int = 12) -> Picture:
+def _samples(subject: Subject, names: list[str], num: int = 12) -> list[Picture]:
     rows = [list(subject.samples.x[name][:num]) for name in names]
-    return Picture(
-        "samples",
-        "Samples",
-        "Jointly generated",
-        "Each column is one tuple, generated at once from noise: what is shared must agree, the rest may differ.",
-        f"A grid of generated images, one row for each of {', '.join(names)}; each column belongs together.",
-        grid(rows, names),
-    )
+    return [
+        Picture(
+            "samples",
+            "Samples",
+            "Jointly generated",
+            "Each column is one tuple, generated at once from noise: what is shared must agree, the rest may differ.",
+            f"A grid of generated images, one row for each of {', '.join(names)}; each column belongs together.",
+            grid(rows, names),
+        )
+    ]
 
 
 def _translations(subject: Subject, names: list[str], num: int = 5, shown: int = 4) -> list[Picture]:
@@ -78,40 +81,44 @@ def _translations(subject: Subject, names: list[str], num: int = 5, shown: int =
             if not len(both):
                 continue
             mean, std = samples.mean(0), samples.std(0, unbiased=False)
-            brightest = float(std[both].amax().clamp_min(1e-6))
+            wrong = (mean - batch.x[wanted]).abs()
+            brightest = float(torch.cat([std[both], wrong[both]]).amax().clamp_min(1e-6))
             rows = [
-                [batch.x[given][i], batch.x[wanted][i], *samples[:shown, i], mean[i], std[i] / brightest] for i in both
+                [
+                    *(batch.x[given][i], batch.x[wanted][i], *samples[:shown, i], mean[i]),
+                    *(_grey(z[i]) / brightest for z in (wrong, std)),
+                ]
+                for i in both
             ]
             drawn = len(samples[:shown])
-            columns = ["given", "truth", *(f"sample {k + 1}" for k in range(drawn)), "mean", "std"]
+            columns = ["given", "truth", *(f"sample {k + 1}" for k in range(drawn)), "mean", "error", "std"]
             pictures.append(
                 Picture(
                     f"translation_{given}_to_{wanted}",
                     "Translations",
                     f"{given} to {wanted}",
-                    f"The truth is one of many answers. Mean and standard deviation are over {len(samples)} samples;"
-                    f" the brightest deviation is {brightest:.2f}.",
-                    f"Rows of test samples: the given {given}, the true {wanted}, generated {wanted}, their mean and"
-                    " standard deviation.",
-                    grid(rows, (), columns, ((), (2, 2 + drawn))),
+                    "The truth is one of many answers. Error: the absolute difference of mean and truth; std: the"
+                    f" standard deviation of {len(samples)} samples, which should be bright where the error is. White"
+                    f" is {brightest:.2f} in both.",
+                    f"Rows of test samples: the given {given}, the true {wanted}, generated {wanted}, their mean, its"
+                    " error, and the samples' standard deviation.",
+                    grid(rows, (), columns, ((), (2, 2 + drawn, 3 + drawn))),
                 )
             )
     return pictures
 
 
-def _complete(subject: Subject, num: int) -> Images:
-    """Return the images of the first `num` translated test samples that lack nothing."""
-    batch = subject.translated
-    rows = torch.nonzero(torch.stack(list(batch.present.values())).all(0))[:num, 0]
-    return {name: x[rows] for name, x in batch.x.items()}
+def _grey(deviation: torch.Tensor) -> torch.Tensor:
+    """Return the largest deviation over the channels, `(1, *size)`: colours would say which channel, not how much."""
+    return deviation.amax(0, keepdim=True)
 
 
 def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
-    source = _complete(subject, num)
-    latents = subject.model.encode(source)
-    num = len(latents)
+    source = subject.complete(num)
+    num = len(source[names[0]])
     if num < 2:
         return []
+    latents = subject.model.encode(source)
     across, down = torch.arange(num).repeat(num), torch.arange(num).repeat_interleave(num)
     made = subject.model.swap(shared_from=latents[across], private_from=latents[down])
     pictures = []
@@ -134,9 +141,10 @@ def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
 
 
 def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Picture]:
-    latents = subject.model.encode(_complete(subject, 4))
-    if len(latents) < 4:
+    source = subject.complete(4)
+    if len(source[names[0]]) < 4:
         return []
+    latents = subject.model.encode(source)
     texts = {
         "shared": "The shared part moves from one test sample to another while the private parts stay.",
         "private": "The private parts move from one test sample to another while the shared part stays.",
@@ -158,20 +166,28 @@ def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Pi
     return pictures
 
 
-def _neighbours(subject: Subject, names: list[str], found: Neighbours, train: Dataset, num: int = 12) -> Picture:
-    closest = np.argsort(found.ratio)[:num]
-    real = train.batch(subject.train.indices[found.index[closest]]).x
-    rows = [images for name in names for images in (subject.samples.x[name][torch.as_tensor(closest)], real[name])]
-    labels = [label for name in names for label in (name, "training")]
-    return Picture(
-        "neighbours",
-        "Nearest training samples",
-        "The most suspicious",
-        "Of all generated tuples those that stand closest to one training tuple beside the next ones, each above that"
-        " training tuple. Copies would look alike.",
-        "Pairs of rows: generated images and, below, the nearest training images.",
-        grid([list(row) for row in rows], labels, bands=([2 * k for k in range(1, len(names))], ())),
-    )
+def _neighbours(subject: Subject, names: list[str], num: int = 12) -> list[Picture]:
+    if subject.audit is None:
+        return []
+    pictures = []
+    for space, text in {"pixels": "pixel by pixel", "features": "in the space of features 'random'"}.items():
+        found = subject.audit.made[space]
+        closest = np.argsort(found.ratio)[:num]
+        real = subject.data.train.batch(found.index[closest]).x
+        rows = [images for name in names for images in (subject.samples.x[name][torch.as_tensor(closest)], real[name])]
+        labels = [label for name in names for label in (name, "training")]
+        pictures.append(
+            Picture(
+                f"neighbours_{space}",
+                "Nearest training samples",
+                f"The most suspicious, {text}",
+                "Of all generated tuples those that stand closest to one training tuple beside the next ones, each"
+                " above that training tuple, the most suspicious first. Copies would look alike.",
+                "Pairs of rows: generated images and, below, the nearest training images.",
+                grid([list(row) for row in rows], labels, bands=([2 * k for k in range(1, len(names))], ())),
+            )
+        )
+    return pictures
 
 
 def _log(subject: Subject, stage: str) -> bool:

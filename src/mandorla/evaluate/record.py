@@ -20,9 +20,11 @@ class Record:
     """Hold one measured figure.
 
     - `name`: path-like and unique, e.g. `shared/digit/from view0`; the part before the first slash is its group
-    - `value`, `error`: the figure and its standard error over the `n` samples it was measured on
+    - `value`, `error`: the figure and its standard error over the `n` samples it was measured on; `sd`: the standard
+      deviation between samples (subjects, where they have names), for figures that are means over them
     - `chance`: what knowing nothing gives; `ceiling`: what is attainable on this data with this judge;
       `control`: the same figure where it is known to carry no information (the definition says which)
+    - `p`: p-value of the test that the definition names
     - `definition`: one sentence; `better`: the direction of improvement; `unit`: empty for shares and distances
     """
 
@@ -37,6 +39,8 @@ class Record:
     control: float | None = None
     unit: str = ""
     seed: int = 0
+    sd: float | None = None
+    p: float | None = None
 
     @property
     def group(self) -> str:
@@ -52,8 +56,8 @@ class Record:
         number = getattr(self, key)
         if number is None:
             return ""
-        if self.unit == "dB":
-            return f"{number:.1f}" if key == "error" else f"{number:.1f} dB"
+        if self.unit == "dB" and key != "p":
+            return f"{number:.1f}" if key in ("error", "sd") else f"{number:.1f} dB"
         return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.0e}"
 
 

@@ -1,175 +1,245 @@
-"""The evaluation of a run: measure, draw, write `metrics.json`, `pictures/` and `report.html` into the run folder."""
+"""The evaluation of a run: measure, draw, write `metrics.json`, `pictures/` and `report.html`."""
 
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from mandorla.config import dump
+from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.evaluate.figures import (
-    Images,
-    Subject,
-    class_figures,
-    coherence_figures,
-    copy_figures,
-    lesion_figures,
-    routes,
-    translation_figures,
+from mandorla.evaluate.features import OnnxNetwork
+from mandorla.evaluate.figures.classes import class_figures
+from mandorla.evaluate.figures.coherence import coherence_figures
+from mandorla.evaluate.figures.copies import copy_figures
+from mandorla.evaluate.figures.fidelity import fidelity_figures
+from mandorla.evaluate.figures.lesions import lesion_figures
+from mandorla.evaluate.figures.separation import (
+    explained_figures,
+    information_figures,
+    retrieval_figures,
+    separation_figures,
 )
-from mandorla.evaluate.gather import choose, gather
-from mandorla.evaluate.judges import Judge, find_judges
+from mandorla.evaluate.figures.subject import JUDGED, Subject
+from mandorla.evaluate.figures.translation import translation_figures
 from mandorla.evaluate.pictures import draw_all
-from mandorla.evaluate.record import Record
+from mandorla.evaluate.protocol import protocol
+from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
-from mandorla.evaluate.settings import EvaluateConfig
-from mandorla.storage import whole
+from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
+from mandorla.storage import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
 
 Progress = Callable[[str, float], None]  # what is done next, and the share of all work that is behind
+PICTURES, REPORT = "pictures", "report.html"
+_COPIES = ("copies/ratio in pixels", "copies/ratio in features")  # what an audit is passed by
 
-PROTOCOL = (
-    "All figures are of test samples that took no part in training. Codes are posterior means. Probes are fitted on"
-    " {train} training samples, features standardised, and scored on {test} test samples.",
-    "The judges are small convolutional networks, one per modality, trained on {judged} labelled images of the training"
-    " part and used both as ceiling and to judge what is generated. A ceiling below 1 is theirs: a better judge would"
-    " raise both sides.",
-    "Generated are {generated} tuples jointly and {samples} translations of each of {translated} test samples. PSNR,"
-    " SSIM and MAE are of images clipped to [0, 1], computed per sample (per patient where samples have one) and then"
-    " averaged. The mean of samples is the better guess and the blurrier image; a single sample is what a user sees.",
-    "The copy audit compares images averaged down to at most 32 pixels a side with the training samples that the probes"
-    " use; blurred samples lie close to everything, so read its distance beside its ratio.",
-)
+_PREPARED: dict[str, tuple[int, set[Suite]]] = {  # properties of a `Subject`: about how long each takes, who needs it
+    "judges": (40, JUDGED),
+    "codes": (5, {"disentanglement", "coherence", "translation"}),
+    "samples": (5, {"coherence", "fidelity", "audit"}),
+    "translations": (10, {"translation"}),
+    "baseline_translations": (1, {"translation"}),
+}
+_FIGURES: dict[Suite, tuple[int, Callable[[Subject], list[Record]]]] = {
+    "disentanglement": (
+        15,
+        lambda s: [
+            *class_figures(s.codes),
+            *separation_figures(s.codes, s.data.test),
+            *retrieval_figures(s.codes),
+            *information_figures(s),
+            *explained_figures(s),
+            *lesion_figures(s),
+        ],
+    ),
+    "coherence": (10, coherence_figures),
+    "fidelity": (8, fidelity_figures),
+    "translation": (3, translation_figures),
+    "audit": (6, copy_figures),
+}
 
 
-def evaluate(run: Path | str) -> list[Record]:
-    """Evaluate the run folder `run` with a progress bar, print the figures that matter most, and return all."""
+def evaluate(
+    run: Path | str,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    baseline: Path | str | None = None,
+    out: Path | None = None,
+) -> list[Record]:
+    """Evaluate the run folder `run` with a progress bar, print the figures that matter most, and return all.
+
+    `overrides` (`evaluate.key=value`) hold for this call; `data` is a recipe whose test part is measured instead of the
+    run's own; `baseline` another run of the same data, whose translations are compared in pairs; `out` the folder that
+    is written to, by default `run`. Raises MandorlaError where these do not fit.
+    """
     from rich.progress import Progress as Bar
 
     import mandorla
+    from mandorla.recipe import read_evaluation
 
+    settings = read_evaluation(Path(run), overrides)
     model = mandorla.load(run)
     model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
+    rival = mandorla.load(baseline) if baseline else None
+    splits = other_data(model, data) if data else None
     with Bar(transient=True) as bar:
         task = bar.add_task("evaluate", total=1)
-        metrics = evaluate_run(
-            model, model.recipe.evaluate, lambda what, share: bar.update(task, description=what, completed=share)
-        )
+
+        def progress(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        changed = [*overrides, *([f"--data {data}"] if data else [])]
+        metrics = evaluate_run(model, settings, progress, splits, rival, out, changed)
     records = [Record(**record) for record in metrics["records"]]
     print_summary(records)
     return records
 
 
-def evaluate_run(model: "Mandorla", settings: EvaluateConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure `model` on its test split and write `metrics.json`, `pictures/*.png`, `report.html` into its run folder.
+def audit_run(run: Path | str, overrides: Sequence[str] = (), threshold: float = 0.05, out: Path | None = None) -> bool:
+    """Look for copies of training samples among generated ones; return whether there are no more than `threshold`.
 
-    Returns what `metrics.json` holds: `records`, `settings`, `seed` and `seconds` by step. Raises `MandorlaError` where
-    the settings name a modality that the model lacks.
+    What is compared is the share of samples that stand closer to one training sample, beside the next ones, than 99 of
+    100 unseen real ones do, in pixels or in features, whichever is greater. Writes a report into `out`, by default the
+    folder `audit` in the run. Raises MandorlaError where no sample has all modalities.
     """
-    clock = _Clock(progress or (lambda what, share: None))
-    seed, run = model.recipe.seed, model.run
-    names = [modality.name for modality in model.modalities]
-    for route in settings.routes:
-        for name in route:
-            if name not in names:
-                raise MandorlaError(f"evaluate.routes: unknown modality {name!r}; this model has {', '.join(names)}")
-    clock.start("classifiers", 0.0)
-    data = model.data()
-    judges = find_judges(run / "evaluate" / "judges.safetensors", data, settings, seed, model.recipe.device)
+    out = out or Path(run) / "audit"
+    found = {record.name: record for record in evaluate(run, [*overrides, "evaluate.suites=[audit]"], out=out)}
+    if not found:
+        raise MandorlaError(f"{run}: no sample of its data has all modalities, so that tuples cannot be compared")
+    return max(found[name].value for name in _COPIES) <= threshold
+
+
+def evaluate_run(
+    model: "Mandorla",
+    settings: EvaluateConfig,
+    progress: Progress | None = None,
+    data: Splits | None = None,
+    baseline: "Mandorla | None" = None,
+    out: Path | None = None,
+    changed: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure `model` on the test part of `data`, by default its own, and write what was found into `out`.
+
+    Returns what `metrics.json` holds: `records`, `settings`, what of them was `changed` for this call, `seed`, names of
+    the `pictures`, and `seconds` by step. `out` is by default the run folder. Raises `MandorlaError` where settings,
+    data or baseline do not fit the model.
+    """
+    _check(model, settings, baseline)
+    clock = _Clock(progress or (lambda what, share: None), settings.suites)
+    out = Path(out or model.run)
+    records: list[Record] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: test samples are what they are
-        clock.start("codes", 0.45)
-        train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
-        test = gather(model, data.test, choose(data.test, settings.num_test, seed), judges)
-        clock.start("samples", 0.55)
-        samples = model.sample(settings.num_generated, seed=seed)
-        translated = data.test.batch(choose(data.test, settings.num_translated, seed))
-        translations: dict[str, Images] = {}
-        for given, wanted in routes(settings, names):
-            translations.setdefault(given, {})[wanted] = torch.empty(0)
-        for given, of_wanted in translations.items():
-            translations[given] = model.translate(
-                {given: translated.x[given]}, list(of_wanted), num_samples=settings.num_samples, seed=seed
-            )
-        reconstructions = model.decode(model.encode(translated.x, translated.present))
-    subject = Subject(model, settings, seed, judges, train, test, samples, translated, translations, reconstructions)
-    records: list[Record] = []
-    for what, share, figures in (
-        ("probes", 0.7, class_figures),
-        ("coherence", 0.8, coherence_figures),
-        ("likeness", 0.9, translation_figures),
-        ("lesions", 0.93, lesion_figures),
-    ):
-        clock.start(what, share)
-        records += figures(subject)
-    copies, neighbours = copy_figures(subject)
-    records += copies
-    clock.start("pictures", 0.95)
-    pictures = draw_all(subject, neighbours, data.train)
-    clock.start("done", 1.0)
-    numbers = {"train": len(train.indices), "test": len(test.indices), "generated": settings.num_generated}
-    numbers |= {"samples": settings.num_samples, "translated": len(translated.ids)}
-    numbers |= {"judged": settings.judge_steps * settings.judge_batch_size}
+        clock.start("data")
+        subject = Subject(model, data or model.data(), settings, baseline)
+        for name, (_, suites) in _PREPARED.items():
+            if suites & set(settings.suites):
+                clock.start(name)
+                getattr(subject, name)
+        for suite, (_, figures) in _FIGURES.items():
+            if suite in settings.suites:
+                clock.start(suite)
+                records += figures(subject)
+        clock.start("pictures")
+        pictures = draw_all(subject)
+    clock.start("done")
     metrics = {
         "records": [record.to_json() for record in records],
         "settings": settings.model_dump(mode="json"),
-        "seed": seed,
+        "changed": list(changed),
+        "data": model.recipe.data.kind if data is None else "other",
+        "baseline": str(baseline.run) if baseline else None,
+        "seed": subject.seed,
+        "pictures": [picture.name for picture in pictures],
         "seconds": clock.seconds,
     }
-    facts = {"seed": seed, "data": model.recipe.data.kind, "modalities": ", ".join(names)}
-    facts |= {"test samples": len(test.indices), "evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
-    notes = [text.format(**numbers) for text in PROTOCOL] + _left_out(settings, judges) + _borrowed(model)
-    page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
+    facts = {"seed": subject.seed, "data": metrics["data"], "modalities": ", ".join(subject.names)}
+    facts |= {"test samples": len(subject.data.test), "evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
+    if len(settings.suites) < len(SUITES):
+        facts["measured"] = ", ".join(settings.suites)
+    if changed:
+        facts["for this call"] = " ".join(changed)
+    page = render(Path(model.run).resolve().name, records, pictures, protocol(subject), facts, dump(model.recipe))
+    old = read_json(out / FILE).get("pictures", []) if (out / FILE).is_file() else []
+    (out / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        _write(run / "pictures" / f"{picture.name}.png", picture.png)
-    _write(run / "report.html", page.encode())
-    _write(run / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
+        write_bytes(out / PICTURES / f"{picture.name}.png", picture.png)
+    for name in set(old) - set(metrics["pictures"]):
+        (out / PICTURES / f"{name}.png").unlink(missing_ok=True)
+    write_text(out / REPORT, page)
+    write_text(out / FILE, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def _left_out(settings: EvaluateConfig, judges: dict[str, Judge]) -> list[str]:
-    judged = {factor for judge in judges.values() for factor in judge.heads}
-    left_out = {
-        settings.label: "what a class label is needed for (ceiling, probes, coherence)",
-        settings.lesion: "the lesion test",
-    }
-    return [
-        f"Left out: {what}; this data has no classes '{factor}' of every sample."
-        for factor, what in left_out.items()
-        if factor not in judged
-    ]
+def _check(model: "Mandorla", settings: EvaluateConfig, baseline: "Mandorla | None") -> None:
+    """Raise MandorlaError, before anything is computed, where something does not fit the model."""
+    names = [modality.name for modality in model.modalities]
+    for name in (name for route in settings.routes for name in route):
+        if name not in names:
+            raise MandorlaError(f"evaluate.routes: unknown modality {name!r}; this model has {', '.join(names)}")
+    if "fidelity" in settings.suites:
+        for path in settings.features.values():
+            OnnxNetwork(Path(path))
+    if baseline:
+        from mandorla.data.record import recorded_fingerprint
+
+        if "translation" not in settings.suites:
+            raise MandorlaError("a baseline is compared in translation: add it to --suite, or leave --baseline out")
+        if baseline.modalities != model.modalities or recorded_fingerprint(baseline.run) != recorded_fingerprint(
+            model.run
+        ):
+            raise MandorlaError(
+                f"{baseline.run}: was trained on other data, or on another division of them, than {model.run}; a"
+                " baseline needs the same data settings and seed"
+            )
 
 
-def _borrowed(model: "Mandorla") -> list[str]:
-    """Say so where stage 2 does not generate the shared part."""
-    mode = model.recipe.diffusion.mode
-    text = f"Stage 2 was trained in mode {mode}: jointly generated tuples have the shared part of a training sample."
-    return [] if mode == "joint" else [text]
+def other_data(model: "Mandorla", source: str) -> Splits:
+    """Return the run's data with the test part of the recipe `source`, on the run's scale of intensities.
 
+    Raises MandorlaError if it has other modalities than the model, or other classes of one label.
+    """
+    from mandorla.data import load_data
+    from mandorla.data.stored import with_intensity
+    from mandorla.recipe import read_recipe
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        part.write_bytes(content)
+    recipe = read_recipe(source)
+    other = load_data(recipe.data, recipe.seed)
+    if set(other.modalities) != set(model.modalities):
+        text = [", ".join(f"{m.name} {m.shape}" for m in each.modalities) for each in (other, model)]
+        raise MandorlaError(f"--data {source}: has the modalities {text[0]}; this model needs {text[1]}")
+    own = model.data()
+    for label in own.classes.keys() & other.classes.keys():
+        if own.classes[label] != other.classes[label]:
+            raise MandorlaError(
+                f"--data {source}: the label {label!r} has the classes {', '.join(other.classes[label])}, in the run"
+                f" {', '.join(own.classes[label])}: give them the same names, all of them in both"
+            )
+    return Splits(
+        own.train, own.val, with_intensity(other, model.intensity).test, own.intensity, own.classes, own.contents
+    )
 
 
 class _Clock:
     """Tell the progress, and keep the seconds that each step took."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, suites: Sequence[Suite]) -> None:
         self.progress, self.seconds = progress, {}
-        self._what, self._since = "", 0.0
+        self._what, self._since, self._behind = "", 0.0, 0
+        chosen = set(suites)
+        self._work = {name: work for name, (work, needed_by) in _PREPARED.items() if chosen & needed_by}
+        self._work |= {name: work for name, (work, _) in _FIGURES.items() if name in chosen}
+        self._work |= {"data": 2, "pictures": 3}
 
-    def start(self, what: str, share: float) -> None:
+    def start(self, what: str) -> None:
         now = time.perf_counter()
         if self._what:
-            self.seconds[self._what] = round(now - self._since, 2)
+            self.seconds[self._what] = round(self.seconds.get(self._what, 0) + now - self._since, 2)
+            self._behind += self._work[self._what]
         self._what, self._since = what, now
-        self.progress(what, share)
+        self.progress(what, self._behind / sum(self._work.values()))

@@ -18,7 +18,9 @@ from torch import Tensor
 from mandorla.data.dataset import Dataset, Splits
 from mandorla.errors import MandorlaWarning
 from mandorla.evaluate.coherence import conditional_coherence, donors
-from mandorla.evaluate.figures import Codes, class_figures, over_views
+from mandorla.evaluate.figures.classes import class_figures
+from mandorla.evaluate.figures.separation import separation_figures
+from mandorla.evaluate.figures.subject import Codes, over_views
 from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.images import psnr
 from mandorla.evaluate.judges import Judge
@@ -26,13 +28,11 @@ from mandorla.evaluate.record import Record
 from mandorla.latents import Latents
 from mandorla.vae.latent_cache import encode_batch
 from mandorla.vae.losses import kl
-from mandorla.vae.separation import separation
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
 
 _CHUNK = 250
-_SEPARATED = 512  # samples that the separation is measured on at once
 
 
 def stage1_figures(model: "Mandorla", judges: Mapping[str, Judge], data: Splits) -> list[Record]:
@@ -47,7 +47,7 @@ def stage1_figures(model: "Mandorla", judges: Mapping[str, Judge], data: Splits)
         train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
         val = gather(model, data.val, choose(data.val, settings.num_test, seed), judges)
     codes = Codes(model, settings, seed, judges, train, val)
-    records = [_size(codes), *_likeness(codes, data.val), *_separation(codes, data.val)]
+    records = [_size(codes), *_likeness(codes, data.val), *separation_figures(codes, data.val)]
     records += class_figures(codes) + coherence_without_prior(codes)
     return [replace(record, definition=record.definition.replace(" test ", " validation ")) for record in records]
 
@@ -80,23 +80,6 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
             s.record(f"reconstruction/{name}", scores, f"PSNR of {name}, decoded from c and u.", unit="dB")
             for name, scores in joined[1].items()
         ),
-    ]
-
-
-def _separation(s: Codes, val: Dataset) -> list[Record]:
-    """Measure, without labels, how far c and u are apart: see `mandorla.vae.separation`."""
-    order = np.random.default_rng(s.seed).permutation(s.test.indices)
-    parts = np.array_split(order, max(1, round(len(order) / _SEPARATED)))
-    found = [separation(s.model.vae, val.batch(part).to(s.model.device)) for part in parts]
-    texts = {
-        "shared_kept": ("Share of c that is read again after a swap.", "higher"),
-        "private_kept": ("Share of u that is read again after a swap.", "higher"),
-        "private_known": ("Leak: share of u that kernel ridge regression foretells from c.", "lower"),
-    }
-    return [
-        replace(s.record(f"separation/{name}", np.array([part[name] for part in found]), *text), n=len(order))
-        for name, text in texts.items()
-        if all(name in part for part in found)
     ]
 
 

@@ -1,0 +1,101 @@
+"""What the shared and the private parts know of the class and of each modality's own factor, by probes."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from mandorla.evaluate.figures.subject import Codes, over_views
+from mandorla.evaluate.record import Record
+
+
+def class_figures(subject: Codes) -> list[Record]:
+    """Measure what the shared and private parts know of the class and of the private factor."""
+    s, views, train, test = subject, subject.views, subject.train, subject.test
+    if not views:
+        return []
+    label, chance = s.settings.label, s.chance(s.settings.label)
+    judged = {view: s.judged(label, view) for view in views}
+    ceiling = float(np.mean(over_views(judged)))
+    records = [
+        s.record(
+            "ceiling/class",
+            over_views(judged),
+            f"Accuracy of '{label}' by a supervised classifier per view on real test images, mean over views.",
+            chance=chance,
+        )
+    ]
+    shared = {v: s.read_off("linear", train.alone[v], label, v, test.alone[v]) for v in views}
+    linear, mlp = (
+        {v: s.read_off(kind, train.latents.private[v], label, v, test.latents.private[v]) for v in views}
+        for kind in ("linear", "mlp")
+    )
+    probes = {
+        "shared/class": (shared, "Logistic regression of '{}' on the shared part read from one view alone", "higher"),
+        "private/class linear": (linear, "Leak: logistic regression of '{}' on the private part", "lower"),
+        "private/class mlp": (mlp, "Leak: a probe with 256 hidden units for '{}' on the private part", "lower"),
+    }
+    for name, (scores, text, better) in probes.items():
+        reference = {"chance": chance, "ceiling": ceiling, "better": better}
+        text = text.format(label)
+        records.append(s.record(name, over_views(scores), f"{text}, mean over views.", **reference))
+        for view, right in scores.items():
+            reference["ceiling"] = float(judged[view].mean())
+            records.append(s.record(f"{name}/{view}", right, f"{text}, {view}.", **reference))
+    if all(present.all() for part in (train, test) for present in part.present.values()):
+        votes = sum(np.log(test.verdicts[view][label] + 1e-9) for view in views).argmax(1) == test.factors[label]
+        right = s.read_off("linear", train.latents.shared, label, views[0], test.latents.shared)
+        text = f"Logistic regression of '{label}' on the shared part read from all views; ceiling: all judges together."
+        records.append(s.record("shared/class/all", right, text, chance=chance, ceiling=float(votes.mean())))
+    reference = {"chance": chance, "ceiling": ceiling}
+    return records + _residual_figures(subject, reference) + _private_factor_figures(subject)
+
+
+def _residual_figures(subject: Codes, reference: dict[str, float]) -> list[Record]:
+    """Measure what the residual private parts know of the class, beside the private parts of the same few samples."""
+    s, num = subject, subject.settings.num_residual
+    if not num or s.model.recipe.diffusion.mode == "private":
+        return []
+    few = replace(s, train=s.train.thinned(num), test=s.test.thinned(num))
+    plain = few.train.latents, few.test.latents
+    codes = {"plain": plain, "residual": [s.model.to_residual(latents) for latents in plain]}
+    records = []
+    for kind, text in (("linear", "logistic regression"), ("mlp", "a probe with 256 hidden units")):
+        scores = {
+            name: over_views({v: few.read_off(kind, a.private[v], s.settings.label, v, b.private[v]) for v in s.views})
+            for name, (a, b) in codes.items()
+        }
+        text = (
+            f"Leak: {text} of '{s.settings.label}' on the residual private part, fitted on {len(plain[0])} samples,"
+            " mean over views; control: the private part itself, on the same samples."
+        )
+        control = float(scores["plain"].mean())
+        records.append(
+            s.record(f"private/residual/class {kind}", scores["residual"], text, "lower", control=control, **reference)
+        )
+    return records
+
+
+def _private_factor_figures(subject: Codes) -> list[Record]:
+    s, kind = subject, subject.settings.private_label
+    factors = {view: f"{kind}_{view}" for view in s.views if f"{kind}_{view}" in s.judges[view].heads}
+    if not factors:
+        return []
+    reference = {
+        "chance": float(np.mean([s.chance(factor) for factor in factors.values()])),
+        "ceiling": float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
+    }
+    private = {
+        v: s.read_off("linear", s.train.latents.private[v], f, v, s.test.latents.private[v]) for v, f in factors.items()
+    }
+    shared = {v: s.read_off("linear", s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
+    text = f"ogistic regression of each view's own '{kind}' on its"
+    return [
+        s.record(f"private/{kind}", over_views(private), f"L{text} private part, mean over views.", **reference),
+        s.record(
+            f"shared/{kind}",
+            over_views(shared),
+            f"Leak: l{text} shared part, mean over views.",
+            better="lower",
+            **reference,
+        ),
+    ]

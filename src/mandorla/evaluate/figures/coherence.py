@@ -1,0 +1,155 @@
+"""Whether generated views belong together: given some views, after a swap, and out of nothing."""
+
+import numpy as np
+
+from mandorla.evaluate.coherence import (
+    agreement,
+    chance_agreement,
+    coherence_from,
+    conditional_coherence,
+    histogram_distance,
+    independent_views,
+    judge_all,
+    swapped,
+)
+from mandorla.evaluate.figures.subject import Subject, over_views
+from mandorla.evaluate.judges import Judge
+from mandorla.evaluate.record import Record, bootstrap_error
+
+
+def coherence_figures(subject: Subject) -> list[Record]:
+    """Measure whether generated views belong together: given one view or more, after a swap, and out of nothing."""
+    s, label = subject.codes, subject.settings.label
+    views, rows = s.views, s.complete[: s.settings.num_generated]
+    if not views or len(rows) < 2:
+        return []
+    judges = {view: s.judges[view] for view in views}
+    ceiling = float(np.mean(over_views({view: s.judged(label, view) for view in views})))
+    reference = {"chance": s.chance(label), "ceiling": ceiling}
+    truth = s.test.factors[label][rows]
+    alone = {view: s.test.alone[view][rows] for view in views}
+    own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
+    latents = s.test.latents[rows]
+    swaps, donor = swapped(s.model, latents, s.seed)
+    swapped_classes = judge_all(judges, swaps, label)
+    kept = (swapped_classes == truth).mean(0)
+    real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
+    drawn = "with its private part drawn from p(private | shared), is judged to show the source's class"
+    records = [
+        s.record(
+            "coherence/self", own, f"Share in which a view, decoded from its own shared part {drawn}.", **reference
+        ),
+        s.record(
+            "coherence/cross",
+            cross,
+            f"Share in which a view, decoded from another view's shared part {drawn}.",
+            **reference,
+        ),
+        *_by_number(subject, judges, rows, reference),
+        s.record(
+            "swap/class",
+            kept,
+            "Share in which a view, decoded with the private part of another sample, keeps its class, mean over views.",
+            **reference,
+        ),
+        s.record(
+            "swap/agreement",
+            agreement(swapped_classes),
+            "Share of such swapped tuples in which the judges of all views name one class; ceiling: real test tuples.",
+            chance=chance_agreement(truth, len(judges)),
+            ceiling=float(agreement(real).mean()),
+        ),
+    ]
+    few = min(s.settings.num_residual, len(rows))
+    if few and s.model.recipe.diffusion.mode != "private":
+        swaps_of_residual, _ = swapped(s.model, latents[:few], s.seed, residual=True)
+        records.append(
+            s.record(
+                "swap/class residual",
+                (judge_all(judges, swaps_of_residual, label) == truth[:few]).mean(0),
+                "As swap/class, with the residual private part of the other sample: its manner under this shared part.",
+                **reference,
+            )
+        )
+    kind = s.settings.private_label
+    if all(f"{kind}_{view}" in s.judges[view].heads for view in views):
+        factors = {view: f"{kind}_{view}" for view in views}
+        moved = [s.judges[v].classes(swaps[v], f) == s.test.factors[f][rows][donor] for v, f in factors.items()]
+        records.append(
+            s.record(
+                f"swap/{kind}",
+                np.mean(moved, axis=0),
+                f"Share in which a view, decoded with the private part of another sample, takes over its '{kind}'.",
+                chance=float(np.mean([s.chance(factor) for factor in factors.values()])),
+                ceiling=float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
+            )
+        )
+    return records + _joint_figures(subject, judges, truth, real)
+
+
+def _by_number(
+    subject: Subject, judges: dict[str, Judge], rows: np.ndarray, reference: dict[str, float]
+) -> list[Record]:
+    """Measure coherence from two views upward: of views that are not given, and from all views of each."""
+    s, label = subject.codes, subject.settings.label
+    batch = subject.data.test.batch(s.test.indices[rows])
+    truth = s.test.factors[label][rows]
+    records = []
+    for num in range(2, len(judges) + 1):
+        scores = coherence_from(s.model, judges, label, batch.x, truth, num, s.seed)
+        kind, whose = ("cross", "a view that is not given") if num < len(judges) else ("self", "each view")
+        text = (
+            f"Share in which {whose}, decoded from the shared part of {num} random views with its private part drawn"
+            " from p(private | shared), is judged to show the source's class."
+        )
+        records.append(s.record(f"coherence/{kind} from {num}", scores, text, **reference))
+    return records
+
+
+def _joint_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray, real: np.ndarray) -> list[Record]:
+    s, label, kind = subject.codes, subject.settings.label, subject.settings.private_label
+    made = subject.samples
+    classes = judge_all(judges, made.x, label)
+    mixed = judge_all(judges, independent_views(s.model, made.latents, s.seed), label)
+    records = [
+        s.record(
+            "joint/agreement",
+            agreement(classes),
+            "Share of jointly generated tuples in which the judges of all views name one class; control: every view"
+            " decoded with the shared part of another tuple; ceiling: real test tuples.",
+            chance=chance_agreement(truth, len(judges)),
+            ceiling=float(agreement(real).mean()),
+            control=float(agreement(mixed).mean()),
+        )
+    ]
+    factors = {"class": {view: label for view in judges}}
+    if all(f"{kind}_{view}" in judge.heads for view, judge in judges.items()):
+        factors[kind] = {view: f"{kind}_{view}" for view in judges}
+    for name, of_view in factors.items():
+        records.append(_histogram_figure(subject, name, of_view))
+    return records
+
+
+def _histogram_figure(subject: Subject, name: str, factor_of: dict[str, str]) -> Record:
+    """Compare how often each class of a factor is generated with how often it is real, mean over views."""
+    s, x = subject.codes, subject.samples.x
+    rng = np.random.default_rng(s.seed)
+    distances, errors, floors = [], [], []
+    for view, factor in factor_of.items():
+        num = s.judges[view].heads[factor].out_features
+        seen = s.test.verdicts[view][factor][s.test.present[view]].argmax(1)
+        made = s.judges[view].classes(x[view], factor)
+        distances.append(histogram_distance(made, seen, num))
+        errors.append(bootstrap_error(lambda a, b=seen, n=num: histogram_distance(a, b, n), (made,), s.seed))
+        floors += [histogram_distance(rng.choice(seen, size=len(made)), seen, num) for _ in range(20)]
+    return Record(
+        f"joint/{name} histogram",
+        float(np.mean(distances)),
+        float(np.mean(errors)),
+        len(made),
+        f"Total variation between the {name} shares of generated and real images as judged, mean over views; ceiling:"
+        " as many real images drawn anew.",
+        "lower",
+        ceiling=float(np.mean(floors)),
+        seed=s.seed,
+    )

@@ -1,0 +1,43 @@
+"""Whether generated tuples are copies of training tuples."""
+
+import numpy as np
+
+from mandorla.evaluate.audit import suspicious
+from mandorla.evaluate.figures.subject import Subject
+from mandorla.evaluate.record import Record, standard_error
+
+
+def copy_figures(subject: Subject) -> list[Record]:
+    """Measure how close generated tuples lie to training tuples, beside how close unseen real ones do."""
+    found = subject.audit
+    if found is None:
+        return []
+    texts = {
+        "distance": "whose distance to the nearest training tuple",
+        "ratio": "whose distance to the nearest training tuple, divided by that to the next ten,",
+    }
+    records = []
+
+    def add(name: str, scores: np.ndarray, definition: str, **reference: float) -> None:
+        """Add a share that is the lower the better."""
+        value, error = float(scores.mean()), standard_error(scores)
+        records.append(Record(name, value, error, len(scores), definition, "lower", **reference, seed=subject.seed))
+
+    for space, where in (("pixels", "in pixels"), ("features", "in the space of features 'random'")):
+        made, real = found.made[space], found.held_out[space]
+        for name, text in texts.items():
+            add(
+                f"copies/{name} in {space}",
+                suspicious(getattr(made, name), getattr(real, name)),
+                f"Share of generated tuples {text} is below the first percentile of real test ones {where}; ceiling:"
+                " that share.",
+                ceiling=0.01,
+            )
+        add(
+            f"copies/nearer in {space}",
+            found.nearer[space],
+            f"Share of generated tuples that are nearer, {where}, to {found.compared} training tuples than to as many"
+            " test ones; chance: half.",
+            chance=0.5,
+        )
+    return records

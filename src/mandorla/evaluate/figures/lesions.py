@@ -1,0 +1,72 @@
+"""Whether a lesion that one modality shows stays in its private part, unknown to the other modalities."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mandorla.evaluate.figures.subject import Subject
+from mandorla.evaluate.lesions import contrast_share
+from mandorla.evaluate.probes import auc
+from mandorla.evaluate.record import Record, bootstrap_error
+
+
+def lesion_figures(subject: Subject) -> list[Record]:
+    """Measure whether a lesion that one modality shows stays in its private part, unknown to the other modalities."""
+    s, factor, shown = subject.codes, subject.settings.lesion, subject.settings.lesion_modality
+    if shown not in s.judges or factor not in s.judges[shown].heads:
+        return []
+    truth = s.truth(factor, shown)
+    seen = auc(s.test.verdicts[shown][factor][s.test.present[shown]][:, 1], truth)
+    others = [name for name in s.names if name != shown]
+    records = []
+
+    def add(name: str, scores: np.ndarray, truth: np.ndarray, definition: str, **reference: Any) -> None:
+        error = bootstrap_error(auc, (scores, truth), s.seed)
+        reference |= {"chance": 0.5, "ceiling": seen, "seed": s.seed}
+        text = f"{definition} (area under the ROC curve); ceiling: a supervised classifier on real {shown}."
+        records.append(Record(name, auc(scores, truth), error, len(truth), text, **reference))
+
+    for name in others:
+        scores = s.probed("linear", s.train.alone[name], factor, name, s.test.alone[name])[:, 1]
+        blind = auc(s.test.verdicts[name][factor][s.test.present[name]][:, 1], s.truth(factor, name))
+        text = f"Logistic regression of the lesion on the shared part of {name}; control: a classifier on real {name}"
+        add(f"lesion/known from {name}", scores, s.truth(factor, name), text, better="lower", control=blind)
+    scores = s.probed("linear", s.train.latents.private[shown], factor, shown, s.test.latents.private[shown])[:, 1]
+    add(
+        f"lesion/known from private {shown}",
+        scores,
+        truth,
+        f"Logistic regression of the lesion on {shown}'s private part",
+    )
+
+    batch, judge = subject.translated, s.judges[shown]
+    for name in others:
+        rows = (batch.present[name] & batch.present[shown]).numpy()
+        made = subject.translations[name][shown][:, rows]
+        scores = np.stack([judge.probabilities(x, factor)[:, 1] for x in made])
+        present = batch.factors[factor][rows]
+        text = f"Lesion seen by the judge in a {shown} generated from {name}, against the {shown} that belongs to it"
+        add(f"lesion/foretold from {name}", scores.mean(0), present, text, better="lower")
+        real = judge.probabilities(batch.x[shown][rows], factor)[:, 1] > 0.5
+        records.append(
+            s.record(
+                f"lesion/rate from {name}",
+                (scores > 0.5).mean(0),
+                f"Share of {shown} images generated from {name} that show a lesion to the judge; ceiling: real ones.",
+                ceiling=float(real.mean()),
+            )
+        )
+    if "lesion_mask" in batch.factors and len(batch.x[shown][0]) == 1:
+        rows = batch.present[shown].numpy()
+        x, mask = batch.x[shown][rows], batch.factors["lesion_mask"][rows]
+        healthy = s.train.means[shown].expand_as(x)
+        if f"clean_{shown}" in batch.factors:
+            healthy = torch.as_tensor(batch.factors[f"clean_{shown}"])[rows]
+        text = (
+            f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one; chance: the same place"
+            " without a lesion (of the mean image, where the data does not tell)."
+        )
+        share, chance = (contrast_share(image, x, mask) for image in (subject.reconstructions[shown][rows], healthy))
+        records.append(s.record("lesion/contrast kept", share, text, chance=float(chance.mean()), ceiling=1.0))
+    return records

@@ -1,0 +1,159 @@
+"""How far c and u are apart without any label: swaps read again, retrieval, information, variance explained."""
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.data.dataset import Dataset
+from mandorla.evaluate.coherence import donors
+from mandorla.evaluate.figures.subject import Codes, Subject, with_mean
+from mandorla.evaluate.information import critic_information, gaussian_information, principal
+from mandorla.evaluate.record import Record
+from mandorla.evaluate.retrieval import ranks, recall_at
+from mandorla.latents import SHARED, Components
+from mandorla.vae.latent_cache import encode_batch
+from mandorla.vae.separation import separation
+
+_SEPARATED = 512  # samples that the separation is measured on at once
+_DONORS = 8  # other samples whose parts stand in for a part that is not known
+_MOST = 1000  # candidates of a retrieval, pairs of codes that information is measured on
+_FEW = 40  # samples below which no critic is trained
+
+
+def separation_figures(s: Codes, part: Dataset) -> list[Record]:
+    """Measure on the test samples of `part` what of c and u survives a swap: see `mandorla.vae.separation`."""
+    order = np.random.default_rng(s.seed).permutation(s.test.indices)
+    groups = np.array_split(order, max(1, round(len(order) / _SEPARATED)))
+    found = [separation(s.model.vae, part.batch(rows).to(s.model.device)) for rows in groups]
+    texts = {
+        "shared_kept": ("Share of c that is read again after a swap.", "higher"),
+        "private_kept": ("Share of u that is read again after a swap.", "higher"),
+        "private_known": ("Leak: share of u that kernel ridge regression foretells from c.", "lower"),
+    }
+    return [
+        replace(s.record(f"separation/{name}", np.array([each[name] for each in found]), *text), n=len(order))
+        for name, text in texts.items()
+        if all(name in each for each in found)
+    ]
+
+
+def retrieval_figures(s: Codes) -> list[Record]:
+    """Measure how often the shared part of one modality finds that of another among many test samples."""
+    records, scores = [], {}
+    for given, wanted in permutations(s.names, 2):
+        rows = np.flatnonzero(s.test.present[given] & s.test.present[wanted])[:_MOST]
+        if len(rows) < 2:
+            continue
+        found = ranks(s.test.alone[given][rows], s.test.alone[wanted][rows])
+        for k, right in recall_at(found).items():
+            scores.setdefault(k, {})[f"{given} to {wanted}"] = right
+    for k, of_route in scores.items():
+        text = (
+            f"Share in which the shared part read from one modality finds its partner's among {{num}} test samples,"
+            f" within the first {k} by cosine."
+        )
+        for name, right in with_mean(of_route).items():
+            num = len(right) if name else min(map(len, of_route.values()))
+            chance = min(1.0, k / num)
+            records.append(s.record(f"retrieval/recall at {k}{name}", right, text.format(num=num), chance=chance))
+    return records
+
+
+def information_figures(subject: Subject) -> list[Record]:
+    """Estimate I(c; u) of each modality by two estimators; the control is what permuted pairs give: their zero.
+
+    u is drawn from q(u | x, c): posterior means tell of c even in channels that carry nothing, below their noise.
+    """
+    s, data = subject.codes, subject.data
+    texts = {
+        "gaussian": "I(c; u) as if both were Gaussian, from their canonical correlations",
+        "critic": "I(c; u) by a critic trained on training samples (InfoNCE), measured on test samples",
+    }
+    train, here = _drawn(subject, data.train, s.train.indices)
+    test, there = _drawn(subject, data.test, s.test.indices)
+    values: dict[str, list[Record]] = {}
+    for name in s.names:
+        rows, new = (np.flatnonzero(present[name]) for present in (here, there))
+        if min(len(rows), len(new)) < _FEW:
+            continue
+        new = new[:_MOST]
+        (c, new_c), (u, new_u) = (principal(train[part][rows], test[part][new]) for part in (SHARED, name))
+        found = {"critic": critic_information(c, u, new_c, new_u, seed=s.seed)}
+        if len(rows) > 2 * (c.shape[1] + u.shape[1]):
+            found["gaussian"] = gaussian_information(c, u, seed=s.seed)
+        for kind, estimate in found.items():
+            num, zero = len(rows) if kind == "gaussian" else len(new), estimate.zeros
+            text = f"Leak: {texts[kind]}; ±: spread of the control, pairs permuted {len(zero)} times."
+            record = Record(f"information/{kind}/{name}", estimate.nats, float(zero.std()), num, text, "lower")
+            values.setdefault(kind, []).append(
+                replace(record, control=float(zero.mean()), seed=s.seed, unit="nats", p=estimate.p)
+            )
+    records = []
+    for kind, each in values.items():
+        mean = {key: float(np.mean([getattr(record, key) for record in each])) for key in ("value", "error", "control")}
+        text = f"{each[0].definition[:-1]}; mean over modalities."
+        records += [replace(each[0], name=f"information/{kind}", definition=text, p=None, **mean), *each]
+    return records
+
+
+def _drawn(subject: Subject, dataset: Dataset, indices: np.ndarray) -> tuple[Components, dict[str, Tensor]]:
+    """Return c and u, drawn from its posterior, of the samples at `indices`, and which modalities they have."""
+    vae, parts = subject.model.vae, []
+    with torch.random.fork_rng():
+        torch.manual_seed(subject.seed)
+        for start in range(0, len(indices), _SEPARATED):
+            batch = dataset.batch(indices[start : start + _SEPARATED]).to(subject.model.device)
+            encoded = encode_batch(vae, batch.x, batch.present)
+            parts.append((encoded.draw(), batch.present))
+    drawn, present = (
+        {key: torch.cat([part[key] for part in each]).cpu() for key in each[0]} for each in zip(*parts, strict=True)
+    )
+    return drawn, present
+
+
+def explained_figures(subject: Subject) -> list[Record]:
+    """Measure how much of the variance of x the decoder explains by c alone and by u alone, the other one unknown.
+
+    What is unknown is averaged over: x is decoded with that part of several other samples, which stand for all.
+    """
+    s, x = subject.codes, subject.complete(len(subject.translated.ids))
+    num = len(next(iter(x.values())))
+    if num <= _DONORS:
+        return []
+    latents = s.model.encode(x)
+    others = [torch.as_tensor(donors(num, s.seed + draw)) for draw in range(_DONORS)]
+    guesses = {
+        "shared alone": [s.model.swap(shared_from=latents, private_from=latents[donor]) for donor in others],
+        "private alone": [s.model.swap(shared_from=latents[donor], private_from=latents) for donor in others],
+        "both": [s.model.decode(latents)],
+    }
+    share = {
+        kind: {name: _explained(z, torch.stack([each[name] for each in made])) for name, z in x.items()}
+        for kind, made in guesses.items()
+    }
+    records = []
+    for kind in ("shared alone", "private alone"):
+        text = (
+            f"Share of the variance of x that is explained by the {kind}, the other part averaged over {_DONORS} other"
+            " samples; ceiling: by both."
+        )
+        for name, scores in with_mean(share[kind]).items():
+            ceiling = float(with_mean(share["both"])[name].mean())
+            records.append(s.record(f"explained/{kind}{name}", scores, text, chance=0.0, ceiling=ceiling))
+    return records
+
+
+def _explained(x: Tensor, guesses: Tensor) -> np.ndarray:
+    """Return scores `(B,)` whose mean is the share of the variance of `x` `(B, ...)` explained by what `guesses` mean.
+
+    `guesses` `(K, B, ...)` are draws: the variance of the mean of so few is taken off its error.
+    """
+    x, guesses = x.cpu().double().flatten(1), guesses.cpu().double().flatten(2)
+    wrong = (x - guesses.mean(0)).square().sum(1)
+    if len(guesses) > 1:
+        wrong = wrong - guesses.var(0).sum(1) / len(guesses)
+    spread = (x - x.mean(0)).square().sum(1)
+    return (1 - wrong / spread.mean().clamp_min(1e-12)).numpy()

@@ -1,0 +1,212 @@
+"""What is measured: a model, its data, and what both gave, computed when a figure first asks for it and once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.data.dataset import Batch, Splits
+from mandorla.evaluate.audit import Audit, audit
+from mandorla.evaluate.features import Networks, feature_spaces
+from mandorla.evaluate.gather import Gathered, choose, gather
+from mandorla.evaluate.judges import Judge, find_judges
+from mandorla.evaluate.probes import Kind, chance_share, features, hits, probe
+from mandorla.evaluate.record import Record, standard_error
+from mandorla.evaluate.settings import EvaluateConfig, Suite
+
+if TYPE_CHECKING:
+    from mandorla.model import Mandorla, Samples
+
+Images = dict[str, Tensor]
+Route = tuple[str, str]  # given, wanted
+JUDGED: set[Suite] = {"disentanglement", "coherence", "fidelity"}  # what classifiers are needed for
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Hold what is measured of codes: the model, its judges, the gathered training and test samples."""
+
+    model: "Mandorla"
+    settings: EvaluateConfig
+    seed: int
+    judges: Mapping[str, Judge]
+    train: Gathered
+    test: Gathered
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the modalities."""
+        return [modality.name for modality in self.model.modalities]
+
+    @property
+    def views(self) -> list[str]:
+        """Return the modalities whose class is judged: all of them or, where the data has no class, none."""
+        return [name for name, judge in self.judges.items() if self.settings.label in judge.heads]
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Return the places of the test samples that lack no modality, `(n,)`."""
+        return np.flatnonzero(np.all(list(self.test.present.values()), axis=0))
+
+    def record(
+        self,
+        name: str,
+        scores: np.ndarray,
+        definition: str,
+        better: Literal["higher", "lower"] = "higher",
+        chance: float | None = None,
+        ceiling: float | None = None,
+        control: float | None = None,
+        unit: str = "",
+    ) -> Record:
+        """Return the mean of `scores` `(N,)` and its standard error as a record."""
+        value, error, seed = float(np.mean(scores)), standard_error(scores), self.seed
+        return Record(name, value, error, len(scores), definition, better, chance, ceiling, control, unit, seed)
+
+    def probed(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
+        """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.
+
+        `code` are the training samples' codes, `test` the test samples'.
+        """
+        rows, test_rows = self.train.present[view], self.test.present[view]
+        labels = self.train.factors[factor][rows]
+        return probe(kind, features(code)[rows], labels, features(test)[test_rows], self.seed)
+
+    def truth(self, factor: str, view: str) -> np.ndarray:
+        """Return the true `factor` of the test samples that have `view`."""
+        return self.test.factors[factor][self.test.present[view]]
+
+    def read_off(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
+        """Return where a probe is right about `factor`; arguments as of `probed`."""
+        guess = self.probed(kind, code, factor, view, test)
+        return hits(guess, self.truth(factor, view), self.train.factors[factor][self.train.present[view]])
+
+    def chance(self, factor: str) -> float:
+        """Return the accuracy of the best constant answer."""
+        return chance_share(self.train.factors[factor], self.test.factors[factor])
+
+    def judged(self, factor: str, view: str) -> np.ndarray:
+        """Return where the judge of `view` is right about `factor` on real test images: the ceiling."""
+        rows = self.test.present[view]
+        return self.test.verdicts[view][factor][rows].argmax(1) == self.test.factors[factor][rows]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Hold a model, the data it is measured on, and the run whose translations are to be beaten, if there is one.
+
+    The rest is computed when it is first asked for.
+    """
+
+    model: "Mandorla"
+    data: Splits
+    settings: EvaluateConfig
+    baseline: "Mandorla | None" = None
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of all that is random."""
+        return self.model.recipe.seed
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the modalities."""
+        return [modality.name for modality in self.model.modalities]
+
+    @property
+    def routes(self) -> list[Route]:
+        """Return the translations to measure: those asked for or all ordered pairs."""
+        return list(self.settings.routes or permutations(self.names, 2))
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """Return the classifiers of the data's labels, none where no figure needs them."""
+        if not JUDGED & set(self.settings.suites):
+            return {}
+        path = Path(self.model.run) / "evaluate" / "judges.safetensors"
+        judges = find_judges(path, self.data, self.settings, self.seed, self.model.recipe.device)
+        labels = self.data.test.batch([0]).factors
+        for judge in judges.values():
+            for factor in set(judge.heads) - labels.keys():  # other data than the run's own may lack it
+                del judge.heads[factor]
+        return judges
+
+    @cached_property
+    def spaces(self) -> tuple[dict[str, Networks], list[str]]:
+        """Return the networks of each space of features, and notes on those that were left out."""
+        return feature_spaces(self.model.modalities, self.judges, self.settings.features)
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Return codes, labels and verdicts of training and test samples."""
+        settings, data, model = self.settings, self.data, self.model
+        train = gather(model, data.train, choose(data.train, settings.num_train, self.seed), {})
+        test = gather(model, data.test, choose(data.test, settings.num_test, self.seed), self.judges)
+        return Codes(model, settings, self.seed, self.judges, train, test)
+
+    @cached_property
+    def samples(self) -> "Samples":
+        """Return jointly generated tuples."""
+        return self.model.sample(self.settings.num_generated, seed=self.seed)
+
+    @cached_property
+    def translated(self) -> Batch:
+        """Return the test samples that are translated and reconstructed."""
+        return self.data.test.batch(choose(self.data.test, self.settings.num_translated, self.seed))
+
+    @cached_property
+    def translations(self) -> dict[str, Images]:
+        """Return `translations[given][wanted]`, `(K, B, C, *size)`, of `translated`."""
+        return self._translate(self.model)
+
+    @cached_property
+    def baseline_translations(self) -> dict[str, Images]:
+        """Return the same of the baseline, empty without one."""
+        return self._translate(self.baseline) if self.baseline else {}
+
+    @cached_property
+    def reconstructions(self) -> Images:
+        """Return `translated`, encoded and decoded."""
+        return self.model.decode(self.model.encode(self.translated.x, self.translated.present))
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """Return how close the samples lie to training and to unseen samples; None if no sample has all modalities."""
+        settings = self.settings
+        rows = choose(self.data.train, settings.num_searched or len(self.data.train), self.seed)
+        held_out = choose(self.data.test, settings.num_test, self.seed)
+        return audit(self.samples.x, self.data.train, rows, self.data.test, held_out, self.seed)
+
+    def _translate(self, model: "Mandorla") -> dict[str, Images]:
+        wanted: dict[str, list[str]] = {}
+        for given, name in self.routes:
+            wanted.setdefault(given, []).append(name)
+        x, num = self.translated.x, self.settings.num_samples
+        return {
+            given: model.translate({given: x[given]}, names, num_samples=num, seed=self.seed)
+            for given, names in wanted.items()
+        }
+
+    def complete(self, num: int) -> Images:
+        """Return the images of the first `num` translated test samples that lack nothing."""
+        rows = torch.nonzero(torch.stack(list(self.translated.present.values())).all(0))[:num, 0]
+        return {name: x[rows] for name, x in self.translated.x.items()}
+
+
+def over_views(record_of: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the scores averaged over views, per sample where all views have all samples."""
+    scores = list(record_of.values())
+    if len({len(score) for score in scores}) == 1:
+        return np.mean(scores, axis=0)
+    return np.concatenate(scores)
+
+
+def with_mean(record_of: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the scores averaged over views as "", then those of each view as "/<view>": how names of records end."""
+    return {"": over_views(record_of)} | {f"/{view}": scores for view, scores in record_of.items()}

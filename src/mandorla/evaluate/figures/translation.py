@@ -1,0 +1,203 @@
+"""Likeness of translations and reconstructions to the truth, and whether the spread of samples tells their error."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.evaluate.figures.subject import Route, Subject, over_views
+from mandorla.evaluate.images import foreground, has_ssim, mae, psnr, spread_and_error, ssim
+from mandorla.evaluate.record import Record
+
+LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Literal["higher", "lower"]]] = {
+    "psnr": (psnr, "dB", "higher"),
+    "ssim": (ssim, "", "higher"),
+    "mae": (mae, "", "lower"),
+}
+_ROUTE = "against the truth; chance: the mean training image; control: copying the input; ceiling: the reconstruction."
+_SPREAD = {
+    "ratio": "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground;"
+    " below 1 the model is surer than it is right; ceiling: what right uncertainty gives.",
+    "coverage": "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
+    " ceiling: what right uncertainty gives.",
+    "correlation": "Correlation, over the pixels of the foreground, of the samples' standard deviation with the"
+    " absolute error of their mean; chance: none.",
+}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Hold one figure of one route: a score per subject `(N,)`, those of its references and of the baseline."""
+
+    kind: str
+    scores: np.ndarray
+    text: str
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+    references: dict[str, np.ndarray] = field(default_factory=dict)
+    baseline: np.ndarray | None = None
+
+
+def translation_figures(subject: Subject) -> list[Record]:
+    """Measure the likeness of translations to the truth, beside the mean image, the input and the reconstruction.
+
+    Figures over all routes come first, then those of each, then the reconstructions.
+    """
+    measured = {route: found for route in subject.routes if (found := _measure(subject, route))}
+    overall, single = [], []
+    for (given, wanted), found in measured.items():
+        for figure in found:
+            single += _records(subject, f"translation/{given} to {wanted}/{figure.kind}", figure)
+    for first in next(iter(measured.values()), []):
+        same = [figure for found in measured.values() for figure in found if figure.kind == first.kind]
+        if len(same) == len(measured) > 1:
+            overall += _records(subject, f"translation/{first.kind}", _joined(same))
+    return [*overall, *single, *_reconstruction_figures(subject)]
+
+
+def _measure(subject: Subject, route: Route) -> list[_Measured]:
+    """Return all figures of one route, none where no sample has both modalities."""
+    (given, wanted), batch, means = route, subject.translated, subject.codes.train.means
+    rows = batch.present[given] & batch.present[wanted]
+    if not rows.any():
+        return []
+    samples, truth, copy = subject.translations[given][wanted][:, rows], batch.x[wanted][rows], batch.x[given][rows]
+    others = {"chance": means[wanted].expand_as(truth), "ceiling": subject.reconstructions[wanted][rows]}
+    others |= {"control": copy} if copy.shape == truth.shape else {}
+    group = batch.factors.get("group", np.arange(len(rows)))[rows.numpy()]
+    rivals = subject.baseline_translations[given][wanted][:, rows] if subject.baseline else None
+    num, found = len(samples), []
+
+    def add(kind: str, measure: str, image: Callable[[Tensor], Tensor], text: str, mask: Tensor | None = None) -> None:
+        """Add a likeness of what `image` makes of the samples, where there is something in the mask."""
+        function, unit, better = LIKENESS[measure]
+        here = torch.ones(len(truth), dtype=torch.bool) if mask is None else mask.flatten(1).any(1)
+        if not here.any():
+            return
+
+        def score(x: Tensor) -> np.ndarray:
+            values = function(x[here], truth[here], *(() if mask is None else (mask[here],)))
+            return _by_group(values, group[here.numpy()])
+
+        text = f"{measure.upper()} of {text} {_ROUTE}"
+        references = {key: score(x) for key, x in others.items()}
+        baseline = None if rivals is None else score(image(rivals))
+        found.append(_Measured(f"{measure} {kind}", score(image(samples)), text, unit, better, references, baseline))
+
+    for measure in LIKENESS:
+        if measure != "ssim" or has_ssim(truth):
+            mean = f"the mean of {num} samples"
+            add("mean", measure, lambda x: x.mean(0), mean)
+            add("single", measure, lambda x: x[0], "a single sample")
+            add(
+                "mean foreground",
+                measure,
+                lambda x: x.mean(0),
+                f"{mean} where the truth is above .05,",
+                foreground(truth),
+            )
+    if f"clean_{wanted}" in batch.factors:
+        clean = torch.as_tensor(batch.factors[f"clean_{wanted}"])[rows]
+        references = {"chance": psnr(means[f"clean_{wanted}"].expand_as(clean), clean)}
+        references |= {"control": psnr(copy, clean)} if "control" in others else {}
+        text = (
+            f"PSNR of the mean of {num} samples against the shared anatomy rendered without the private parts;"
+            " chance: the mean of these over the training set; control: copying the input."
+        )
+        baseline = None if rivals is None else psnr(rivals.mean(0), clean)
+        found.append(
+            _Measured("anatomy psnr", psnr(samples.mean(0), clean), text, "dB", "higher", references, baseline)
+        )
+    return found + (_spread(samples, truth, group) if num > 1 else [])
+
+
+def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured]:
+    """Measure whether the spread of the samples `(K, B, C, *size)` says how wrong their mean is."""
+    mask, num = foreground(truth), len(samples)
+    here = mask.flatten(1).any(1)
+    if not here.any():
+        return []
+    ideal = {"ratio": {"ceiling": 1.0}, "coverage": {"ceiling": (num - 1) / (num + 1)}, "correlation": {"chance": 0.0}}
+    return [
+        _Measured(
+            f"spread {name}",
+            _by_group(scores, group[here.numpy()]),
+            _SPREAD[name].format(num=num),
+            references={key: np.array([value]) for key, value in ideal[name].items()},
+        )
+        for name, scores in spread_and_error(samples[:, here], truth[here], mask[here]).items()
+    ]
+
+
+def _by_group(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return the mean score of each group (patient): samples of one patient are not independent."""
+    _, index = np.unique(group, return_inverse=True)
+    return np.bincount(index, scores) / np.bincount(index)
+
+
+def _joined(same: list[_Measured]) -> _Measured:
+    """Return one figure over all routes: the mean per subject, where all routes have the same number of them."""
+
+    def join(parts: list[np.ndarray]) -> np.ndarray:
+        return over_views(dict(enumerate(parts)))
+
+    first = same[0]
+    keys = [key for key in first.references if all(key in figure.references for figure in same)]
+    return _Measured(
+        first.kind,
+        join([figure.scores for figure in same]),
+        f"Mean over all {len(same)} routes. {first.text}",
+        first.unit,
+        first.better,
+        {key: join([figure.references[key] for figure in same]) for key in keys},
+        None if first.baseline is None else join([figure.baseline for figure in same]),
+    )
+
+
+def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
+    """Return the record of a figure and, where there is a baseline, that of the difference."""
+    references = {key: float(np.mean(scores)) for key, scores in figure.references.items()}
+    record, style = subject.codes.record, {"unit": figure.unit, "better": figure.better}
+    records = [replace(record(name, figure.scores, figure.text, **style, **references), sd=_sd(figure.scores))]
+    if figure.baseline is not None:
+        gain = figure.scores - figure.baseline
+        rival = subject.baseline.run.resolve().name
+        text = (
+            f"The figure above minus that of the run '{rival}' on the same {len(gain)} subjects; p: Wilcoxon"
+            " signed-rank test, two-sided."
+        )
+        against = record(f"{name} against baseline", gain, text, **style, chance=0.0)
+        records.append(replace(against, sd=_sd(gain), p=signed_rank_p(gain)))
+    return records
+
+
+def _sd(scores: np.ndarray) -> float:
+    return float(np.std(scores))
+
+
+def signed_rank_p(differences: np.ndarray) -> float:
+    """Return the two-sided p-value of the Wilcoxon signed-rank test of paired `differences` `(N,)`; 1 if all are zero.
+
+    Reference: Wilcoxon, "Individual Comparisons by Ranking Methods", 1945, https://doi.org/10.2307/3001968
+    """
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def _reconstruction_figures(subject: Subject) -> list[Record]:
+    s, batch, records = subject.codes, subject.translated, []
+    for name, image in subject.reconstructions.items():
+        rows = batch.present[name]
+        if not rows.any():
+            continue
+        truth = batch.x[name][rows]
+        chance = float(psnr(s.train.means[name].expand_as(truth), truth).mean())
+        text = "PSNR of the reconstruction from the shared part of all views and the own private part; chance: the mean"
+        scores = psnr(image[rows], truth)
+        record = s.record(f"reconstruction/{name}", scores, f"{text} training image.", unit="dB", chance=chance)
+        records.append(replace(record, sd=_sd(scores)))
+    return records

@@ -1,0 +1,72 @@
+"""Information between Gaussian codes is known exactly; where there is none both estimators say so."""
+
+import numpy as np
+import pytest
+import torch
+
+from mandorla.errors import MandorlaError
+from mandorla.evaluate import critic_information, gaussian_information
+from mandorla.evaluate.information import MOST, principal
+
+
+def pairs(num: int, correlation: float, size: int = 4, seed: int = 0):
+    """Return codes of which each coordinate has this correlation with its partner, mixed by an orthogonal matrix."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(num, size))
+    b = correlation * a + np.sqrt(1 - correlation**2) * rng.normal(size=(num, size))
+    return a, b @ np.linalg.qr(np.random.default_rng(99).normal(size=(size, size)))[0]
+
+
+@pytest.mark.parametrize("correlation", [0.3, 0.6, 0.9])
+def test_both_find_the_information_of_gaussians(correlation):
+    exact = -0.5 * 4 * np.log(1 - correlation**2)
+    found = gaussian_information(*pairs(3000, correlation))
+    assert found.nats == pytest.approx(exact, abs=0.05) and found.p < 0.02
+    found = critic_information(*pairs(3000, correlation), *pairs(1000, correlation, seed=1))
+    assert exact - 0.5 < found.nats < exact + 0.1 and found.nats > 0.6 * exact and found.p < 0.02
+
+
+def test_independent_codes_have_none():
+    a, _ = pairs(3000, 0)
+    b, _ = pairs(3000, 0, seed=5)
+    found = gaussian_information(a, b)
+    assert found.nats < 0.01 and found.p > 0.02 and abs(found.nats - found.zeros.mean()) < 4 * found.zeros.std()
+    found = critic_information(a, b, a[:1000][::-1], b[:1000])
+    assert abs(found.nats) < 0.02 and found.p > 0.02
+
+
+def test_the_bias_of_few_samples_shows_in_the_zero():
+    """F G / 2N nats of nothing."""
+    rng = np.random.default_rng(0)
+    found = gaussian_information(rng.normal(size=(200, 10)), rng.normal(size=(200, 10)))
+    assert found.nats > 0.2 and found.zeros.mean() == pytest.approx(found.nats, abs=0.1)
+
+
+def test_only_the_critic_sees_what_no_line_shows():
+    def folded(num, seed):
+        a = np.random.default_rng(seed).normal(size=(num, 2))
+        return a, np.abs(a) + 0.1 * np.random.default_rng(seed + 1).normal(size=a.shape)
+
+    assert gaussian_information(*folded(3000, 0)).nats < 0.05
+    assert critic_information(*folded(3000, 0), *folded(1000, 7)).nats > 1
+
+
+def test_the_same_code_twice_is_no_error():
+    a, _ = pairs(500, 0)
+    assert gaussian_information(a, a).nats > 10
+    assert gaussian_information(np.c_[a, a[:, 0]], a[:, :1]).nats > 10
+
+
+def test_large_codes_are_reduced_and_small_ones_kept():
+    train, test = torch.randn(400, 3, 8, 8), torch.randn(50, 3, 8, 8)
+    assert [z.shape for z in principal(train, test)] == [(400, MOST), (50, MOST)]
+    small = principal(train[:, :, 0, 0], test[:, :, 0, 0])
+    np.testing.assert_array_equal(small[1], test[:, :, 0, 0].numpy())
+
+
+def test_too_few_samples():
+    a, b = pairs(8, 0.5)
+    with pytest.raises(MandorlaError, match="8 samples are too few for codes of 4 and 4"):
+        gaussian_information(a, b)
+    with pytest.raises(MandorlaError, match="8 pairs are too few"):
+        critic_information(a, b, a, b)
