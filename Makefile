@@ -9,9 +9,8 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(VENV)/bin/mandorla demo
 
-# Two threads: many small tensors gain nothing from more.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=2 $(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest
 
 # A warning, such as of a dead link, is an error.
 docs: $(INSTALLED)

@@ -4,10 +4,13 @@ What is marked `gpu` is skipped where torch sees no CUDA device. A run is traine
 write into one take `copy_of`.
 """
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny; and a fork of a process with threads may hang
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no fault of the example
