@@ -250,8 +250,8 @@ def test_a_hostile_run_folder_is_an_error_and_runs_nothing(
 def test_arrays_of_objects_are_refused(copy_of, polydigits_run):
     """An .npy may hold a pickle: it is not opened."""
     run_folder = copy_of(polydigits_run)
-    np.save(run_folder / "latents" / "train" / "shared.npy", np.array([Owned()], dtype=object), allow_pickle=True)
-    with pytest.raises(MandorlaError, match="is damaged"):
+    np.save(run_folder / "latents" / "train-00000.npy", np.array([Owned()], dtype=object), allow_pickle=True)
+    with pytest.raises(MandorlaError, match="is missing or damaged"):
         mandorla.load(run_folder).whitening  # noqa: B018
 
 
