@@ -171,10 +171,10 @@ def test_a_region_given_the_rest_of_its_map(sampler):
 def test_log_likelihood_of_a_gaussian(given, wanted):
     diffusion = exact()
     flow = diffusion.network.flow
-    data = LAYOUT.split(flow.transport(torch.randn(6, 9, dtype=torch.float64)))
-    noise = LAYOUT.split(torch.zeros(6, 9, dtype=torch.float64))
+    data = LAYOUT.split(flow.transport(torch.randn(4, 9, dtype=torch.float64)))
+    noise = LAYOUT.split(torch.zeros(4, 9, dtype=torch.float64))
     known, asked = ({name: data[name] for name in names} for names in (given, wanted))
-    found = diffusion.log_likelihood(asked, noise, known, 100)
+    found = diffusion.log_likelihood(asked, noise, known, 60)
     at = [place for name in wanted for place in PLACES[name]]
     seen = [place for name in given for place in PLACES[name]]
     joined = LAYOUT.join(data)
@@ -182,10 +182,10 @@ def test_log_likelihood_of_a_gaussian(given, wanted):
     for row in joined:
         mean, covariance = flow.conditional(at, seen, row[seen])
         truth.append(torch.distributions.MultivariateNormal(mean, covariance).log_prob(row[at]))
-    torch.testing.assert_close(found, torch.stack(truth), atol=2e-2, rtol=0)
-    signs = 2.0 * torch.randint(0, 2, (4000, len(at)), generator=torch.Generator().manual_seed(0)) - 1
-    guess = diffusion.log_likelihood(asked, noise, known, 20, signs)
-    torch.testing.assert_close(guess, diffusion.log_likelihood(asked, noise, known, 20), atol=0.15, rtol=0)
+    torch.testing.assert_close(found, torch.stack(truth), atol=3e-2, rtol=0)
+    signs = 2.0 * torch.randint(0, 2, (300, len(at)), generator=torch.Generator().manual_seed(0)) - 1
+    guess = diffusion.log_likelihood(asked, noise, known, 6, signs)
+    torch.testing.assert_close(guess, diffusion.log_likelihood(asked, noise, known, 6), atol=0.5, rtol=0)
 
 
 @pytest.mark.parametrize(

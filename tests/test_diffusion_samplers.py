@@ -35,7 +35,7 @@ def recovered(name: str, steps: int, shift: float = 1.0):
         ("multistep", 64, 2e-3, 1.0),
         ("multistep", 64, 4e-3, 0.5),
         ("euler", 1000, 1e-2, 1.0),
-        ("sde", 1000, 1e-2, 1.0),
+        ("sde", 300, 2e-2, 1.0),
     ],
 )
 def test_samplers_recover_mean_and_covariance(name, steps, tolerance, shift):
