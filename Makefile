@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/mandorla demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 # A warning, such as of a dead link, is an error.
 docs: $(INSTALLED)
