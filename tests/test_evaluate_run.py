@@ -88,6 +88,9 @@ def test_its_leaks_and_its_control_are_at_chance(records):
         assert abs(records[name].value - records[name].chance) < 0.1
     for name in ("information/critic", "information/gaussian"):
         assert abs(records[name].value - records[name].control) < 0.03
+    for name in ("mixture", "independent"):
+        other = records[f"joint/agreement {name}"]
+        assert other.value > 0.95 and other.chance == records["joint/agreement"].chance, "one shared part for all views"
     joint = records["joint/agreement"]
     assert joint.chance == pytest.approx(1 / 16, abs=0.02) and joint.control < 0.2
 

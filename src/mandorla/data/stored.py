@@ -220,10 +220,11 @@ def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.
     """
     if size is None or size == images.shape[2:]:
         return images
-    if len(size) != images.ndim - 2 or any(wanted > own for wanted, own in zip(size, images.shape[2:], strict=True)):
+    axes = images.ndim - 2
+    if len(size) != axes or any(wanted > own for wanted, own in zip(size, images.shape[2:], strict=True)):
+        remedy = "lower data.size" if len(size) == axes else f"data.size needs {axes} numbers here"
         raise MandorlaError(
-            f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}; lower "
-            "data.size"
+            f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}; {remedy}"
         )
     small = np.empty((*images.shape[:2], *size), dtype=images.dtype)
     for rows in row_chunks(images):

@@ -14,7 +14,10 @@ from mandorla.evaluate.coherence import (
 )
 from mandorla.evaluate.figures.subject import Subject, over_views
 from mandorla.evaluate.judges import Judge
+from mandorla.evaluate.priors import PRIORS
 from mandorla.evaluate.record import Record, bootstrap_error
+from mandorla.latents import SHARED, Latents
+from mandorla.vae.model import to_sphere
 
 
 def coherence_figures(subject: Subject) -> list[Record]:
@@ -84,7 +87,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 ceiling=float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
             )
         )
-    return records + _joint_figures(subject, judges, truth, real)
+    return records + _joint_figures(subject, judges, truth, real) + _prior_figures(subject, judges, truth, real)
 
 
 def _by_number(
@@ -128,6 +131,35 @@ def _joint_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray
     for name, of_view in factors.items():
         records.append(_histogram_figure(subject, name, of_view))
     return records
+
+
+def _prior_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray, real: np.ndarray) -> list[Record]:
+    """Measure the agreement of tuples from simpler priors on the same latents: what stage 2 is worth."""
+    s = subject.codes
+    rows = np.flatnonzero(np.all(list(s.train.present.values()), axis=0))
+    if len(rows) < 2:
+        return []
+    records = []
+    for name, draw in PRIORS.items():
+        drawn = draw(s.train.latents[rows].components, s.settings.num_generated, s.seed)
+        x = s.model.decode(Latents.of(drawn | {SHARED: to_sphere(drawn[SHARED])}))
+        records.append(
+            s.record(
+                f"joint/agreement {name}",
+                agreement(judge_all(judges, x, s.settings.label)),
+                f"As joint/agreement, of latents drawn {_PRIORS[name]} in place of stage 2.",
+                chance=chance_agreement(truth, len(judges)),
+                ceiling=float(agreement(real).mean()),
+            )
+        )
+    return records
+
+
+_PRIORS = {
+    "gaussian": "from one Gaussian over all latents",
+    "mixture": "from a mixture of Gaussians over all latents, fitted afterwards,",
+    "independent": "as shared and private parts of different training samples",
+}
 
 
 def _histogram_figure(subject: Subject, name: str, factor_of: dict[str, str]) -> Record:
