@@ -65,7 +65,9 @@ class GaussianNetwork(nn.Module):
     def whole_tokens(self, name: str, cells: Tensor) -> Tensor:
         return cells
 
-    def forward(self, components: Components, times: Tensor, held: Components | None = None) -> Components:
+    def forward(
+        self, components: Components, times: Tensor, held: Components | None = None, labels: Components | None = None
+    ) -> Components:
         sizes = [torch.Size(shape).numel() for shape in self.layout.shapes.values()]
         each = self.layout.split(times.repeat_interleave(torch.tensor(sizes), dim=1))
         for name, cells in (held or {}).items():

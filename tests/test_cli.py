@@ -205,8 +205,12 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
         (["compare", "r", "s"], ("compare", (Path("r"), Path("s"), Path("compare.png")), {})),
         (["serve", "r", "--port", "0"], ("serve", (Path("r"), 0), {})),
         (
-            ["sample", "r", "--num", "4", "--seed", "1", "--steps", "8", "--out", "o"],
-            ("sample", (SimpleNamespace(loaded=Path("r")), Path("o")), {"num": 4, "seed": 1, "steps": 8}),
+            ["sample", "r", "--num", "4", "--seed", "1", "--steps", "8", "--label", "a=b=c", "--out", "o"],
+            (
+                "sample",
+                (SimpleNamespace(loaded=Path("r")), Path("o")),
+                {"num": 4, "seed": 1, "steps": 8, "labels": {"a": "b=c"}},
+            ),
         ),
         (
             ["translate", "r", "in", "out", "--given", "a, b", "--wanted", "c", "--num-samples", "2"],
@@ -283,6 +287,7 @@ def test_debug_shows_the_traceback_as_well(calls, capsys, arguments):
         (["tran"], "No such command 'tran'"),
         (["swap", "runs/x"], "Missing option '--shared-from'"),
         (["sample", "--num", "0", "r"], "Invalid value for '--num'"),
+        (["sample", "r", "--label", "age"], "Invalid value: --label age: write it as NAME=VALUE"),
         (["train", "vae", "--sweeep"], "No such option"),
     ],
 )

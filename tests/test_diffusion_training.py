@@ -47,9 +47,9 @@ def test_stage_2_learns_from_whitened_draws(polydigits_run, copy_of, monkeypatch
     """Every channel has mean 0 and standard deviation 1 over the training set, within what one draw of 200 allows."""
     run, seen = without_stage_2(polydigits_run, copy_of), []
 
-    def spy(self, data, given):
+    def spy(self, data, *others):
         seen.append({name: z.clone() for name, z in data.items()})
-        return loss(self, data, given)
+        return loss(self, data, *others)
 
     loss = Diffusion.loss
     monkeypatch.setattr(Diffusion, "loss", spy)

@@ -6,10 +6,12 @@ import torch
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.nets.encoder_decoder import ConvolutionalConfig
 from mandorla.vae.losses import reconstruction
+from mandorla.vae.memory import Memory
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig, pool
 from mandorla.vae.objective import LossConfig, Objective, dropped, frozen, leak, let_through
 
 SMALL = ConvolutionalConfig(channels=(6, 8), hidden=12)
+ALONE = Memory(0, 1, 1)  # nothing of past steps
 MODALITIES = tuple(Modality(name, 1, (10, 13)) for name in ("t1", "t2", "pd"))
 VECTOR, MAP = LatentConfig(channels=3), LatentConfig(channels=2, stride=4)
 OFF = {"kl_weight": 0.0, "agreement_weight": 0.0, "swap_weight": 0.0, "leak_weight": 0.0, "agreement_first": 0.0}
@@ -190,7 +192,7 @@ def test_leak_teaches_the_private_code_alone():
     vae, given = objective.vae, batch()
     features, codes = vae.encode(given.x, given.present)
     mean, _ = vae.posterior("t1", features["t1"].detach(), codes["t1"].detach())
-    leak(mean, codes["t1"].detach(), 64).backward()
+    leak(mean, codes["t1"].detach(), 64, ALONE).backward()
     assert reached(objective, "t1.read_private")
     assert not reached(objective, "t1.read_shared")
 
@@ -200,14 +202,36 @@ def test_leak_teaches_the_private_code_alone():
 def test_leak_of_vectors_and_maps(u_grid, c_grid):
     c = torch.randn(24, 2, *c_grid)
     u = torch.randn(24, 3, *u_grid)
-    assert abs(leak(u, c, 500).item()) < 0.25
+    assert abs(leak(u, c, 500, ALONE).item()) < 0.25
     if u_grid and c_grid == u_grid[:0]:
         told = c[:, :, None, None].expand(-1, -1, *u_grid)
     elif not u_grid:
         told = c.flatten(1)
     else:
         told = torch.nn.functional.interpolate(c, u_grid, mode="area")
-    assert leak(told, c, 500) > 0.9
+    assert leak(told, c, 500, ALONE) > 0.9
+
+
+def test_leak_is_measured_on_rows_of_past_steps_too():
+    """A dependence that a batch of eight is too small to show, in the value and in what each new row is told."""
+    torch.manual_seed(0)
+    u = torch.randn(512, 2)
+    c = u.abs() + 0.3 * torch.randn(512, 2)
+    memory, alone, together = Memory(480, 2, 2), [], []
+    for k in range(0, 512, 8):
+        rows = u[k : k + 8].clone().requires_grad_()
+        for values, past in ((alone, ALONE), (together, memory)):
+            value = leak(rows, c[k : k + 8], 8, past)
+            (gradient,) = torch.autograd.grad(value, rows)
+            values.append((value.detach(), gradient.norm()))
+    few, many = (torch.tensor(values[-20:]) for values in (alone, together))
+    assert many[:, 0].std() < few[:, 0].std() / 5
+    assert 0.1 < many[:, 1].mean() / few[:, 1].mean() < 2
+    assert torch.equal(memory.u[:8], u[-8:])
+    assert torch.equal(memory.c, c.flip(0).unflatten(0, (-1, 8)).flip(1).flatten(0, 1)[:480])
+    memory.eval()
+    assert len(memory(u[:4], c[:4])[0]) == 484
+    assert torch.equal(memory.u[:8], u[-8:])
 
 
 def test_missing_modalities_count_for_nothing():

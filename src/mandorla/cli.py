@@ -43,6 +43,10 @@ Measured = Annotated[
 ]
 RunTo = Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write to; short for `run=RUN`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME=VALUE", help="A label that samples shall have, of `diffusion.labels`."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Part = Literal["polydigits", "phantom", "both"]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
@@ -245,11 +249,13 @@ def sample(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by default the recipe's.")] = None,
     out: Out = None,
+    label: Labels = None,
 ) -> None:
     """Generate new matching tuples: one picture per modality and sample, a grid, and all arrays (`samples.npz`)."""
     from mandorla import files
 
-    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps))
+    labels = _labels(label)
+    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps, labels=labels))
 
 
 @app.command()
@@ -424,6 +430,13 @@ def _print_yaml(recipe) -> None:
     from mandorla.config import dump
 
     print(dump(recipe), end="")
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    labels = dict(text.partition("=")[::2] for text in given or [])
+    if unclear := [text for text in given or [] if "=" not in text]:
+        raise typer.BadParameter(f"--label {unclear[0]}: write it as NAME=VALUE.")
+    return labels
 
 
 def _names(text: str) -> list[str]:

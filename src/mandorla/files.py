@@ -27,6 +27,7 @@ from mandorla.data.intensity import Fitted
 from mandorla.data.readers import SUFFIXES, find, is_series, library, split_place, stem
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, read_slices
 from mandorla.data.stored import StoredConfig
+from mandorla.diffusion.labels import Given
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.model import Mandorla
 from mandorla.pictures import grid
@@ -35,14 +36,16 @@ from mandorla.storage import locked
 Arrays = dict[str, np.ndarray]
 
 
-def sample(model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int | None) -> Path:
+def sample(
+    model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int | None, labels: Given | None = None
+) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
     Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm. `out` must be new or empty; None stands for `samples` in
     the run folder, which is replaced. Returns the folder.
     """
     with _new_folder(out or model.run / "samples", replace=out is None) as folder:
-        x = model.sample(num, seed=seed, steps=steps).x
+        x = model.sample(num, seed=seed, steps=steps, labels=labels).x
         _write_generated(folder, "samples.npz", x, model)
         if shown := [name for name in x if x[name].ndim > 3]:
             (folder / "grid.png").write_bytes(grid([x[name][:16] for name in shown], shown))

@@ -24,6 +24,7 @@ from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
 from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import Fitted, read_intensity
+from mandorla.diffusion.labels import Given, to_labels
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion
@@ -134,10 +135,19 @@ class Mandorla:
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
-    def sample(self, num: int, seed: int = 0, steps: int | None = None, best_of: int = 1, first: int = 0) -> Samples:
+    def sample(
+        self,
+        num: int,
+        seed: int = 0,
+        steps: int | None = None,
+        best_of: int = 1,
+        first: int = 0,
+        labels: Given | None = None,
+    ) -> Samples:
         """Return `num` new matching tuples, the samples `first`, `first` + 1, ... of this seed.
 
-        Each is the most consistent of `best_of` draws.
+        Each is the most consistent of `best_of` draws. `labels` are what stage 2 was trained with as
+        `diffusion.labels`: `{"grade": "high"}`, or a value for each sample.
 
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, and only the private parts are new.
@@ -151,7 +161,8 @@ class Mandorla:
         known = {} if joint else {SHARED: shared.repeat_interleave(best_of, 0)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
         keys = [(first + i // best_of, i % best_of) if best_of > 1 else (first + i,) for i in range(count)]
-        latents = self._generate(known, wanted, keys, seed, steps)
+        asked = {name: z.repeat_interleave(best_of, 0) for name, z in self._asked(labels, num).items()}
+        latents = self._generate(known, wanted, keys, seed, steps, labels=asked)
         samples = Samples(self.decode(latents), latents)
         if best_of == 1:
             return samples
@@ -172,12 +183,19 @@ class Mandorla:
         cosines = [cosine_similarity(shared, drawn, dim=1).reshape(len(drawn), -1).mean(1) for shared in again]
         return torch.stack(cosines).mean(0)
 
-    def complete(self, known: Latents, wanted: Sequence[str] | None = None, num: int = 1, seed: int = 0) -> Latents:
+    def complete(
+        self,
+        known: Latents,
+        wanted: Sequence[str] | None = None,
+        num: int = 1,
+        seed: int = 0,
+        labels: Given | None = None,
+    ) -> Latents:
         """Return `num` completions of each of the B latents `known`, one after another: `(B * num, *shape)`.
 
         Any components may be known, `Latents(None, {"t1": u})` too, or none: `Latents(None, {})` asks for one sample.
         `wanted` are components (default: all others), "shared" among them; what is neither is left out of what comes
-        back, and so out of what it depends on.
+        back, and so out of what it depends on. `labels` are those of the B latents, as for `sample`.
         """
         _check_whole("num", num, 1)
         if not isinstance(known, Latents):
@@ -190,7 +208,9 @@ class Mandorla:
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
         count = len(next(iter(components.values()))) if components else 1
         components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
-        return self._generate(components, wanted, [(i, k) for i in range(count) for k in range(num)], seed)
+        asked = {name: z.repeat_interleave(num, 0) for name, z in self._asked(labels, count).items()}
+        keys = [(i, k) for i in range(count) for k in range(num)]
+        return self._generate(components, wanted, keys, seed, labels=asked)
 
     def vary(self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0) -> Samples:
         """Return samples like those of `source`; the more unlike, the greater `strength` in [0, 1] (1: drawn anew).
@@ -237,13 +257,18 @@ class Mandorla:
         return Samples(self.decode(drawn), drawn)
 
     def log_likelihood(
-        self, source: Data | Latents, wanted: Sequence[str] | None = None, num_probes: int | None = None
+        self,
+        source: Data | Latents,
+        wanted: Sequence[str] | None = None,
+        num_probes: int | None = None,
+        labels: Given | None = None,
     ) -> Tensor:
         """Return log p(wanted components | all others of `source`) of the whitened latents, in nats, `(B,)`.
 
         `wanted` are components, "shared" or modalities; by default all. Exact, at a cost that grows with the number of
         values; `num_probes` random directions estimate it for large latents. Differences between samples of one model
-        mean something; the shared part lies on a sphere, so that its own density has no absolute one.
+        mean something; the shared part lies on a sphere, so that its own density has no absolute one. Given `labels`,
+        as for `sample`: which label fits best is what the model takes a sample for.
         """
         diffusion, whitening = self._stage_2
         components = whitening.whiten(self.from_residual(self._latents(source)).components)
@@ -259,12 +284,14 @@ class Mandorla:
         probes = None
         if num_probes is not None:
             probes = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (num_probes, size)))
+        asked = self._asked(labels, len(components[wanted[0]]))
         context, parts = sample_noise(diffusion.layout, 0, [(0,)]), []
         for rows in _chunks(len(components[wanted[0]])):
             data = {name: z[rows] for name, z in components.items()}
             noise = {n: z.to(self.device).expand(len(data[wanted[0]]), *z.shape[1:]) for n, z in context.items()}
             known = {name: data.pop(name) for name in components if name not in wanted}
-            parts.append(diffusion.log_likelihood(data, noise, known, self.sampling.residual_steps, probes))
+            here = {name: z[rows] for name, z in asked.items()}
+            parts.append(diffusion.log_likelihood(data, noise, known, self.sampling.residual_steps, probes, here))
         return torch.cat(parts)
 
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
@@ -274,12 +301,18 @@ class Mandorla:
         return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
 
     def translate(
-        self, x: Data, wanted: Sequence[str], num_samples: int = 1, seed: int = 0, steps: int | None = None
+        self,
+        x: Data,
+        wanted: Sequence[str],
+        num_samples: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        labels: Given | None = None,
     ) -> dict[str, Tensor]:
         """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
 
         The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
-        sample i depends on (seed, i, k) alone.
+        sample i depends on (seed, i, k) alone. `labels` are those of the B samples, as for `sample`.
         """
         _check_whole("num_samples", num_samples, 1)
         wanted = self._names(wanted)
@@ -288,7 +321,9 @@ class Mandorla:
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         keys = [(index, draw) for index in range(len(encoded[SHARED])) for draw in range(num_samples)]
-        latents = self._generate(known, wanted, keys, seed, steps)
+        asked = self._asked(labels, len(encoded[SHARED]))
+        asked = {name: z.repeat_interleave(num_samples, 0) for name, z in asked.items()}
+        latents = self._generate(known, wanted, keys, seed, steps, labels=asked)
         decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
 
@@ -424,10 +459,11 @@ class Mandorla:
         begin: Components | None = None,
         start: float = 0.0,
         held: Components | None = None,
+        labels: Components | None = None,
     ) -> Latents:
         """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `keys[i]`.
 
-        `begin`, `start` and `held` are those of `Diffusion.generate`, `begin` in the scale of stage 1.
+        `begin`, `start`, `held` and `labels` are those of `Diffusion.generate`, `begin` in the scale of stage 1.
         """
         if not wanted or not keys:
             raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
@@ -443,7 +479,9 @@ class Mandorla:
                 drawn = sample_noise(self.vae.layout, seed, [(*key, *step) for key in keys[rows]])
                 return {name: drawn[name].to(self.device) for name in diffusion.layout.shapes}
 
-            here, from_here, kept = ({n: z[rows] for n, z in (of or {}).items()} for of in (known, begin, held))
+            here, from_here, kept, asked = (
+                {name: z[rows] for name, z in (of or {}).items()} for of in (known, begin, held, labels)
+            )
             drawn = diffusion.generate(
                 noise(),
                 whitening.whiten(here),
@@ -453,6 +491,7 @@ class Mandorla:
                 begin=whitening.whiten(from_here) if begin else None,
                 start=start,
                 held=kept,
+                labels=asked,
             )
             drawn = whitening.colour(drawn)
             if SHARED in drawn:
@@ -482,6 +521,12 @@ class Mandorla:
                 moved |= move(diffusion, {name: z}, noise, known, self.sampling.residual_steps)
             parts.append(Latents(here.shared, moved if residual else whitening.colour(moved), residual))
         return _cat(parts)
+
+    def _asked(self, labels: Given | None, num: int) -> Components:
+        """Return the labels of `num` samples, on the model's device, as stage 2 takes them."""
+        if not labels:
+            return {}
+        return {name: z.to(self.device) for name, z in to_labels(labels, self.diffusion.labels, num).items()}
 
     def _shared_of_training(self, num: int, seed: int) -> Tensor:
         parts, _ = open_latents(self.run)

@@ -43,7 +43,7 @@ class Batch:
 
     - `x[name]`: float32 `(B, C, *size)` in [0, 1]; zeros where the modality is missing
     - `present[name]`: bool `(B,)`
-    - `factors[key]`: ground truth and labels for evaluation, `(B, ...)`; a model never sees them
+    - `factors[key]`: ground truth and labels `(B, ...)`, for evaluation and as a condition of stage 2 where asked for
     - `ids`: one name per sample
     """
 

@@ -1,4 +1,4 @@
-"""What is known of samples beside their images: classes, numbers, masks. Models never see it; evaluation does.
+"""What is known of samples beside their images: classes, numbers, masks, for evaluation and conditions of stage 2.
 
 A class is an integer from 0; names are numbered in alphabetical order and kept. -1 stands for a sample without a class,
 NaN for one without a number. An array with more axes than samples is kept as it is; one with the space of the images is

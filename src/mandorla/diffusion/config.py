@@ -15,6 +15,8 @@ class DiffusionConfig(Settings):
 
     mode: Literal["joint", "conditional", "private"] = "joint"
     """joint: c and all private parts, and each given others; conditional: private parts given c; private: without c"""
+    labels: tuple[str, ...] = ()
+    """labels of the data, classes or numbers, on which everything can be conditioned; each is optional when used"""
     network: TransformerConfig = TransformerConfig()
     """transformer over the latent components"""
     joint_share: float = Field(0.5, ge=0, le=1)

@@ -1,13 +1,14 @@
 """Stage 2: the flow over whitened latent components, trained by `loss`, used by `generate`."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mandorla.diffusion.config import DiffusionConfig
+from mandorla.diffusion.labels import LabelScale, forget_half
 from mandorla.diffusion.path import draw_regions, draw_times, flow_loss, interpolate
 from mandorla.diffusion.samplers import SAMPLERS, Heun, SamplingConfig, Velocity, time_grid
 from mandorla.errors import MandorlaError
@@ -18,20 +19,25 @@ from mandorla.nets.transformer import ComponentTransformer
 class Diffusion(nn.Module):
     """Model the components of `layout` together, or a part of them given others.
 
-    In mode "private" the shared component is no part of the model; `self.layout` holds what is.
+    In mode "private" the shared component is no part of the model; `self.layout` holds what is. `labels` says how the
+    labels become numbers on which everything may be conditioned.
     """
 
-    def __init__(self, config: DiffusionConfig, layout: Layout):
+    def __init__(self, config: DiffusionConfig, layout: Layout, labels: Mapping[str, LabelScale] | None = None):
         super().__init__()
-        self.config = config
+        self.config, self.labels = config, dict(labels or {})
         left_out = {SHARED} if config.mode == "private" else set()
         self.layout = Layout({name: shape for name, shape in layout.shapes.items() if name not in left_out})
-        self.network = ComponentTransformer(config.network, self.layout)
+        sizes = {name: scale.size for name, scale in self.labels.items()}
+        self.network = ComponentTransformer(config.network, self.layout, sizes)
 
-    def loss(self, data: Components, given: dict[str, Tensor]) -> tuple[Tensor, Components]:
+    def loss(
+        self, data: Components, given: dict[str, Tensor], labels: Components | None = None
+    ) -> tuple[Tensor, Components]:
         """Return the flow-matching loss on whitened `data`, and its value per component.
 
-        `given[name]` is bool `(B,)`: components that a sample lacks carry no loss and give no information.
+        `given[name]` is bool `(B,)`: components that a sample lacks carry no loss and give no information. `labels` are
+        those of the network; each is forgotten for half of the samples.
         """
         names = list(self.layout.shapes)
         data = {name: data[name] for name in names}
@@ -43,7 +49,7 @@ class Diffusion(nn.Module):
         held = draw_regions(data, travels, self.config.region_share)
         held = {name: self.network.whole_tokens(name, cells) for name, cells in held.items()}
         moved |= {name: torch.where(cells[:, None], data[name], moved[name]) for name, cells in held.items()}
-        return flow_loss(self.network(moved, times, held), noise, data, travels, held)
+        return flow_loss(self.network(moved, times, held, forget_half(labels or {})), noise, data, travels, held)
 
     @torch.no_grad()
     def generate(
@@ -57,6 +63,7 @@ class Diffusion(nn.Module):
         begin: Components | None = None,
         start: float = 0.0,
         held: Components | None = None,
+        labels: Components | None = None,
     ) -> Components:
         """Return the `wanted` components, whitened, given the `known` ones; all others stay unknown.
 
@@ -65,13 +72,14 @@ class Diffusion(nn.Module):
         - `begin`: values of the wanted components, from which the way begins at time `start`, as noisy as data are then
         - `held[name]`: bool `(B, *grid)`, cells of maps that stay as in `begin` and are known; a token is held if all
           its cells are
+        - `labels[name]`: `(B, size)`, those of the network
 
         Raises MandorlaError if the mode of this model does not answer the question.
 
         References: SDEdit, Meng et al., 2022, https://arxiv.org/abs/2108.01073 (Alg. 1: `start`).
         """
         held = {name: self.network.whole_tokens(name, cells) for name, cells in (held or {}).items()}
-        travelling, velocity = self._way(wanted, noise, known, sampling.guidance, held)
+        travelling, velocity = self._way(wanted, noise, known, sampling.guidance, held, labels)
         x = travelling.join(noise)
         if begin is not None:
             last = travelling.join(begin)
@@ -98,9 +106,15 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def log_likelihood(
-        self, data: Components, noise: Components, known: Components, steps: int, probes: Tensor | None = None
+        self,
+        data: Components,
+        noise: Components,
+        known: Components,
+        steps: int,
+        probes: Tensor | None = None,
+        labels: Components | None = None,
     ) -> Tensor:
-        """Return log p(data | known) of whitened components by the probability flow, in nats, `(B,)`.
+        """Return log p(data | known, labels) of whitened components by the probability flow, in nats, `(B,)`.
 
         log p(x_1) = log N(x_0; 0, I) - integral of div v along the way of x. The divergence is exact, at a cost that
         grows with the number of values; or estimated without bias by `probes` (K, D) of random signs.
@@ -108,7 +122,7 @@ class Diffusion(nn.Module):
         References: Neural Ordinary Differential Equations, Chen et al., 2018, https://arxiv.org/abs/1806.07366 (Eq. 8);
         FFJORD, Grathwohl et al., 2019, https://arxiv.org/abs/1810.01367 (Eq. 7: probes).
         """
-        travelling, velocity = self._way(data, noise, known)
+        travelling, velocity = self._way(data, noise, known, labels=labels)
         x = travelling.join(data)
         ways = torch.eye(x.shape[1]).to(x) if probes is None else probes.to(x)
         weight = 1.0 if probes is None else 1 / len(ways)
@@ -132,6 +146,7 @@ class Diffusion(nn.Module):
         known: Components,
         guidance: float = 1.0,
         held: Components | None = None,
+        labels: Components | None = None,
     ) -> tuple[Layout, Velocity]:
         """Return the layout and the velocity of the components `names`, joined, given what is known or `held` of them.
 
@@ -143,16 +158,17 @@ class Diffusion(nn.Module):
         self._check(known, list(names), guidance)
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
 
-        def learned(x: Tensor, t: float, known: Components) -> Tensor:
+        def learned(x: Tensor, t: float, known: Components, labels: Components | None) -> Tensor:
             state = noise | known | travelling.split(x)
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
-            return travelling.join(self.network(state, torch.tensor(row, device=x.device).expand(len(x), -1), held))
+            times = torch.tensor(row, device=x.device).expand(len(x), -1)
+            return travelling.join(self.network(state, times, held, labels))
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            v = learned(x, t, known)
-            if guidance == 1 or not known:
+            v = learned(x, t, known, labels)
+            if guidance == 1 or not (known or labels):
                 return v
-            blind = learned(x, t, {})
+            blind = learned(x, t, {}, None)
             return blind + guidance * (v - blind)
 
         return travelling, velocity

@@ -1,10 +1,12 @@
 """Stage 2 in a run folder: weights with the whitening statistics, and which stage 1 and data they were trained on."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from mandorla.diffusion.labels import LabelScale, of_json, to_json
 from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
@@ -16,9 +18,10 @@ FOLDER, DESCRIPTION = "diffusion", "model.json"
 _WHITENING = "whitening."
 
 
-def write_description(run: Path, vae_weights: str, data: str) -> None:
-    """Write the hashes of the stage-1 weights and of the data that this stage 2 belongs to."""
-    write_text(run / FOLDER / DESCRIPTION, json.dumps({"vae_weights": vae_weights, "data": data}, indent=1))
+def write_description(run: Path, vae_weights: str, data: str, labels: Mapping[str, LabelScale]) -> None:
+    """Write the hashes of the stage-1 weights and of the data that this stage 2 belongs to, and how it reads labels."""
+    described = {"vae_weights": vae_weights, "data": data, "labels": to_json(labels)}
+    write_text(run / FOLDER / DESCRIPTION, json.dumps(described, indent=1))
 
 
 def belongs_to(run: Path) -> tuple[str, str] | None:
@@ -52,7 +55,8 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
             f"{run / FOLDER} was trained on latents of other weights than {run / 'vae'} holds: delete it and train"
             " stage 2 again"
         )
-    diffusion = Diffusion(read_run(run).diffusion, layout)
+    labels = of_json(read_json(run / FOLDER / DESCRIPTION, "vae_weights").get("labels", {}))
+    diffusion = Diffusion(read_run(run).diffusion, layout, labels)
     weights = {name: z for name, z in tensors.items() if not name.startswith(_WHITENING)}
     try:
         diffusion.load_state_dict(weights)

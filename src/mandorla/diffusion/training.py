@@ -1,19 +1,22 @@
 """Train stage 2 on the cached latents of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mandorla.data import follow_record, load_data
 from mandorla.data.record import recorded_fingerprint
+from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import FOLDER, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components
 from mandorla.pictures import grid
-from mandorla.recipe import Recipe, claim_run, run_config
+from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.training import choose_device, fit
 from mandorla.vae.latent_cache import Encoded, open_latents
 from mandorla.vae.store import load_vae
@@ -40,27 +43,35 @@ def train_diffusion(recipe: Recipe) -> None:
             f"{run / FOLDER} was trained on the latents of another stage 1 or of other data: delete it to train stage"
             " 2 on the present ones"
         )
+    scales, labels = _labels(run, recipe.diffusion.labels)
     run = claim_run(recipe, "diffusion")
     seed = recipe.seed
     torch.manual_seed(seed)
     device = choose_device(recipe.device)
-    diffusion = Diffusion(recipe.diffusion, vae.layout).to(device)
+    diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
     (run / FOLDER).mkdir(exist_ok=True)
-    write_description(run, vae_weights, data)
+    write_description(run, vae_weights, data, scales)
     chosen = np.linspace(0, len(parts["val"]) - 1, min(_VALIDATION, len(parts["val"]))).astype(int)
-    check = parts["val"].batch(chosen)
 
     def whitened(encoded: Encoded) -> tuple[Components, dict[str, Tensor]]:
         drawn = {name: z.to(device) for name, z in encoded.draw().items()}
         return whitening.whiten(drawn), {name: rows.to(device) for name, rows in encoded.given.items()}
 
-    def loss(module: nn.Module, encoded: Encoded, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        total, per_component = module.loss(*whitened(encoded))
+    def fetch(part: str, indices: np.ndarray) -> tuple[Encoded, Components]:
+        return parts[part].batch(indices), {name: z[indices].to(device) for name, z in labels[part].items()}
+
+    def loss(module: nn.Module, batch: tuple[Encoded, Components], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        encoded, known = batch
+        total, per_component = module.loss(*whitened(encoded), known)
         return total, per_component | {"loss": total.detach()}
+
+    check = fetch("val", chosen)
 
     def picture(trained: nn.Module) -> bytes | None:
         noise = sample_noise(vae.layout, seed, [(index,) for index in range(min(8, len(chosen)))])
-        known = whitening.whiten({SHARED: check.latents.shared[:8]}) if recipe.diffusion.mode != "joint" else {}
+        encoded, _ = check
+        shared = {} if recipe.diffusion.mode == "joint" else {SHARED: encoded.latents.shared[:8]}
+        known = whitening.whiten(shared)
         wanted = [name for name in trained.layout.shapes if name not in known]
         move = {name: z.to(device) for name, z in noise.items()}
         drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, SamplingConfig())
@@ -74,10 +85,23 @@ def train_diffusion(recipe: Recipe) -> None:
         run / FOLDER,
         seed=seed,
         num_samples=len(parts["train"]),
-        fetch=lambda indices, step: parts["train"].batch(indices),
+        fetch=lambda indices, step: fetch("train", indices),
         loss=loss,
         validate=lambda trained: {name: float(v) for name, v in loss(trained, check, 1.0)[1].items()},
         picture=picture,
         export=lambda trained: to_tensors(trained, whitening),
         title="stage 2 (diffusion)",
     )
+
+
+def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:
+    """Return how the labels `names` of the run's data become numbers, and those of its parts "train" and "val"."""
+    if not names:
+        return {}, {"train": {}, "val": {}}
+    recipe = read_run(run)
+    data = follow_record(run, load_data(recipe.data, recipe.seed))
+    values = {part: label_values(getattr(data, part), names) for part in ("train", "val")}
+    scales = fit_scales(values["train"], data)
+    return scales, {
+        part: {name: scales[name].apply(value) for name, value in given.items()} for part, given in values.items()
+    }

@@ -3,7 +3,7 @@
 A vector component is one token; a map is cut into patches of `patch` cells a side, one token each. Every token carries
 a learned position. The time of a component modulates its own tokens (adaLN-zero); tokens of all components attend to
 each other, so what is known (t = 1) informs what is wanted (0 < t < 1), and what is unknown (t = 0) tells nothing. A
-region of a map may be known while the rest travels: its tokens are at t = 1.
+region of a map may be known while the rest travels: its tokens are at t = 1. Labels modulate all tokens.
 
 References: Scalable Diffusion Models with Transformers, Peebles and Xie, 2023, https://arxiv.org/abs/2212.09748
 (adaLN-zero); One Transformer Fits All Distributions in Multi-Modal Diffusion, Bao et al., 2023,
@@ -11,6 +11,7 @@ https://arxiv.org/abs/2303.06555 (one time per modality).
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from einops import rearrange
@@ -44,7 +45,7 @@ class TransformerConfig(Settings):
 class ComponentTransformer(nn.Module):
     """Map components and their times to one output per component, of the same shape."""
 
-    def __init__(self, config: TransformerConfig, layout: Layout):
+    def __init__(self, config: TransformerConfig, layout: Layout, labels: Mapping[str, int] | None = None):
         super().__init__()
         width = config.width
         self.layout, self.width = layout, width
@@ -56,15 +57,24 @@ class ComponentTransformer(nn.Module):
         )
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.component = nn.Parameter(0.02 * torch.randn(len(self.tokenizers), width))
+        self.label_names = list(labels or {})
+        self.read_labels = nn.ModuleList(nn.Linear(size, width) for size in (labels or {}).values())
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.modulate = nn.Linear(width, 2 * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, components: Components, times: Tensor, held: Components | None = None) -> Components:
+    def forward(
+        self,
+        components: Components,
+        times: Tensor,
+        held: Components | None = None,
+        labels: Components | None = None,
+    ) -> Components:
         """Return one output per component of the layout; `times` is `(B, K)` in [0, 1], in the layout's order.
 
-        `held[name]`, bool `(B, *grid)`, says which cells of a map are known; a token is, if all its cells are.
+        - `held[name]`, bool `(B, *grid)`, says which cells of a map are known; a token is, if all its cells are
+        - `labels[name]`, `(B, size)`: what is known beside the components; NaN, or left out, where it is not
         """
         owner = self.owner
         if held:
@@ -78,7 +88,11 @@ class ComponentTransformer(nn.Module):
             [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)], dim=1
         )
         component = self.component.repeat(times.shape[1] // len(self.component), 1)
-        condition = F.silu(self.embed_time(time_features(times, self.width)) + component)
+        condition = self.embed_time(time_features(times, self.width)) + component
+        for name, read in zip(self.label_names, self.read_labels, strict=True):
+            if labels and name in labels:
+                condition = condition + read_known(read, labels[name])[:, None]
+        condition = F.silu(condition)
         for block in self.blocks:
             tokens = block(tokens, condition, owner)
         shift, scale = _of_tokens(self.modulate(condition), owner).chunk(2, -1)
@@ -91,6 +105,12 @@ class ComponentTransformer(nn.Module):
         """Return the cells of the map `name` that lie in tokens all of which is in `cells`, bool `(B, *grid)`."""
         tokenizer = self.tokenizers[list(self.layout.shapes).index(name)]
         return tokenizer.cells_of(tokenizer.tokens_of(cells))
+
+
+def read_known(read: nn.Module, label: Tensor) -> Tensor:
+    """Return what `read` makes of the rows of `label` `(B, size)`, zero for those that have a NaN; `(B, E)`."""
+    known = ~label.isnan().any(1, keepdim=True)
+    return read(label.nan_to_num()) * known
 
 
 class Tokenizer(nn.Module):

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch
+from mandorla.latents import SHARED
 from mandorla.nets.blocks import resize
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
+from mandorla.vae.memory import Memory
 from mandorla.vae.model import VAE, pool, random_subsets
 
 
@@ -52,6 +54,8 @@ class LossConfig(Settings):
     """share of each batch that is swapped and re-encoded"""
     leak_weight: float = Field(3.0, ge=0)
     """weight of the dependence of u on c"""
+    leak_memory: int = Field(0, ge=0)
+    """rows of u and c of past steps that the dependence is measured on too, beside those of the batch"""
     shared_noise: float = Field(0.1, ge=0)
     """standard deviation of the noise on c (unit mean square) before decoding"""
     subsets: bool = True
@@ -68,6 +72,7 @@ class Objective(nn.Module):
         self.vae, self.config = vae, config
         self.names = [modality.name for modality in vae.modalities]
         self.register_buffer("errors", torch.ones(len(self.names)))  # 1 until something is decoded
+        self.past = nn.ModuleDict({name: self._memory(name) for name in self.names})
 
     def forward(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its terms by name (unweighted means over modalities) at `progress` in [0, 1]."""
@@ -111,7 +116,7 @@ class Objective(nn.Module):
                 add("swap_shared", shown, config.swap_weight / count)
                 add("swap_private", recovered, config.swap_weight / count)
             if config.leak_weight:
-                add("leak", leak(mean, whole[rows], config.max_cells), config.leak_weight / count)
+                add("leak", leak(mean, whole[rows], config.max_cells, self.past[name]), config.leak_weight / count)
         return loss, {name: torch.stack(values).mean() for name, values in terms.items()} | {"loss": loss.detach()}
 
     def likeliest_std(self, name: str, x: Tensor, decoded: Tensor) -> Tensor:
@@ -125,6 +130,10 @@ class Objective(nn.Module):
             now = (decoded.detach() - x).square().mean()
             error.copy_(torch.where(error < 1, error.lerp(now, _PACE), now))
         return error.sqrt()
+
+    def _memory(self, name: str) -> Memory:
+        u, c = (torch.zeros(4, *self.vae.layout.shapes[key]) for key in (name, SHARED))
+        return Memory(self.config.leak_memory, *(rows.shape[1] for rows in paired_rows(u, c, 1)))
 
     def swap(self, name: str, c: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Decode c with the private code of another sample, read both again; return the two losses (means).
@@ -152,14 +161,19 @@ def dropped(u: Tensor, share: float) -> Tensor:
 
 
 def let_through(z: Tensor, share: float) -> Tensor:
-    """Return `z` as it is, through which only that `share` of the gradient flows."""
+    """Return `z` as it is, through which that `share` of the gradient flows: none of it, a part, or a multiple."""
     still = z.detach()
     return still + share * (z - still) if share else still
 
 
-def leak(u: Tensor, c: Tensor, max_cells: int) -> Tensor:
-    """Return the `dependence` of private on shared codes: of whole vectors, or cell by cell on the grid of a map u."""
-    return dependence(*paired_rows(u, c, max_cells))
+def leak(u: Tensor, c: Tensor, max_cells: int, past: Memory) -> Tensor:
+    """Return the `dependence` of private on shared codes: of whole vectors, or cell by cell on the grid of a map u.
+
+    It is measured on the rows of past steps too; the gradient of a new row is as if there were none but the batch's.
+    """
+    u, c = paired_rows(u, c, max_cells)
+    all_u, all_c = past(u, c)
+    return let_through(dependence(all_u, all_c), len(all_u) / len(u))
 
 
 def paired_rows(u: Tensor, c: Tensor, most: int) -> tuple[Tensor, Tensor]:

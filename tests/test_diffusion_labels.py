@@ -1,0 +1,121 @@
+"""Labels as a condition: read from data, learned, asked for, and optional."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_recipe
+
+import mandorla
+from mandorla.data.dataset import Splits
+from mandorla.data.stored import StoredDataset
+from mandorla.diffusion.config import DiffusionConfig
+from mandorla.diffusion.labels import LabelScale, fit_scales, label_values, of_json, to_json, to_labels
+from mandorla.diffusion.model import Diffusion
+from mandorla.diffusion.samplers import SamplingConfig
+from mandorla.diffusion.training import train_diffusion
+from mandorla.errors import MandorlaError
+from mandorla.latents import Layout
+from mandorla.nets.transformer import TransformerConfig
+
+GRADE, AGE = LabelScale(("low", "high")), LabelScale((), 50.0, 10.0)
+
+
+def stored(labels: dict[str, np.ndarray], rows: list[int]) -> StoredDataset:
+    return StoredDataset({}, {}, {}, labels, [str(row) for row in rows], np.array(rows), np.array(rows))
+
+
+def test_classes_and_numbers_become_what_the_network_reads():
+    classes = GRADE.apply(np.array([1, 0, -1]))
+    torch.testing.assert_close(classes[:2], math.sqrt(2) * torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert classes[2].isnan().all()
+    numbers = AGE.apply(np.array([60.0, np.nan]))
+    assert numbers[0] == 1
+    assert numbers[1].isnan()
+    assert of_json(to_json({"grade": GRADE, "age": AGE})) == {"grade": GRADE, "age": AGE}
+
+
+def test_labels_of_stored_data_are_those_of_their_rows():
+    labels = {"grade": np.array([0, 1, -1, 1]), "age": np.array([20.0, 40.0, np.nan, 90.0]), "mask": np.ones((4, 2))}
+    train = stored(labels, [2, 1, 0])
+    values = label_values(train, ["grade", "age"])
+    assert values["grade"].tolist() == [-1, 1, 0]
+    scales = fit_scales(values, Splits(train, train, train, classes={"grade": ("low", "high")}))
+    assert scales["grade"] == GRADE
+    assert (scales["age"].mean, scales["age"].std) == (30.0, 10.0)
+    for name, message in {"mask": "no class and no number", "age2": "no label 'age2', only group, grade, age"}.items():
+        with pytest.raises(MandorlaError, match=message):
+            label_values(train, [name])
+    with pytest.raises(MandorlaError, match="no training sample has the label 'grade'"):
+        fit_scales({"grade": np.array([-1, -1])}, Splits(train, train, train))
+
+
+def test_what_a_user_asks_for():
+    scales = {"grade": GRADE, "age": AGE}
+    asked = to_labels({"grade": "high", "age": [40, 60]}, scales, 2)
+    assert asked["grade"].shape == (2, 2)
+    assert asked["age"].tolist() == [[-1.0], [1.0]]
+    for given, message in (
+        ({"size": 1}, "no label 'size', only grade, age"),
+        ({"grade": "hihg"}, "no class 'hihg', did you mean 'high'"),
+        ({"age": "old"}, "'age' is a number, not 'old'"),
+        ({"age": [1, 2, 3]}, "has 3 values for 2 samples"),
+    ):
+        with pytest.raises(MandorlaError, match=message):
+            to_labels(given, scales, 2)
+    with pytest.raises(MandorlaError, match=r"no label 'size', none: name them in diffusion.labels"):
+        to_labels({"size": 1}, {}, 1)
+
+
+def test_a_label_is_learned_and_optional():
+    """Two classes lie at -2 and 2, and a number moves the other coordinate; unasked, both classes come."""
+    torch.manual_seed(0)
+    layout, labels = Layout({"shared": (2,), "t1": (1,)}), {"grade": GRADE, "age": AGE}
+    config = DiffusionConfig(network=TransformerConfig(width=32, depth=2, heads=2))
+    diffusion = Diffusion(config, layout, labels)
+    optimizer = torch.optim.AdamW(diffusion.parameters(), 3e-3)
+    for _ in range(400):
+        grade, age = torch.randint(0, 2, (256,)), 50 + 10 * torch.randn(256)
+        c = torch.stack([4.0 * grade - 2, (age - 50) / 10], 1) + 0.1 * torch.randn(256, 2)
+        given = {"grade": GRADE.apply(grade.numpy()), "age": AGE.apply(age.numpy())}
+        everyone = {name: torch.ones(256, dtype=torch.bool) for name in layout.shapes}
+        loss, _ = diffusion.loss({"shared": c, "t1": torch.randn(256, 1)}, everyone, given)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    noise = {"shared": torch.randn(200, 2), "t1": torch.randn(200, 1)}
+
+    def drawn(**asked) -> torch.Tensor:
+        given = to_labels(asked, labels, 200)
+        return diffusion.generate(noise, {}, ["shared"], SamplingConfig(), labels=given)["shared"]
+
+    for grade, place in (("low", -2.0), ("high", 2.0)):
+        c = drawn(grade=grade, age=65)
+        assert ((c[:, 0] - place).abs() < 1).float().mean() > 0.95
+        assert (c[:, 1].mean() - 1.5).abs() < 0.4
+    free = drawn()
+    assert 0.3 < (free[:, 0] > 0).float().mean() < 0.7
+    assert free[:, 1].std() > 0.7
+    assert drawn(age=65)[:, 0].std() > 1.5, "what is not asked for stays free"
+
+
+def test_from_recipe_to_samples(polydigits_run, copy_of):
+    """The labels of composed samples; a stage 2 with labels is kept with them, and answers without them too."""
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[digit, quadrant_view0]"))
+    model = mandorla.load(run)
+    assert model.diffusion.labels["digit"].classes == tuple("0123456789")
+    free = model.sample(2).x["view0"]
+    for labels in ({"digit": 3}, {"digit": ["3", "4"]}):
+        assert not torch.allclose(model.sample(2, labels=labels).x["view0"], free, atol=1e-6)
+    x = model.data().test.batch([0, 1]).x
+    assert model.translate({"view0": x["view0"]}, ["view1"], labels={"digit": [1, 2]})["view1"].shape[1] == 2
+    assert model.log_likelihood(x, labels={"digit": 1}).shape == (2,)
+    assert len(model.complete(mandorla.Latents(None, {}), labels={"digit": 1})) == 1
+    with pytest.raises(MandorlaError, match="has no class '11'"):
+        model.sample(1, labels={"digit": 11})
+    with pytest.raises(MandorlaError, match="diffusion.labels: the data have no label 'colour', only digit"):
+        train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[colour]"))
