@@ -240,6 +240,7 @@ def encode(run: Run) -> None:
 
     _use_idle_cores()
     write_latents(run)
+    print(f"latents are complete in {run / 'latents'}; next: mandorla train diffusion {shlex.quote(str(run))}")
 
 
 @app.command()
