@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""How good samples are by the number of network evaluations that one takes, for every sampler.
+
+    python benchmarks/nfe.py runs/mine [--num 1000] [--nfe 2 4 8 16 32 64] [--samplers heun multistep euler sde]
+
+Prints a table: Fréchet distance to real test samples in the two spaces of features that are always there (of the run's
+judges, where the data have classes, and of random networks), all modalities together, and how often the judges see one
+class in all modalities of a sample. Distances of reconstructions stand below: what the decoder alone costs.
+
+The noise is the same in every row, so that rows differ by their sampler alone.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import mandorla
+from mandorla.evaluate import agreement, frechet_distance, random_features
+from mandorla.evaluate.coherence import judge_all
+from mandorla.evaluate.gather import choose
+from mandorla.evaluate.judges import find_judges
+
+EVALUATIONS = {"heun": 2, "multistep": 1, "euler": 1, "sde": 1}  # of the network, in a step
+Images = dict[str, torch.Tensor]
+
+
+def main() -> None:
+    """Read the command line, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run folder with both stages")
+    parser.add_argument("--num", type=int, default=1000, help="samples")
+    parser.add_argument("--nfe", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], help="evaluations per sample")
+    parser.add_argument("--samplers", nargs="+", default=list(EVALUATIONS), choices=list(EVALUATIONS))
+    arguments = parser.parse_args()
+    for line in measure(mandorla.load(arguments.run), arguments.num, arguments.nfe, arguments.samplers):
+        print(line, flush=True)
+
+
+def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[str]):
+    """Yield the lines of the table."""
+    data, settings = model.data(), model.recipe.evaluate
+    judges = find_judges(model.run / "evaluate" / "judges.safetensors", data, settings, model.recipe.seed, "auto")
+    judges = judges if all(settings.label in judge.heads for judge in judges.values()) else {}
+    rows = choose(data.test, num, model.recipe.seed)
+    real = read(data.test.batch(rows).x, judges)
+    names = list(real)
+    yield f"| sampler | evaluations | {' | '.join(f'Fréchet, {name}' for name in names)} | one class in all |"
+    yield "|---|" + "---|" * (len(names) + 2)
+
+    def line(title: str, evaluations: int | str, x: Images) -> str:
+        distances = [float(frechet_distance(real[name], z)) for name, z in read(x, judges).items()]
+        agreed = f"{agreement(judge_all(judges, x, settings.label)).mean():.3f}" if judges else ""
+        return f"| {title} | {evaluations} | {' | '.join(f'{d:.4g}' for d in distances)} | {agreed} |"
+
+    for sampler in samplers:
+        for evaluations in nfe:
+            steps = evaluations // EVALUATIONS[sampler]
+            model.sampling = model.sampling.model_copy(update={"sampler": sampler, "steps": steps})
+            yield line(sampler, evaluations, model.sample(len(rows)).x)
+    train = data.train.batch(choose(data.train, num, model.recipe.seed))
+    yield line("training samples, decoded", "", model.decode(model.encode(train.x, train.present)))
+    yield line("training samples", "", train.x)
+
+
+def read(x: Images, judges: dict) -> dict[str, torch.Tensor]:
+    """Return the features of all modalities side by side, by space."""
+    spaces = {"judge": lambda name, z: judges[name].features(z)} if judges else {}
+    spaces["random"] = lambda name, z: random_features(z)
+    return {space: torch.cat([of(name, z) for name, z in x.items()], 1) for space, of in spaces.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The benchmark of samplers measures each of them, and counts evaluations rather than steps."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import mandorla
+
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "nfe.py"
+
+
+@pytest.fixture
+def nfe():
+    spec = importlib.util.spec_from_file_location("nfe", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_row_is_measured(nfe, polydigits_run, copy_of):
+    model = mandorla.load(copy_of(polydigits_run))
+    network, calls = model.diffusion.network, []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    rows, counts = [], []
+    for line in nfe.measure(model, 20, [2, 4], ["heun", "euler"]):
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        counts.append(len(calls))
+    assert rows[0] == ["sampler", "evaluations", "Fréchet, judge", "Fréchet, random", "one class in all"]
+    assert [row[:2] for row in rows[2:6]] == [["heun", "2"], ["heun", "4"], ["euler", "2"], ["euler", "4"]]
+    assert [after - before for before, after in zip(counts[1:5], counts[2:6], strict=True)] == [2, 4, 2, 4]
+    real, decoded, drawn = (float(rows[place][2]) for place in (-1, -2, -3))
+    assert real < decoded and real < drawn, "real training samples are nearer to real test samples than what is made"
