@@ -1,0 +1,51 @@
+"""The benchmark of times measures real steps: of as many modalities, pixels and samples as it says."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "speed.py"
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    spec = importlib.util.spec_from_file_location("speed", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROWS", 32)
+    return module
+
+
+def test_a_step_of_each_stage(speed):
+    for stage in speed.BATCH:
+        found = speed.measure_step(stage=stage, threads=1, modalities=3, size=16, samples=70)
+        assert 0 < found["ms"] < 1e5
+        assert found["mib"] > 50
+
+
+def test_every_line_of_growth_asks_for_what_it_says(speed, monkeypatch):
+    monkeypatch.setattr(speed, "GROWTH", {"modalities": (2, 3), "size": (32,), "samples": (10, 20)})
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[-1])
+        return speed.subprocess.CompletedProcess(command, 0, 'said before\n{"ms": 6.0, "mib": 100.0}\n')
+
+    monkeypatch.setattr(speed.subprocess, "run", run)
+    lines = list(speed.growth(["vae", "diffusion"], 1))[1:]
+    assert lines[1] == "| vae | modalities | 3 | 6 | 100 | 2.0 |"
+    assert [line.split("|")[1:4] for line in lines if "samples" in line] == [
+        [" diffusion ", " samples ", " 10 "],
+        [" diffusion ", " samples ", " 20 "],
+    ]
+    settings = [speed.json.loads(text) for text in asked]
+    assert settings[3] == {"stage": "diffusion", "threads": 1, "modalities": 2, "size": 64, "samples": 1000}
+    assert settings[-1] == {"stage": "diffusion", "threads": 1, "modalities": 2, "size": 16, "samples": 20}
+
+
+def test_starts_are_timed(speed, monkeypatch):
+    monkeypatch.setattr(speed, "seconds", lambda command: 1.5 if "--help" in command else 0.25)
+    lines = list(speed.startup(3))
+    assert "| import mandorla | 0.25 |" in lines
+    assert "| mandorla --help | 1.50 |" in lines
