@@ -104,6 +104,24 @@ def test_modes_refuse_what_they_did_not_learn():
         exact("conditional").generate(noise, noise, ["t1"], SamplingConfig(guidance=2.0))
 
 
+def test_autoguidance_leads_away_from_the_weaker_network():
+    diffusion, noise = exact(), {n: z.double() for n, z in sample_noise(LAYOUT, 0, [(i,) for i in range(4)]).items()}
+
+    def drawn(weight: float, guidance: float = 1.0) -> torch.Tensor:
+        sampling = SamplingConfig(steps=1, sampler="euler", autoguidance=weight, guidance=guidance)
+        return diffusion.generate(noise, {"shared": noise["shared"]}, ["t2"], sampling)["t2"]
+
+    with pytest.raises(MandorlaError, match="no weaker network to be led away from: train it with"):
+        drawn(2.0)
+    strong, diffusion.weak = diffusion.network, GaussianNetwork(LAYOUT, GaussianFlow.draw(9, seed=1))
+    plain, led, guided, both = drawn(1.0), drawn(2.0), drawn(1.0, 3.0), drawn(2.0, 3.0)
+    diffusion.network = diffusion.weak
+    torch.testing.assert_close(led, 2 * plain - drawn(1.0))
+    torch.testing.assert_close(both - guided, led - plain)
+    assert (led - plain).abs().max() > 1e-3
+    assert strong is not diffusion.weak
+
+
 def test_guidance_pushes_along_what_is_known():
     """At 1 it is what was learned, at 0 nothing is known; between and beyond the velocity follows a straight line."""
     diffusion, noise = exact(), {n: z.double() for n, z in sample_noise(LAYOUT, 0, [(i,) for i in range(4)]).items()}

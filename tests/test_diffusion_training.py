@@ -156,3 +156,28 @@ def test_weights_hold_their_whitening(polydigits_run, copy_of):
     tensors, _ = load_tensors(path)
     save_tensors(path, tensors | {name: z + 1 for name, z in tensors.items() if name.startswith("whitening.mean")})
     assert not torch.allclose(mandorla.load(run).sample(2).x["view0"], expected)
+
+
+def test_a_weaker_network_is_trained_first(polydigits_run, copy_of):
+    """For its share of the steps, from the same start; the stronger one is what it would be without."""
+    run = without_stage_2(polydigits_run, copy_of)
+    settings = ["diffusion.weak_share=0.5", "diffusion.sampling.autoguidance=2.0"]
+    with interrupted(2):
+        train_diffusion(tiny_recipe(run, "polydigits", *settings))
+    assert not (run / "diffusion" / "weights.safetensors").exists()
+    train_diffusion(tiny_recipe(run, "polydigits", *settings))
+    assert same_training(run / "diffusion", polydigits_run / "diffusion")
+    lines = (run / "diffusion" / "weak" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 3
+    model = mandorla.load(run)
+    names = dict(model.diffusion.named_parameters())
+    assert any(not torch.equal(z, names[f"network.{n}"]) for n, z in model.diffusion.weak.named_parameters())
+    led = model.sample(2).latents.shared
+    model.sampling = model.sampling.model_copy(update={"autoguidance": 1.0})
+    torch.testing.assert_close(
+        model.sample(2).latents.shared, mandorla.load(polydigits_run).sample(2).latents.shared, rtol=0, atol=0
+    )
+    assert not torch.equal(model.sample(2).latents.shared, led)
+    shutil.rmtree(run / "diffusion" / "weak")
+    with pytest.raises(MandorlaError, match="weak/weights.safetensors is missing"):
+        mandorla.load(run).sample(2)

@@ -25,6 +25,9 @@ class DiffusionConfig(Settings):
     """spread of the logit-normal times"""
     region_share: float = Field(0.0, ge=0, le=1)
     """share of the travelling maps of which a random region is known: what in-painting needs"""
+    weak_share: float = Field(0.0, ge=0, lt=1)
+    """share of the steps for which a second, weaker network is trained first, that samples can be led away from
+    (`sampling.autoguidance`); 0: none"""
     training: TrainingConfig = TrainingConfig(steps=1500, learning_rate=2e-3, ema=0.998)
     """length, optimiser, logs"""
     sampling: SamplingConfig = SamplingConfig()

@@ -30,6 +30,7 @@ class Diffusion(nn.Module):
         self.layout = Layout({name: shape for name, shape in layout.shapes.items() if name not in left_out})
         sizes = {name: scale.size for name, scale in self.labels.items()}
         self.network = ComponentTransformer(config.network, self.layout, sizes)
+        self.weak: ComponentTransformer | None = None  # the same network, trained for less long
 
     def loss(
         self, data: Components, given: dict[str, Tensor], labels: Components | None = None
@@ -79,7 +80,7 @@ class Diffusion(nn.Module):
         References: SDEdit, Meng et al., 2022, https://arxiv.org/abs/2108.01073 (Alg. 1: `start`).
         """
         held = {name: self.network.whole_tokens(name, cells) for name, cells in (held or {}).items()}
-        travelling, velocity = self._way(wanted, noise, known, sampling.guidance, held, labels)
+        travelling, velocity = self._way(wanted, noise, known, sampling, held, labels)
         x = travelling.join(noise)
         if begin is not None:
             last = travelling.join(begin)
@@ -144,7 +145,7 @@ class Diffusion(nn.Module):
         names: Iterable[str],
         noise: Components,
         known: Components,
-        guidance: float = 1.0,
+        sampling: SamplingConfig | None = None,
         held: Components | None = None,
         labels: Components | None = None,
     ) -> tuple[Layout, Velocity]:
@@ -152,29 +153,38 @@ class Diffusion(nn.Module):
 
         What neither travels nor is known stays noise.
 
-        References: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598 (Eq. 6).
+        References: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598 (Eq. 6);
+        Guiding a Diffusion Model with a Bad Version of Itself, Karras et al., 2024, https://arxiv.org/abs/2406.02507
+        (Eq. 4: autoguidance).
         """
+        guidance, autoguidance = (sampling.guidance, sampling.autoguidance) if sampling else (1.0, 1.0)
         travelling = Layout({name: self.layout.shapes[name] for name in names if name in self.layout.shapes})
-        self._check(known, list(names), guidance)
+        self._check(known, list(names), guidance, autoguidance)
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
 
-        def learned(x: Tensor, t: float, known: Components, labels: Components | None) -> Tensor:
+        def learned(network: nn.Module, x: Tensor, t: float, known: Components, labels: Components | None) -> Tensor:
             state = noise | known | travelling.split(x)
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
             times = torch.tensor(row, device=x.device).expand(len(x), -1)
-            return travelling.join(self.network(state, times, held, labels))
+            return travelling.join(network(state, times, held, labels))
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            v = learned(x, t, known, labels)
-            if guidance == 1 or not (known or labels):
-                return v
-            blind = learned(x, t, {}, None)
-            return blind + guidance * (v - blind)
+            guided = v = learned(self.network, x, t, known, labels)
+            if guidance != 1 and (known or labels):
+                guided = guided + (guidance - 1) * (v - learned(self.network, x, t, {}, None))
+            if autoguidance != 1:
+                guided = guided + (autoguidance - 1) * (v - learned(self.weak, x, t, known, labels))
+            return guided
 
         return travelling, velocity
 
-    def _check(self, known: Components, wanted: list[str], guidance: float) -> None:
+    def _check(self, known: Components, wanted: list[str], guidance: float, autoguidance: float) -> None:
         mode = self.config.mode
+        if autoguidance != 1 and self.weak is None:
+            raise MandorlaError(
+                "this stage 2 has no weaker network to be led away from: train it with diffusion.weak_share=0.25, or"
+                " leave sampling.autoguidance at 1"
+            )
         if mode == "conditional" and guidance != 1:
             raise MandorlaError(
                 "this stage 2 was trained in mode 'conditional' and does not know what it would be without the shared"

@@ -31,6 +31,9 @@ class SamplingConfig(Settings):
     guidance: float = Field(1.0, ge=0)
     """how far what is known pushes what is drawn: 1 as learned, above 1 further, 0 not at all; other than 1 each
     evaluation costs two"""
+    autoguidance: float = Field(1.0, ge=0)
+    """how far samples are led away from those of a weaker network (`diffusion.weak_share`): 1 not at all, 2 is a good
+    value; other than 1 each evaluation costs one more"""
     residual_steps: int = Field(20, ge=1)
     """steps from a private part to its residual, and back: enough that the way back ends where it began"""
 

@@ -15,7 +15,8 @@ from mandorla.storage import read_json, write_text
 from mandorla.training import WEIGHTS, load_tensors
 
 FOLDER, DESCRIPTION = "diffusion", "model.json"
-_WHITENING = "whitening."
+WEAK = "weak"  # folder inside that of stage 2
+_NETWORK, _WHITENING = "network.", "whitening."
 
 
 def write_description(run: Path, vae_weights: str, data: str, labels: Mapping[str, LabelScale]) -> None:
@@ -38,11 +39,12 @@ def belongs_to(run: Path) -> tuple[str, str] | None:
 
 def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:
     """Return weights and whitening statistics as named tensors."""
-    return diffusion.state_dict() | {_WHITENING + name: z for name, z in whitening.tensors().items()}
+    weights = {_NETWORK + name: z for name, z in diffusion.network.state_dict().items()}
+    return weights | {_WHITENING + name: z for name, z in whitening.tensors().items()}
 
 
 def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusion, Whitening]:
-    """Return the trained stage 2 of a run folder, ready for use on the CPU, and its whitening.
+    """Return the trained stage 2 of a run folder, with its weaker self if it has one, and its whitening; on the CPU.
 
     Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1.
     """
@@ -57,12 +59,20 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
         )
     labels = of_json(read_json(run / FOLDER / DESCRIPTION, "vae_weights").get("labels", {}))
     diffusion = Diffusion(read_run(run).diffusion, layout, labels)
-    weights = {name: z for name, z in tensors.items() if not name.startswith(_WHITENING)}
     try:
-        diffusion.load_state_dict(weights)
+        diffusion.load_state_dict(_weights(tensors))
+        if diffusion.config.weak_share:
+            weak, _ = load_tensors(run / FOLDER / WEAK / WEIGHTS)
+            other = Diffusion(diffusion.config, layout, labels)
+            other.load_state_dict(_weights(weak))
+            diffusion.weak = other.network
     except RuntimeError as error:
         raise MandorlaError(
             f"{run / FOLDER} does not fit diffusion in {run_config(run)}: train stage 2 again"
         ) from error
     statistics = {name.removeprefix(_WHITENING): z for name, z in tensors.items() if name.startswith(_WHITENING)}
     return diffusion.requires_grad_(False).eval(), Whitening.of_tensors(statistics)
+
+
+def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: z for name, z in tensors.items() if name.startswith(_NETWORK)}

@@ -1,6 +1,7 @@
 """Train stage 2 on the cached latents of a run."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ from mandorla.data.record import recorded_fingerprint
 from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
-from mandorla.diffusion.store import FOLDER, belongs_to, to_tensors, write_description
+from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
-from mandorla.training import choose_device, fit
+from mandorla.training import TrainingConfig, choose_device, fit
 from mandorla.vae.latent_cache import Encoded, open_latents
 from mandorla.vae.store import load_vae
 
@@ -79,19 +80,29 @@ def train_diffusion(recipe: Recipe) -> None:
         shown = [m.name for m in vae.modalities if len(m.size) in (2, 3)]
         return grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown], shown) if shown else None
 
-    fit(
-        diffusion,
-        recipe.diffusion.training,
-        run / FOLDER,
-        seed=seed,
-        num_samples=len(parts["train"]),
-        fetch=lambda indices, step: fetch("train", indices),
-        loss=loss,
-        validate=lambda trained: {name: float(v) for name, v in loss(trained, check, 1.0)[1].items()},
-        picture=picture,
-        export=lambda trained: to_tensors(trained, whitening),
-        title="stage 2 (diffusion)",
-    )
+    def train(
+        model: Diffusion, config: TrainingConfig, folder: Path, picture: Callable[[nn.Module], bytes | None], title: str
+    ) -> None:
+        fit(
+            model,
+            config,
+            folder,
+            seed=seed,
+            num_samples=len(parts["train"]),
+            fetch=lambda indices, step: fetch("train", indices),
+            loss=loss,
+            validate=lambda trained: {name: float(v) for name, v in loss(trained, check, 1.0)[1].items()},
+            picture=picture,
+            export=lambda trained: to_tensors(trained, whitening),
+            title=title,
+        )
+
+    config, share = recipe.diffusion.training, recipe.diffusion.weak_share
+    if share:
+        shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
+        weak = copy.deepcopy(diffusion)
+        train(weak, shorter, run / FOLDER / WEAK, lambda trained: None, "stage 2 (diffusion), a weaker one")
+    train(diffusion, config, run / FOLDER, picture, "stage 2 (diffusion)")
 
 
 def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:
