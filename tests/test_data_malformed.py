@@ -650,6 +650,27 @@ def tiff_of_8_bits_with_a_sign(root):
     return config
 
 
+def tiff_of_channels(photometric, channels):
+    """Return a case in which every file of t1 has channels beside those that its kind of pixels means."""
+
+    def make(root):
+        config = folders(root, ".tif", save_image)
+        for subject in SUBJECTS:
+            values = pixels(subject, shape=(8, 10, channels))
+            named = {"photometric": photometric, "planarconfig": "contig"}
+            tifffile.imwrite(root / "t1" / f"{subject}.tif", values, extrasamples=["unspecified"], **named)
+        return config
+
+    return make
+
+
+CHANNELS = {
+    "tiff_of_grey_and_another_channel": tiff_of_channels("minisblack", 2),
+    "tiff_of_colours_and_another_channel": tiff_of_channels("rgb", 4),
+}
+REFUSED += [pytest.param(make, ("t1/p0.tif", "neither colour"), id=name) for name, make in CHANNELS.items()]
+
+
 @refused("t1/p1.tif", "16-bit pixels", "0 as white")
 def tiff_of_16_bits_with_0_as_white(root):
     config = folders(root, ".tif", lambda path, values: save_image(path, values.astype(np.uint16)))
