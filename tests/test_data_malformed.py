@@ -1060,6 +1060,7 @@ ROWS = {
     "rows_with_nan": ("x,y\n1,2\n3,nan\n", "NaN"),
     "rows_with_infinity": ("x,y\n1,2\n3,1e999\n", "NaN or infinite"),
     "rows_of_one_name_twice": ("x,x\n1,2\n3,4\n", "2 column(s) 'x'"),
+    "rows_with_a_column_without_a_name": (",x,y\n0,1,2\n1,3,4\n", "column 1 has no name"),
     "rows_without_names": (".1,.2\n.3,.4\n", "a line of names above"),
     "rows_of_digits_with_an_underscore": ("x,y\n1_0,2\n", "'1_0' is no number"),
     "rows_of_names_alone": ("x,y\n", "no values"),

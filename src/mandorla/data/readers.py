@@ -563,7 +563,10 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     for name in wanted:
         if names.count(name) != 1:
             raise MandorlaError(f"{names.count(name) or 'no'} column(s) {name!r}; it has {', '.join(names)}")
-    values = np.empty((len(wanted), len(lines)), np.float32)
+    if "" in wanted:  # as pandas writes the numbers of rows
+        number = wanted.index("") + 1
+        raise MandorlaError(f"column {number} has no name; remove it, or name those to take, as in {path.name}:a,b")
+    values = np.empty((len(wanted), len(lines)))  # of float64: a clock's seconds have ten digits
     for number, line in enumerate(lines):
         if len(line) != len(names):
             raise MandorlaError(f"row {number + 1} has {len(line)} cells where the first line names {len(names)}")
