@@ -259,3 +259,13 @@ def test_settings_are_checked(root):
         config(root, key="(")
     with pytest.raises(ValidationError, match="groups patient, slice but no `subject`"):
         config(root, key="(?P<patient>p.)_(?P<slice>s.)")
+
+
+def test_what_a_run_wrote_is_no_data(root):
+    pairs, run = pair_files(config(root)), root / "first" / "runs" / "mine"
+    paint(run / "samples" / "p0_s0.png", 3)
+    (run / "splits.json").write_text("{}")
+    with pytest.raises(MandorlaError, match="runs/mine/samples/p0_s0.png"):  # a file of that name makes no run
+        pair_files(config(root))
+    (run / "intensity.json").write_text("{}")
+    assert pair_files(config(root)) == pairs
