@@ -236,6 +236,7 @@ def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
         (["p{s}_{n}_t1.png", "p{s}_{n}_t2w.png"], "scans", None),
         (["p{s}/v{n}/rgb.png", "p{s}/v{n}/depth.png"], "folders", {"rgb": "**/rgb.png", "depth": "**/depth.png"}),
         (["p{s}/v{n}/t1.png", "p{s}/v{n}/t2.png"], "scans", None),
+        (["T1.5 (a)/p{s}_{n}.png", "b/p{s}_{n}.png"], "folders", {"T1-5-a": "T1.5 (a)", "b": "b"}),
     ],
 )
 def test_layouts_are_told_by_their_names(tmp_path, names, kind, pairs):
@@ -346,6 +347,14 @@ def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
         (["mine"], 1),
         (["nowhere"], 2),
         (["mine", "data.sise=3"], 2),
+def test_names_that_a_training_refuses_are_to_mend(tmp_path):
+    for subject in range(SUBJECTS):
+        for name in ("shared", "other"):
+            png(tmp_path / name / f"p{subject}.png", disk(subject, 0, 1 - 0.1 * (name == "other")))
+    assert found(find_out(str(tmp_path)), "a modality cannot be called 'shared'").level == "mend"
+    assert not find_out(str(tmp_path), ["data.folders={one: shared, two: other}"]).num_mend
+
+
         ([str(tmp_path / "x")], 2),
     ):
         with pytest.raises(SystemExit) as stop:

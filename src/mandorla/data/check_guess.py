@@ -243,9 +243,10 @@ def _key(stems: dict[str, list[str]], before: str, after: str) -> str:
 
 
 def _named(places: dict[str, str]) -> dict[str, str]:
-    """Return places by the usual names of modalities, as far as they have one each, in the usual order."""
-    counts = Counter(to_modality(word) for word in places)
-    named = {modality if (modality := to_modality(word)) and counts[modality] == 1 else word: word for word in places}
+    """Return places by names that modalities may have, the usual ones as far as they have one each, in their order."""
+    names = {word: to_modality(word) or re.sub(r"[^\w-]+", "-", word).strip("-") or word for word in places}
+    counts = Counter(name.casefold() for name in names.values())
+    named = {name if counts[name.casefold()] == 1 else word: word for word, name in names.items()}
     return {name: places[named[name]] for name in in_order(named)}
 
 
