@@ -376,6 +376,14 @@ def test_images_side_by_side_are_told_by_their_width(tmp_path):
     (tmp_path / "0.png").write_bytes(b"no picture")
     findings = find_out(str(tmp_path))
     assert findings.facts.modalities[1].shape == (1, 16, 16) and "kind: side_by_side" in findings.config
+def test_columns_of_a_table_are_proposed_a_range_each(tmp_path):
+    for subject in range(SUBJECTS):
+        for name in ("blood", "gait"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{subject}.csv").write_text(f"sodium,calcium\n{140 + subject},{2 + subject / 100}\n")
+    assert "per: channel" in find_out(str(tmp_path), ["data.duplicates=keep"]).config
+
+
     assert [problem.what for problem in findings.problems if problem.level == "mend"] == [
         "left: files that cannot be read: 1",
         "right: files that cannot be read: 1",

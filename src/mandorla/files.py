@@ -146,7 +146,7 @@ def _translate_volumes(
                 mean = scale.invert(read.way.back(images.mean(0)))
                 write_volume(folder / name / f"{one}.nii.gz", mean, read.way.grid, like, scale)
                 if num_samples > 1:
-                    spread = read.way.back(images.std(0, ddof=1)) * (scale.high - scale.low)
+                    spread = read.way.back(images.std(0, ddof=1)) * scale.width
                     write_volume(folder / f"{name}_std" / f"{one}.nii.gz", spread, read.way.grid, like)
     return out
 
