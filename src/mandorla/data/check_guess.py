@@ -76,6 +76,7 @@ def _candidates(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     if any(name.parts[0].startswith("sub-") for name in names if len(name.parts) > 1):
         yield _block(folder, "bids", "folders sub-..., as in BIDS")
     yield from _table(folder, sorted(Path(path.name) for path in folder.iterdir() if path.suffix.lower() in TABLES))
+    yield from _divided(folder, names)
     yield from _scans(folder, names)
     yield from _tokens(folder, names)
     yield from _same_names(folder, names)
@@ -197,6 +198,29 @@ def _subfolders(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
         folders=_named({top: top for top in images}),
         key=_key(images, before, after),
         masks=_named({top: top for top in inside if top not in images}),
+    )
+
+
+def _divided(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield globs where folders of a division have a folder for each modality: `train/t1/p07.png`."""
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        if len(name.parts) < 3 or name.parts[0].lower() not in DIVISION:
+            return
+        inside.setdefault(name.parts[1], []).append(str(Path(*name.parts[2:-1], stem(name))))
+    if len({name.parts[:2] for name in names}) < len({name.parts[0] for name in names}) * len(inside):
+        return
+    globs = {top: f"*/{top}/**/*" for top in inside}
+    masks = {top: globs.pop(top) for top in inside if is_mask(to_modality(top) or "")}
+    if not 2 <= len(globs) <= MOST_MODALITIES:
+        return
+    yield _block(
+        folder,
+        "folders",
+        f"folders of a division, with a folder per modality: {', '.join(globs)}",
+        folders=_named(globs),
+        key=_key({top: inside[top] for top in globs}, "", "").replace("^", "^[^/]+/", 1),
+        masks=_named(masks),
     )
 
 
