@@ -86,7 +86,7 @@ def _misnamed(facts: Facts) -> list[Problem]:
     try:
         check_names([modality.name for modality in facts.modalities])
     except MandorlaError as error:
-        return [Problem("mend", str(error), [], "a recipe may call a folder otherwise, data.folders={NAME: FOLDER}")]
+        return [Problem("mend", str(error), [], "for folders as in data.folders={NAME: FOLDER}")]
     return []
 
 
