@@ -47,7 +47,7 @@ class FakeModel:
     def data(self):
         return SimpleNamespace(test=FakeTest())
 
-    def sample(self, num, seed, steps):
+    def sample(self, num, seed, steps, labels):
         generator = torch.Generator().manual_seed(seed)
         x = {m.name: torch.rand(num, *m.shape, generator=generator) for m in self.modalities}
         return SimpleNamespace(x=x)
