@@ -236,6 +236,7 @@ def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
         (["p{s}_{n}_t1.png", "p{s}_{n}_t2w.png"], "scans", None),
         (["p{s}/v{n}/rgb.png", "p{s}/v{n}/depth.png"], "folders", {"rgb": "**/rgb.png", "depth": "**/depth.png"}),
         (["p{s}/v{n}/t1.png", "p{s}/v{n}/t2.png"], "scans", None),
+        (["T1.5 (a)/p{s}_{n}.png", "b/p{s}_{n}.png"], "folders", {"T1-5-a": "T1.5 (a)", "b": "b"}),
     ],
 )
 def test_layouts_are_told_by_their_names(tmp_path, names, kind, pairs):
@@ -247,6 +248,20 @@ def test_layouts_are_told_by_their_names(tmp_path, names, kind, pairs):
     assert (data["kind"], data.get("folders")) == (kind, pairs)
     facts = find_out(str(tmp_path)).facts
     assert (facts.paired, facts.num_subjects) == (SUBJECTS * SLICES, SUBJECTS)
+
+
+def test_folders_of_a_division_with_a_folder_per_modality(tmp_path):
+    parts = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    for subject, part in enumerate(parts):
+        for number in range(SLICES):
+            for name in ("mr", "ct"):
+                png(
+                    tmp_path / part / name / f"p{subject}_{number}.png", disk(subject, number, 1 - 0.1 * (name == "ct"))
+                )
+    facts = find_out(str(tmp_path)).facts
+    assert facts.parts == {"train": (24, 6), "val": (12, 3), "test": (12, 3)} and facts.paired == 48
+    png(tmp_path / "val" / "ct" / "p0_0.png", disk(0, 9, 0.9))
+    assert "'p0/0' lies in val, and by" in whats(find_out(str(tmp_path)), "mend")[0]
 
 
 def test_a_table_and_its_labels(tmp_path):
@@ -332,6 +347,14 @@ def test_the_page_needs_nothing_but_itself_and_escapes_names(folder, tmp_path):
     assert page.count("<rect") > 20
 
 
+def test_names_that_a_training_refuses_are_to_mend(tmp_path):
+    for subject in range(SUBJECTS):
+        for name in ("shared", "other"):
+            png(tmp_path / name / f"p{subject}.png", disk(subject, 0, 1 - 0.1 * (name == "other")))
+    assert found(find_out(str(tmp_path)), "a modality cannot be called 'shared'").level == "mend"
+    assert not find_out(str(tmp_path), ["data.folders={one: shared, two: other}"]).num_mend
+
+
 def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main_or_exit(["data", "check", "mine"])
@@ -351,6 +374,14 @@ def test_exit_status_and_files(folder, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             main(["data", "check", *arguments])
         assert stop.value.code == status, arguments
+
+
+def test_columns_of_a_table_are_proposed_a_range_each(tmp_path):
+    for subject in range(SUBJECTS):
+        for name in ("blood", "gait"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{subject}.csv").write_text(f"sodium,calcium\n{140 + subject},{2 + subject / 100}\n")
+    assert "per: channel" in find_out(str(tmp_path), ["data.duplicates=keep"]).config
 
 
 def test_composed_data_are_looked_at_in_part(capsys):

@@ -53,6 +53,30 @@ def test_pairs_by_key_and_splits_by_subject(root):
     assert sum(map(len, subjects)) == len(set.union(*subjects)) == 8
 
 
+def divided(root, homes):
+    """Write `PART/t1/p0.png` and `PART/t2/p0.png`, and so on, for the subjects' parts `homes`."""
+    for subject, part in enumerate(homes):
+        for name in ("t1", "t2"):
+            paint(root / part / name / f"p{subject}.png", level(subject, 0, name))
+    return FoldersConfig(root=str(root), folders={"t1": "*/t1/*.png", "t2": "*/t2/*.png"})
+
+
+def test_folders_of_a_division_are_the_division(tmp_path):
+    homes = ["train", "test", "val", "train", "test", "train"]
+    splits = load_data(divided(tmp_path, homes), seed=0)
+    assert {part: dataset.ids for part, dataset in splits.parts.items()} == {
+        part: [f"{part}/p{s}" for s, home in enumerate(homes) if home == part] for part in ("train", "val", "test")
+    }
+
+
+def test_a_sample_in_two_folders_of_a_division_is_refused(tmp_path):
+    config = divided(tmp_path, ["train", "test", "val", "train"]).model_copy(update={"key": r"(?P<subject>p\d)"})
+    assert load_data(config, seed=0).test.ids == ["p1"]
+    (tmp_path / "train" / "t2" / "p0.png").rename(tmp_path / "val" / "t2" / "p0.png")
+    with pytest.raises(MandorlaError, match="val/t2/p0.png: 'p0' lies in val, and by .*train/t1/p0.png in train; move"):
+        load_data(config, seed=0)
+
+
 def test_key_without_names_is_what_it_matches(root):
     for number in range(4):
         for folder in ("a", "b"):
@@ -259,3 +283,13 @@ def test_settings_are_checked(root):
         config(root, key="(")
     with pytest.raises(ValidationError, match="groups patient, slice but no `subject`"):
         config(root, key="(?P<patient>p.)_(?P<slice>s.)")
+
+
+def test_what_a_run_wrote_is_no_data(root):
+    pairs, run = pair_files(config(root)), root / "first" / "runs" / "mine"
+    paint(run / "samples" / "p0_s0.png", 3)
+    (run / "splits.json").write_text("{}")
+    with pytest.raises(MandorlaError, match="runs/mine/samples/p0_s0.png"):  # a file of that name makes no run
+        pair_files(config(root))
+    (run / "intensity.json").write_text("{}")
+    assert pair_files(config(root)) == pairs

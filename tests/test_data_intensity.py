@@ -106,6 +106,22 @@ def test_invert_undoes_apply(low, width, shares):
     assert scale.apply(np.array([low - 1, low + width + 1])).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("settings", [MinMax(per="channel"), ZScore(per="channel"), Percentile(per="channel")])
+@pytest.mark.parametrize("size", [(), (5,), (4, 3)])
+def test_each_channel_may_have_its_own_range(settings, size):
+    """Sodium about 140, calcium about 2, and a sensor that was off: what varies by a tenth fills its range too."""
+    scales = np.array([[140, 10.0], [2, 0.1], [7, 0.0]]).reshape(3, 2, *[1] * len(size))
+    values = scales[:, 0] + scales[:, 1] * RNG.normal(size=(NUM, 3, *size))
+    scale = Fitted.of_json(json.loads(json.dumps(fitted(settings, values).to_json())))
+    unit = scale.apply(values, GROUPS)
+    assert (unit[TRAIN][:, :2].std(axis=0) > 0.05).all() and not unit[:, 2].any()
+    inside = (unit > 0) & (unit < 1)
+    np.testing.assert_allclose(scale.invert(unit)[inside], values[inside], rtol=1e-5)
+    np.testing.assert_allclose(scale.invert(unit[0]), scale.invert(unit)[0])
+    alone = fitted(settings.model_copy(update={"per": "dataset"}), values[:, 1:2]).apply(values[:, 1:2], GROUPS)
+    np.testing.assert_array_equal(unit[:, 1:2], alone)
+
+
 def test_large_integers_keep_their_differences():
     values = np.array([2**40, 2**40 + 1, 2**40 + 4])
     np.testing.assert_allclose(Intensity(2.0**40, 2.0**40 + 4).apply(values), [0, 0.25, 1])
@@ -145,6 +161,7 @@ def test_images_without_a_background_are_foreground_throughout():
         (AsStored(), heads(np.int16), "scans: the range of type int16 is unknown; set data.intensity"),
         (AsStored(), heads(np.float32), r"scans: values from 0 to [0-9.]+ lie outside \[0, 1\]; set data.intensity"),
         (MinMax(), np.zeros((NUM, 1, 4, 4)), "scans: data.intensity minmax finds a single value"),
+        (MinMax(per="channel"), np.zeros((NUM, 2)), "scans: data.intensity minmax finds a single value"),
         (ZScore(per="subject"), np.ones((NUM, 1, 4, 4)), "scans: data.intensity zscore finds a single value"),
     ],
 )

@@ -510,7 +510,7 @@ REFUSED += [pytest.param(_of(content), ("t1/p1.npy", word), id=name) for name, (
 
 @refused("t1/p1.npy", "GiB")
 def npy_of_a_terabyte_of_zeros(root):
-    config = npys(root)
+    config = npys(root, workers=0)  # which such a file alone would start
     huge(root / "t1" / "p1.npy", npy_head((2**20, 2**20)))
     return config
 
@@ -650,6 +650,27 @@ def tiff_of_8_bits_with_a_sign(root):
     return config
 
 
+def tiff_of_channels(photometric, channels):
+    """Return a case in which every file of t1 has channels beside those that its kind of pixels means."""
+
+    def make(root):
+        config = folders(root, ".tif", save_image)
+        for subject in SUBJECTS:
+            values = pixels(subject, shape=(8, 10, channels))
+            named = {"photometric": photometric, "planarconfig": "contig"}
+            tifffile.imwrite(root / "t1" / f"{subject}.tif", values, extrasamples=["unspecified"], **named)
+        return config
+
+    return make
+
+
+CHANNELS = {
+    "tiff_of_grey_and_another_channel": tiff_of_channels("minisblack", 2),
+    "tiff_of_colours_and_another_channel": tiff_of_channels("rgb", 4),
+}
+REFUSED += [pytest.param(make, ("t1/p0.tif", "neither colour"), id=name) for name, make in CHANNELS.items()]
+
+
 @refused("t1/p1.tif", "16-bit pixels", "0 as white")
 def tiff_of_16_bits_with_0_as_white(root):
     config = folders(root, ".tif", lambda path, values: save_image(path, values.astype(np.uint16)))
@@ -777,7 +798,7 @@ def nifti_head(dims, code=2):
 
 @refused("t1/p1.nii", "GiB")
 def nifti_that_declares_terabytes(root):
-    config = niftis(root, ".nii")
+    config = niftis(root, ".nii", workers=0)
     huge(root / "t1" / "p1.nii", nifti_head((32000, 32000, 1000)))
     return config
 
@@ -1039,6 +1060,7 @@ ROWS = {
     "rows_with_nan": ("x,y\n1,2\n3,nan\n", "NaN"),
     "rows_with_infinity": ("x,y\n1,2\n3,1e999\n", "NaN or infinite"),
     "rows_of_one_name_twice": ("x,x\n1,2\n3,4\n", "2 column(s) 'x'"),
+    "rows_with_a_column_without_a_name": (",x,y\n0,1,2\n1,3,4\n", "column 1 has no name"),
     "rows_without_names": (".1,.2\n.3,.4\n", "a line of names above"),
     "rows_of_digits_with_an_underscore": ("x,y\n1_0,2\n", "'1_0' is no number"),
     "rows_of_names_alone": ("x,y\n", "no values"),
@@ -1065,7 +1087,7 @@ REFUSED += [pytest.param(_rows_of(text), ("t1/p1.csv", word), id=name) for name,
 def rows_of_a_terabyte(root):
     config = rows(root)
     huge(root / "t1" / "p1.csv")
-    return config
+    return config.model_copy(update={"workers": 0})
 
 
 # -------------------------------------------------------------------------------------------------- names, links, kinds

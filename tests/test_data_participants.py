@@ -27,6 +27,12 @@ def test_subjects_may_be_called_sub(tmp_path):
     assert labels(tmp_path, "participant_id,age\nsub-p1,54\np2,61", named)["age"] == [54, 61]
 
 
+def test_a_column_says_the_part_of_each_subject(tmp_path):
+    (tmp_path / "people.csv").write_text("subject,split,age\np1,Training,54\np2,val,61\n")
+    pairs = add_labels(PAIRS, ParticipantsConfig(root=str(tmp_path), participants="people.csv"))
+    assert pairs.parts == ["train", "train", "val", None] and list(pairs.labels) == ["age"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

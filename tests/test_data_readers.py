@@ -192,6 +192,10 @@ def test_tables(tmp_path):
     assert read(str(path), OPTIONS).values.shape == (3, 2)
     path.write_text("a,b\n1,2\n")
     np.testing.assert_allclose(read(str(path), ReadOptions(dimensions=0)).values, [1, 2])
+    path.write_text("seconds\n1700000001\n1700000002.5\n")
+    np.testing.assert_array_equal(read(str(path), OPTIONS).values, [[1700000001, 1700000002.5]])
+    path.write_text(",a,b\n0,1,2\n")
+    np.testing.assert_array_equal(read(f"{path}:a,b", OPTIONS).values, [[1], [2]])
 
 
 def test_places_and_stems(tmp_path):

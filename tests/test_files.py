@@ -13,6 +13,7 @@ from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import read_image, write_image
 from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
+from mandorla.data.readers import ReadOptions, read
 from mandorla.errors import MandorlaError
 from mandorla.model import Mandorla
 from mandorla.storage import locked
@@ -46,7 +47,7 @@ class FakeModel:
     def data(self):
         return SimpleNamespace(test=FakeTest())
 
-    def sample(self, num, seed, steps):
+    def sample(self, num, seed, steps, labels):
         generator = torch.Generator().manual_seed(seed)
         x = {m.name: torch.rand(num, *m.shape, generator=generator) for m in self.modalities}
         return SimpleNamespace(x=x)
@@ -95,9 +96,9 @@ def entries(folder: Path) -> list[str]:
 def test_sample_writes_pictures_grid_and_arrays(model):
     out = files.sample(model, None, num=2, seed=3, steps=None)
     assert out == model.run / "samples"
-    assert entries(out) == sorted(
-        ["grid.png", "samples.npz", "t1", "t1/0000.png", "t1/0001.png", "t2", "t2/0000.png", "t2/0001.png"]
-    )
+    folders = {"t1": ".png", "t2": ".png", "v": ".csv"}
+    written = [f"{name}/{number}{suffix}" for name, suffix in folders.items() for number in ("0000", "0001")]
+    assert entries(out) == sorted(["grid.png", "samples.npz", *folders, *written])
     with np.load(out / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
         assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
@@ -125,7 +126,7 @@ def test_translate_a_folder_of_images(model, t1, tmp_path):
         assert arrays["v"].shape == (2, 3, 2)
     assert read_image(out / "t2" / "b.png").mean() == pytest.approx(0.4, abs=0.5 / 255)
     assert read_image(out / "t2_std" / "b.png").mean() == pytest.approx(np.std([0.3, 0.5], ddof=1), abs=0.5 / 255)
-    assert not (out / "v").exists()
+    assert (out / "v" / "b.csv").exists()
 
 
 def test_images_are_averaged_down_as_in_training(model, t1, tmp_path):
@@ -279,7 +280,7 @@ def test_what_a_killed_command_left_is_removed(model, tmp_path):
     (tmp_path / ".out.partial" / "samples.npz").touch()
     out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.npz", "t1", "t2"]
+    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.npz", "t1", "t2", "v"]
 
 
 def test_old_samples_stay_until_new_ones_are_there(model, tmp_path, monkeypatch):
@@ -325,6 +326,19 @@ def test_pictures_get_the_intensity_of_the_training(model, t1, tmp_path):
     model.intensity["t1"] = Fitted(Window(low=51.0, high=153.0), Intensity(51.0, 153.0), {})
     with np.load(translate(model, t1, tmp_path / "out") / "samples.npz") as arrays:
         np.testing.assert_allclose(arrays["t2"].mean((0, 2, 3, 4)), [0, 0.5, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(), (5,)])
+def test_vectors_and_signals_are_tables_on_the_scale_of_the_training(model, t1, tmp_path, size):
+    levels = [np.reshape(ends, (2, *[1] * len(size))).tolist() for ends in ([140.0, 2.0], [150.0, 2.5])]
+    model.modalities = (*model.modalities[:2], Modality("v", 2, size))
+    model.intensity["v"] = Fitted(MinMax(per="channel"), Intensity(*levels), {}, dtype="float64")
+    out = translate(model, t1, tmp_path / "out", wanted=["v"])
+    options = ReadOptions(dimensions=len(size))
+    for name, value in (("v", [144, 2.2]), ("v_std", [10 * 0.02**0.5, 0.5 * 0.02**0.5])):  # of draws 0.3 and 0.5
+        found = read(f"{out}/{name}/b.csv", options).values
+        assert found.shape == (2, *size)
+        np.testing.assert_allclose(found.reshape(2, -1).T, np.tile(value, (int(np.prod(size)), 1)), rtol=1e-5)
 
 
 def test_slices_of_one_subject_share_a_range(model, tmp_path):

@@ -21,6 +21,7 @@ from mandorla.errors import MandorlaError
 from mandorla.imports import settle
 from mandorla.recipe import CONFIG, Recipe, read_recipe
 from mandorla.storage import write_text
+from mandorla.vae.model import check_names
 
 BASE = "folders"  # recipe that a guess starts from
 PAGE = Path("data-check.html")
@@ -75,9 +76,18 @@ def find_out(source: str, overrides: Sequence[str] = ()) -> Findings:
     asked = [f"{change.key}={json.dumps(change.value)}" for change in changes]
     networks = _networks(facts, changes, overrides) if guessed else []
     proposed = _settle(read_recipe(base, [*given, *networks, *asked]))
-    problems = judge(facts, proposed.data if guessed else recipe.data)
+    problems = [*_misnamed(facts), *judge(facts, proposed.data if guessed else recipe.data)]
     advice = "Save this as mine.yaml; then: mandorla train vae mine.yaml"
     return Findings(source, taken, facts, problems, changes, dump_brief(proposed), advice)
+
+
+def _misnamed(facts: Facts) -> list[Problem]:
+    """Return what is wrong with the names of the modalities, if anything is."""
+    try:
+        check_names([modality.name for modality in facts.modalities])
+    except MandorlaError as error:
+        return [Problem("mend", str(error), [], "for folders as in data.folders={NAME: FOLDER}")]
+    return []
 
 
 def _guess(source: str) -> Guess | None:

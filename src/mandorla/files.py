@@ -41,8 +41,8 @@ def sample(
 ) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
-    Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm. `out` must be new or empty; None stands for `samples` in
-    the run folder, which is replaced. Returns the folder.
+    Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm, signals and vectors `<modality>/0000.csv`. `out` must be
+    new or empty; None stands for `samples` in the run folder, which is replaced. Returns the folder.
     """
     with _new_folder(out or model.run / "samples", replace=out is None) as folder:
         x = model.sample(num, seed=seed, steps=steps, labels=labels).x
@@ -67,9 +67,10 @@ def translate(
     - `source`: an `.npz`; a folder with one sub-folder of files per given modality, paired by file stem; or, where one
       modality is given, a folder of files, or one place: a file, a part of it (`case.nii.gz:0`), a folder with a DICOM
       series. Files are read as those of the training were
-    - `out` must be new or empty. It gets `<wanted>/<stem>.png` (`.tif` for TIFF), the mean of the samples,
-      `<wanted>_std/<stem>.png`, their standard deviation on the same scale (where there is more than one),
-      `samples.npz` with all samples `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of the N inputs
+    - `out` must be new or empty. It gets `<wanted>/<stem>.png` (`.tif` for TIFF, `.csv` of signals and vectors), the
+      mean of the samples, `<wanted>_std/<stem>.png`, their standard deviation on the same scale (where there is more
+      than one), `samples.npz` with all samples `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of
+      the N inputs
     - for volumes that know where they lie (NIfTI, DICOM) it gets, instead of pictures and arrays,
       `<wanted>/<stem>.nii.gz` and `<wanted>_std/<stem>.nii.gz` on the grid of the input; slices without foreground are
       not looked at and become background
@@ -108,9 +109,9 @@ def translate(
         (folder / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         for name, images in samples.items():
             fitted = model.intensity[name]
-            _write_pictures(folder / name, names, images.mean(0), fitted, suffix)
+            _write_files(folder / name, names, images.mean(0), fitted, suffix)
             if num_samples > 1:
-                _write_pictures(folder / f"{name}_std", names, images.std(0, ddof=1), fitted, suffix, spread=True)
+                _write_files(folder / f"{name}_std", names, images.std(0, ddof=1), fitted, suffix, spread=True)
     return out
 
 
@@ -146,7 +147,7 @@ def _translate_volumes(
                 mean = scale.invert(read.way.back(images.mean(0)))
                 write_volume(folder / name / f"{one}.nii.gz", mean, read.way.grid, like, scale)
                 if num_samples > 1:
-                    spread = read.way.back(images.std(0, ddof=1)) * (scale.high - scale.low)
+                    spread = read.way.back(images.std(0, ddof=1)) * scale.width
                     write_volume(folder / f"{name}_std" / f"{one}.nii.gz", spread, read.way.grid, like)
     return out
 
@@ -399,12 +400,12 @@ def _write_generated(folder: Path, arrays: str, x: Mapping, model: Mandorla) -> 
     """Write generated samples `x`: all as `arrays`, an `.npz`, and a file for each picture and volume, numbered."""
     np.savez(folder / arrays, **_arrays(x))
     for name, images in _arrays(x).items():
-        _write_pictures(folder / name, _numbers(len(images)), images, model.intensity[name])
+        _write_files(folder / name, _numbers(len(images)), images, model.intensity[name])
         if images.ndim == 5:
             _write_volumes(folder / name, images, model, name)
 
 
-def _write_pictures(
+def _write_files(
     folder: Path,
     names: Sequence[str],
     images: np.ndarray,
@@ -412,11 +413,17 @@ def _write_pictures(
     suffix: str = ".png",
     spread: bool = False,
 ) -> None:
-    """Write one file per image `(C, H, W)` with one or three channels; nothing for other shapes.
+    """Write one file per image `(C, H, W)` with one or three channels, and per signal `(C, T)` or vector `(C,)` as CSV.
 
-    `images` are in [0, 1], or with `spread` their standard deviations.
+    Nothing is written of other shapes. `images` are in [0, 1], or with `spread` their standard deviations.
     """
-    if images.ndim == 4 and images.shape[1] in (1, 3):
+    if images.ndim < 4:
+        folder.mkdir()
+        columns = ",".join(f"channel{number}" for number in range(images.shape[1]))
+        for name, image in zip(names, images, strict=True):
+            rows = np.atleast_2d(fitted.restore(image, spread).T)
+            np.savetxt(folder / f"{name}.csv", rows, "%.9g", ",", header=columns, comments="")
+    elif images.ndim == 4 and images.shape[1] in (1, 3):
         folder.mkdir()
         as_stored = can_hold(suffix, fitted.dtype, images.shape[1])
         for name, image in zip(names, images, strict=True):

@@ -273,7 +273,8 @@ def _best_intensity(modality: ModalityFacts, facts: Facts) -> tuple[dict[str, An
             return None
         return {"kind": "percentile", **per}, f"bright values are at {bright:.4g} where the type goes to {largest}"
     if dims < 2:
-        return {"kind": "minmax"}, f"values from {modality.low:.4g} to {modality.high:.4g}"
+        per = {"per": "channel"} if modality.shape[0] > 1 else {}  # each may have a unit of its own
+        return {"kind": "minmax", **per}, f"values from {modality.low:.4g} to {modality.high:.4g}"
     if -1100 <= modality.percentiles[0.5] <= -900 and modality.background and modality.high > 200:
         low, high = HOUNSFIELD
         return {

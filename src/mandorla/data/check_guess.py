@@ -76,6 +76,7 @@ def _candidates(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     if any(name.parts[0].startswith("sub-") for name in names if len(name.parts) > 1):
         yield _block(folder, "bids", "folders sub-..., as in BIDS")
     yield from _table(folder, sorted(Path(path.name) for path in folder.iterdir() if path.suffix.lower() in TABLES))
+    yield from _divided(folder, names)
     yield from _scans(folder, names)
     yield from _tokens(folder, names)
     yield from _same_names(folder, names)
@@ -200,6 +201,29 @@ def _subfolders(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     )
 
 
+def _divided(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield globs where folders of a division have a folder for each modality: `train/t1/p07.png`."""
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        if len(name.parts) < 3 or name.parts[0].lower() not in DIVISION:
+            return
+        inside.setdefault(name.parts[1], []).append(str(Path(*name.parts[2:-1], stem(name))))
+    if len({name.parts[:2] for name in names}) < len({name.parts[0] for name in names}) * len(inside):
+        return
+    globs = {top: f"*/{top}/**/*" for top in inside}
+    masks = {top: globs.pop(top) for top in inside if is_mask(to_modality(top) or "")}
+    if not 2 <= len(globs) <= MOST_MODALITIES:
+        return
+    yield _block(
+        folder,
+        "folders",
+        f"folders of a division, with a folder per modality: {', '.join(globs)}",
+        folders=_named(globs),
+        key=_key({top: inside[top] for top in globs}, "", "").replace("^", "^[^/]+/", 1),
+        masks=_named(masks),
+    )
+
+
 def _halves(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     """Yield side-by-side images where the first that can be read is twice as wide as it is high."""
     if not all(suffix(name) in IMAGES for name in names):
@@ -243,9 +267,10 @@ def _key(stems: dict[str, list[str]], before: str, after: str) -> str:
 
 
 def _named(places: dict[str, str]) -> dict[str, str]:
-    """Return places by the usual names of modalities, as far as they have one each, in the usual order."""
-    counts = Counter(to_modality(word) for word in places)
-    named = {modality if (modality := to_modality(word)) and counts[modality] == 1 else word: word for word in places}
+    """Return places by names that modalities may have, the usual ones as far as they have one each, in their order."""
+    names = {word: to_modality(word) or re.sub(r"[^\w-]+", "-", word).strip("-") or word for word in places}
+    counts = Counter(name.casefold() for name in names.values())
+    named = {name if counts[name.casefold()] == 1 else word: word for word, name in names.items()}
     return {name: places[named[name]] for name in in_order(named)}
 
 

@@ -62,6 +62,6 @@ def _as_stored(values: np.ndarray, source, scale: Intensity | None) -> np.ndarra
         return None
     most = np.iinfo(dtype)
     ends = sorted((most.min * slope + inter, most.max * slope + inter))
-    if scale.low < ends[0] or scale.high > ends[1] or abs(slope) * LEVELS > scale.high - scale.low:
+    if np.min(scale.low) < ends[0] or np.max(scale.high) > ends[1] or abs(slope) * LEVELS > scale.width.min():
         return None
     return np.rint((values.astype(np.float64) - inter) / slope).clip(most.min, most.max).astype(dtype)

@@ -12,19 +12,22 @@ So `t1/p07_s12_t1.png` and `t2/p07_s12_t2.png` are paired by
 
     key: "(?P<subject>p[0-9]+)_(?P<slice>s[0-9]+)"
 
-and a glob may end in the key of an array: `cases/*.npz:t1`.
+and a glob may end in the key of an array: `cases/*.npz:t1`. Where all names begin with a folder train, val or test, as
+those of `*/t1/*.png` for `train/t1/a.png`, these are the division.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Literal
 
-from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key
+from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key, to_part
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import SUFFIXES, find, split_place, stem, to_regex
 from mandorla.data.root import comes_from
+from mandorla.data.splits import PARTS
 from mandorla.errors import MandorlaError
 
 
@@ -44,12 +47,13 @@ def pair_folders(config: FoldersConfig) -> Pairs:
     """Return the samples in the folders.
 
     Raises `MandorlaError` for a missing or empty folder, a glob without a file, a listed file that is missing, a file
-    that the key does not match, and as `pair` and `add_labels` do.
+    that the key does not match, a sample in two parts, and as `pair` and `add_labels` do.
     """
     pattern = re.compile(config.key)
     if both := config.folders.keys() & config.masks.keys():
         raise MandorlaError(f"data.masks: {min(both)!r} is a modality in data.folders; name the mask otherwise")
     found: list[Found | Unpairable] = []
+    part_of: dict[str, str] = {}
     for name, where in (config.folders | config.masks).items():
         setting = f"data.{'folders' if name in config.folders else 'masks'}.{name}"
         if isinstance(where, list):
@@ -59,9 +63,26 @@ def pair_folders(config: FoldersConfig) -> Pairs:
         else:
             named = _in_glob(config, where, setting)
         for place, text in named:
+            part_of[place] = to_part(text.partition("/")[0]) if "/" in text else ""
             key = read_key(pattern, text)
             found.append(Unpairable(place, key) if isinstance(key, str) else Found(place, name, *key))
-    return add_labels(pair(found, list(config.folders), config, "data.folders", list(config.masks)), config)
+    home = _divide(found, part_of) if set(part_of.values()) <= set(PARTS) else {}
+    pairs = add_labels(pair(found, list(config.folders), config, "data.folders", list(config.masks)), config)
+    return replace(pairs, parts=[home[key] for key in pairs.ids]) if home else pairs
+
+
+def _divide(found: Sequence[Found | Unpairable], part_of: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of each key, by the part of each place. Raises `MandorlaError` for a key in two parts."""
+    home: dict[str, Found] = {}
+    for item in found:
+        if isinstance(item, Found):
+            other = home.setdefault(item.key, item)
+            if part_of[other.place] != part_of[item.place]:
+                raise MandorlaError(
+                    f"{item.place}: {item.key!r} lies in {part_of[item.place]}, and by {other.place} in "
+                    f"{part_of[other.place]}; move it into one part, or make the key tell them apart"
+                )
+    return {key: part_of[item.place] for key, item in home.items()}
 
 
 def _in_folder(config: FoldersConfig, folder: Path, setting: str) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """Image files in and out: PNG, JPEG and TIFF as arrays `(C, H, W)`.
 
 Pillow decodes them. What it would do without a word is refused here: cutting 16-bit colours to 8 bits, reading only the
-first of several pages. Transparent pixels are laid over black, palettes become colours, and a camera's orientation tag
-is applied.
+first of several pages, leaving out a channel beside the colours. Transparent pixels are laid over black, palettes
+become colours, and a camera's orientation tag is applied.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 TIFF = {".tif", ".tiff"}
 HOLDS = {"uint8": SUFFIXES, "uint16": {".png", *TIFF}, "float32": TIFF}
 FORMATS = ("PNG", "JPEG", "TIFF")  # whatever a file is called: some decoders start other programs
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339  # TIFF tags
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -129,9 +129,11 @@ def _bits(file: BinaryIO, image: Image.Image) -> int:
 
 
 def _oddity(image: Image.Image) -> str:
-    """Return in words what Pillow passes over in a TIFF: a sign of 8 bits, 0 for white of more; empty for nothing."""
+    """Return in words what Pillow passes over in a TIFF: a channel, a sign, 0 for white; empty for nothing."""
     if image.format != "TIFF":
         return ""
+    if 0 in image.tag_v2.get(EXTRA_SAMPLES, ()):
+        return " with a channel that is neither colour nor transparency"
     if 2 in image.tag_v2.get(SAMPLE_FORMAT, ()) and image.mode not in ("I", "F"):
         return " with a sign"
     return " with 0 as white" if image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode not in ("1", "L") else ""

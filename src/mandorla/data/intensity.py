@@ -3,8 +3,8 @@
 A modality's values v become x = (v - low) / (high - low), cut to [0, 1]; `invert` gives low + x (high - low). What
 `low` and `high` are is set by `data.intensity`, for one modality by `data.intensity_of`, and is read off the training
 samples, so that nothing of a test image enters the model. With `per: subject` each subject (group) has its own pair,
-read off its own images: for scanners without a common scale. A run keeps all of it in `intensity.json`; files that
-change later do not change it.
+read off its own images: for scanners without a common scale. With `per: channel` each channel has: for columns of a
+table, each in a unit of its own. A run keeps all of it in `intensity.json`; files that change later do not change it.
 
 *Foreground* is what lies above the background. The background is the most frequent of 1024 levels between the 0.1 and
 99.9 percentile, where that level lies in the darkest quarter; else there is none and every value counts. `> 0` would
@@ -39,6 +39,7 @@ NUM_ROWS = 2**13  # of at most about so many samples, spread evenly: each must b
 NUM_SEEN = 256  # training samples, spread evenly, that say what is usual
 DARKEST = 0.05  # share of the training samples that are too dark, or blank, to say what is usual
 MARGIN = 0.1  # of the range [0, 1]: how far a median, or a share of saturated values, may leave what is usual
+Per = Literal["dataset", "subject", "channel"]
 
 
 class AsStored(Settings):
@@ -67,8 +68,8 @@ class MinMax(Settings):
     """Take the smallest and the largest value."""
 
     kind: Literal["minmax"] = "minmax"
-    per: Literal["dataset", "subject"] = "dataset"
-    """Whether all training samples have one range, or each subject its own."""
+    per: Per = "dataset"
+    """Whether all training samples have one range, or each subject, or each channel, its own."""
 
 
 class Percentile(Settings):
@@ -81,8 +82,8 @@ class Percentile(Settings):
     """Percentile that becomes 1."""
     foreground: bool = True
     """Whether only values above the background count."""
-    per: Literal["dataset", "subject"] = "dataset"
-    """Whether all training samples have one range, or each subject its own."""
+    per: Per = "dataset"
+    """Whether all training samples have one range, or each subject, or each channel, its own."""
 
     @model_validator(mode="after")
     def _low_is_below_high(self):
@@ -95,8 +96,8 @@ class ZScore(Settings):
     """Take the mean less and plus four standard deviations: 0.5 is the mean, 1/8 a standard deviation."""
 
     kind: Literal["zscore"] = "zscore"
-    per: Literal["dataset", "subject"] = "dataset"
-    """Whether all training samples have one range, or each subject its own."""
+    per: Per = "dataset"
+    """Whether all training samples have one range, or each subject, or each channel, its own."""
 
 
 IntensityConfig = Annotated[AsStored | Window | MinMax | Percentile | ZScore, Field(discriminator="kind")]
@@ -105,20 +106,28 @@ _READ_CONFIG = TypeAdapter(IntensityConfig)
 
 @dataclass(frozen=True)
 class Intensity:
-    """Map stored values to [0, 1] and back: `low` becomes 0, `high` becomes 1."""
+    """Map stored values to [0, 1] and back: `low` becomes 0, `high` becomes 1.
 
-    low: float
-    high: float
+    Both are numbers, or nested lists `(C, 1, ...)` with one for each channel and an axis for each of space.
+    """
+
+    low: float | list
+    high: float | list
+
+    @property
+    def width(self) -> np.ndarray:
+        """Return `high` less `low`, float64."""
+        return np.asarray(self.high, np.float64) - np.asarray(self.low, np.float64)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Return `values` of any shape and number type as float32, cut to [0, 1]."""
-        wide = np.result_type(values.dtype, np.float32).type  # float64 where 24 bits do not hold an integer
-        unit = (values.astype(wide) - wide(self.low)) * wide(1 / (self.high - self.low))
+        """Return `values` `(..., C, *size)` of any number type as float32, cut to [0, 1]."""
+        wide = np.result_type(values.dtype, np.float32)  # float64 where 24 bits do not hold an integer
+        unit = (values.astype(wide) - np.asarray(self.low, wide)) * (1 / self.width).astype(wide)
         return unit.clip(0, 1).astype(np.float32, copy=False)
 
     def invert(self, unit: np.ndarray) -> np.ndarray:
-        """Return the stored values, float32, of `unit` in [0, 1]."""
-        return (self.low + np.asarray(unit, np.float64) * (self.high - self.low)).astype(np.float32)
+        """Return the stored values, float32, of `unit` `(..., C, *size)` in [0, 1]."""
+        return (np.asarray(self.low) + np.asarray(unit, np.float64) * self.width).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ class Fitted:
 
         `spread` says that these are standard deviations, for which it does not matter where the scale begins.
         """
-        values, dtype = self.invert(unit) - (self.usual.low if spread else 0), np.dtype(self.dtype)
+        values, dtype = self.invert(unit) - (np.asarray(self.usual.low) if spread else 0), np.dtype(self.dtype)
         if dtype.kind in "iu":
             values = np.rint(values).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
         return values.astype(dtype)
@@ -247,6 +256,7 @@ def fit(
     """Read off `images` `(N, ...)` what `settings` leave open, from the rows `train` where `present`, bool `(N,)`.
 
     With `per: subject`, `groups` `(N,)` names the subject of each row, and each one's range is read off its own rows.
+    With `per: channel`, one that holds a single value becomes 0, unless all do.
     Raises `MandorlaError`, which begins with `place`, for a type whose range is unknown, floats outside [0, 1] where
     values are taken as stored, and training images that are all of one value.
     """
@@ -255,14 +265,15 @@ def fit(
         return Fitted(settings, _stored_range(images, np.flatnonzero(present), place), {}, dtype=dtype)
     if not len(rows):
         raise MandorlaError(f"{place}: no training sample has it; give other data, seed or shares")
-    if getattr(settings, "per", "dataset") == "subject":
+    per = getattr(settings, "per", "dataset")
+    if per == "subject":
         names = np.unique(groups[present])
         own = {str(name): _range(settings, images, np.flatnonzero((groups == name) & present)) for name in names}
         found = [own[str(name)] for name in np.unique(groups[rows]) if own[str(name)]]
         usual = Intensity(*np.median([(i.low, i.high) for i in found], axis=0).tolist()) if found else None
         subjects = {name: intensity or usual for name, intensity in own.items()}
     else:
-        usual, subjects = _range(settings, images, rows), {}
+        usual, subjects = (_ranges if per == "channel" else _range)(settings, images, rows), {}
     if usual is None:
         raise MandorlaError(
             f"{place}: data.intensity {settings.kind} finds a single value in the training images; "
@@ -334,6 +345,18 @@ def _range(settings: IntensityConfig, images: np.ndarray, rows: np.ndarray) -> I
                 values = values[values > background(values)]
             low, high = np.percentile(values, [settings.low, settings.high])
     return Intensity(float(low), float(high)) if is_range(float(low), float(high)) else None
+
+
+def _ranges(settings: IntensityConfig, images: np.ndarray, rows: np.ndarray) -> Intensity | None:
+    """Return the range of each channel, as `_range` gives it; None if all of them hold a single value."""
+    channels = [images[:, channel : channel + 1] for channel in range(images.shape[1])]
+    found = [_range(settings, channel, rows) for channel in channels]
+    if not any(found):
+        return None
+    lows = [own.low if own else float(channel[rows[0]].min()) for own, channel in zip(found, channels, strict=True)]
+    highs = [own.high if own else low + max(1.0, abs(low)) for own, low in zip(found, lows, strict=True)]
+    shape = (-1, *[1] * (images.ndim - 2))
+    return Intensity(np.reshape(lows, shape).tolist(), np.reshape(highs, shape).tolist())
 
 
 def _spread(images: np.ndarray, rows: np.ndarray) -> np.ndarray:

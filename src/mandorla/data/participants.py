@@ -3,16 +3,17 @@
     participant_id  age  sex
     sub-01          54   f
 
-Its rows are subjects, in the column `participant_id` or `subject`, with or without `sub-` before the name; all other
-columns are labels. Subjects that have no files are passed over, those that have no row have no labels.
+Its rows are subjects, in the column `participant_id` or `subject`, with or without `sub-` before the name. A column
+`split` says train, val or test for each; all others are labels. Subjects that have no files are passed over, those that
+have no row have no labels.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from mandorla.data.pairing import Pairs, to_values
+from mandorla.data.pairing import Pairs, to_part, to_values
 from mandorla.data.samples import FilesConfig
-from mandorla.data.table import read_table, to_label_name
+from mandorla.data.table import SPLIT, read_table, to_label_name
 from mandorla.errors import MandorlaError
 
 SUBJECTS = ("participant_id", "subject")
@@ -28,7 +29,9 @@ class ParticipantsConfig(FilesConfig):
 
 
 def add_labels(pairs: Pairs, config: ParticipantsConfig, default: Path | None = None) -> Pairs:
-    """Return `pairs` with the labels that the table of subjects gives; `default` is looked at where none is named.
+    """Return `pairs` with the labels and the division that the table of subjects gives.
+
+    `default` is looked at where no table is named.
 
     Raises `MandorlaError` for a missing or broken table, a column that it lacks, two rows of one subject, and a table
     that knows none of the subjects.
@@ -51,8 +54,12 @@ def add_labels(pairs: Pairs, config: ParticipantsConfig, default: Path | None = 
     if all(row is None for row in found):
         raise MandorlaError(f"{path}: no row for any subject, such as {pairs.groups[0]!r}; mend the names there")
     labels = {}
-    for name in config.labels if config.labels is not None else [name for name in columns if name != subject]:
+    others = [name for name in columns if name not in (subject, SPLIT)]
+    for name in others if config.labels is None else config.labels:
         values = to_values([columns[name][row] if row is not None else "" for row in found])
         if config.labels is not None or any(value is not None for value in values):
             labels[to_label_name(name)] = values
+    if SPLIT in columns:
+        parts = [to_part(columns[SPLIT][row]) if row is not None else None for row in found]
+        return replace(pairs, labels=labels, parts=parts)
     return replace(pairs, labels=labels)

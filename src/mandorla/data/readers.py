@@ -39,7 +39,9 @@ from mandorla.config import Settings
 from mandorla.data.geometry import Geometry
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
+from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.spectrogram import SpectrogramConfig, log_mel
+from mandorla.data.splits import FILE as SPLITS
 from mandorla.errors import MandorlaError
 
 NIFTI = (".nii.gz", ".nii")
@@ -123,9 +125,9 @@ def find(folder: Path, pattern: str = "**/*") -> list[Path]:
     """Return the files in `folder` that `read` understands and whose path in it matches `pattern`, sorted.
 
     A folder that holds a DICOM series counts as one file. `*` stands for any part of a name, `**/` for any folders.
-    Links are followed; what begins with a dot is left out. Raises `MandorlaError` for a link that leads back to a
-    folder above it or nowhere, and for names with line breaks or that are not Unicode: they would not fit into a list
-    of names.
+    Links are followed; what begins with a dot, or was written by a run, is left out. Raises `MandorlaError` for a link
+    that leads back to a folder above it or nowhere, and for names with line breaks or that are not Unicode: they would
+    not fit into a list of names.
     """
     matches = to_regex(pattern).fullmatch
     found = [path for path in _walk(folder) if matches(path.relative_to(folder).as_posix())]
@@ -185,7 +187,8 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _walk(path, (*above, real))
+            if not all((path / name).is_file() for name in (SPLITS, INTENSITY)):  # a run folder: it holds no data
+                yield from _walk(path, (*above, real))
         elif _is_dicom(path):
             slices.append(path)
         elif suffix(path):  # also what is no file: whether it is wanted is not known here
@@ -560,10 +563,13 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     if names and all(map(_is_number, names)):
         raise MandorlaError(f"its first line holds numbers ({', '.join(names[:3])}); put a line of names above it")
     wanted = names if key is None else [name.strip() for name in key.split(",")]
+    if "" in wanted:  # as pandas writes the numbers of rows
+        number = wanted.index("") + 1
+        raise MandorlaError(f"column {number} has no name; remove it, or name those to take, as in {path.name}:a,b")
     for name in wanted:
         if names.count(name) != 1:
             raise MandorlaError(f"{names.count(name) or 'no'} column(s) {name!r}; it has {', '.join(names)}")
-    values = np.empty((len(wanted), len(lines)), np.float32)
+    values = np.empty((len(wanted), len(lines)))  # of float64: a clock's seconds have ten digits
     for number, line in enumerate(lines):
         if len(line) != len(names):
             raise MandorlaError(f"row {number + 1} has {len(line)} cells where the first line names {len(names)}")

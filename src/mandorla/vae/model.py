@@ -7,6 +7,7 @@ q(u_m | x_m, c_S) = N(mean, std^2);  x_m = d_m(c_S, u_m).
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -127,10 +128,8 @@ def random_subsets(present: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(present, drawn.unbind(1), strict=True))
 
 
-def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
-    names = [m.name for m in modalities]
-    if len(names) < 2:
-        raise MandorlaError(f"at least two modalities are needed, the data has {len(names)}: {', '.join(names)}")
+def check_names(names: Sequence[str]) -> None:
+    """Raise `MandorlaError` for modalities that cannot be called so."""
     for name in names:  # also names of files, of attributes, and of arguments of np.savez
         if (
             name in (SHARED, "present", "file", "allow_pickle")
@@ -144,6 +143,13 @@ def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
             raise MandorlaError(
                 f"modalities {', '.join(names)}: two of these names would be one file, for {name!r}: rename one in data"
             )
+
+
+def _check(config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
+    names = [m.name for m in modalities]
+    if len(names) < 2:
+        raise MandorlaError(f"at least two modalities are needed, the data has {len(names)}: {', '.join(names)}")
+    check_names(names)
     for key in (*config.private_of, *config.encoder_decoder_of):
         if key not in names:
             raise MandorlaError(f"vae.model names a modality {key!r} that the data does not have: {', '.join(names)}")
