@@ -248,7 +248,7 @@ def _translate_inputs(job: _Job, inputs: Sequence[Input], folder: Path, source: 
                 [one.subject for one, _ in batch],
             )
             counts = [len(next(iter(read.values.values()))) for _, read in batch]
-            keys = [(one.number, k) for (one, _), count in zip(batch, counts, strict=True) for k in range(count)]
+            keys = [(one.number, number) for one, read in batch for number in read.numbers or [0]]
             results: dict[tuple[str, str], np.ndarray] = {}
             for rows, drawn in job.draw(x, keys):
                 for name, draws in drawn.items():
@@ -301,8 +301,8 @@ def _write_input(
     source: Path,
 ) -> None:
     """Write the `results` `(S, C, *size)` of one input, which was `read` as S slices or whole."""
-    first, *_ = places = list(one.places.values())
-    like, _ = split_place(str(first))
+    places = list(one.places.values())
+    like, _ = split_place(str(places[0]))
     suffix = ".tif" if like.suffix.lower() in TIFF else ".png"
     start = source if source.is_dir() else source.parent
     sources = [os.path.relpath(place, start) for place in places]
