@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from mandorla.config import read_yaml
 from mandorla.errors import MandorlaError
@@ -29,14 +29,16 @@ _QUIET = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILE
 _QUIET |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
-class Tracker(Protocol):
+class Tracker:
     """Take the figures of one training."""
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Take figures, such as `train/loss`, of a step."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Write what is not written yet."""
+        raise NotImplementedError
 
 
 def check_trackers(names: Sequence[Name]) -> None:
@@ -56,7 +58,7 @@ def open_trackers(names: Sequence[Name], folder: Path, step: int) -> list[Tracke
     return [_TRACKERS[name](folder.resolve(), step) for name in dict.fromkeys(names)]
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Write event files; what a killed training wrote after `step` is hidden."""
 
     def __init__(self, folder: Path, step: int):
@@ -72,7 +74,7 @@ class TensorBoard:
         self.writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Tracker):
     """Write a run of W&B, called like the run folder, in a group with that of the other stage."""
 
     def __init__(self, folder: Path, step: int):
@@ -96,7 +98,7 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-class MLflow:
+class MLflow(Tracker):
     """Write a run of MLflow, called like the run folder, in a database of the stage."""
 
     def __init__(self, folder: Path, step: int):
