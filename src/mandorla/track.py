@@ -12,6 +12,7 @@ in any case. A resumed training goes on in the same record.
 """
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -83,7 +84,7 @@ class WeightsAndBiases(Tracker):
         self.run = wandb.init(
             project=PROJECT,
             dir=str(folder),
-            id=_remembered(folder / "wandb-id", wandb.util.generate_id),
+            id=_remembered(folder / "wandb-id", lambda: secrets.token_hex(4)),
             name=f"{run}/{folder.name}",
             group=run,
             resume="allow",
