@@ -315,8 +315,8 @@ class Mandorla:
         """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
 
         The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
-        sample i depends on (seed, *keys[i], k) alone; `keys` are numbers from 0, by default (i,). `labels` are those of the
-        B samples, as for `sample`.
+        sample i depends on (seed, *keys[i], k) alone; `keys` are numbers from 0, by default (i,). `labels` are those of
+        the B samples, as for `sample`.
         """
         _check_whole("num_samples", num_samples, 1)
         wanted = self._names(wanted)
