@@ -26,8 +26,8 @@ def _blocks(cell: dict, picture: Path) -> Iterator[str]:
     if cell["cell_type"] == "markdown":
         yield text
         return
-    language = "sh" if text.startswith("!") else "python"
-    yield f"```{language}\n{text.removeprefix('!').replace(chr(10) + '!', chr(10))}\n```"
+    shell = "%%bash\n"
+    yield f"```{'sh' if text.startswith(shell) else 'python'}\n{text.removeprefix(shell)}\n```"
     for output in cell["outputs"]:
         data = output.get("data", {})
         if "image/png" in data:

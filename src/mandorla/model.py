@@ -42,7 +42,7 @@ Data = Mapping[str, Tensor | np.ndarray]
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
 _CHUNK = 256  # samples that go through a network at once, at most
-_VALUES = 2**22  # and their values, about
+_VALUES = 2**21  # and their values, about: what does not fit into a processor's cache takes half as long again
 
 
 @dataclass(frozen=True)
