@@ -158,7 +158,7 @@ def test_known_regions_are_at_time_one():
 
 
 def test_times_that_all_samples_share_are_given_once():
-    network, times = trained(), torch.rand(1, 4)
-    one, each = (network(components(5), t) for t in (times, times.expand(5, -1)))
+    network, z, times = trained(), components(5), torch.rand(1, 4)
+    one, each = (network(z, t) for t in (times, times.expand(5, -1)))
     for name in each:
         torch.testing.assert_close(one[name], each[name], atol=1e-6, rtol=0)
