@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format docs
+.PHONY: demo test lint format docs notebooks
 
 demo: $(INSTALLED)
 	$(VENV)/bin/mandorla demo
@@ -15,6 +15,12 @@ test: $(INSTALLED)
 # A warning, such as of a dead link, is an error.
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -n docs build/docs
+
+# Run every cell again; the pictures are those of runs/demo.
+notebooks: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e ".[notebooks]"
+	test -e runs/demo/report.html || $(VENV)/bin/mandorla demo
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" jupyter execute --inplace docs/notebooks/*.ipynb
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -12,6 +12,7 @@ from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+import notebook_pages  # noqa: E402
 import reference  # noqa: E402
 
 import mandorla  # noqa: E402
@@ -33,6 +34,7 @@ suppress_warnings = ["misc.highlighting_failure"]
 def setup(app: Sphinx) -> None:
     """Write the references before the pages are read, and set formulas as MathML: no script, no font from outside."""
     reference.write(HERE / "reference")
+    notebook_pages.write(HERE / "notebooks", HERE / "executed")
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
 
 

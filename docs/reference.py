@@ -7,12 +7,15 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "mandorla"
 CHAPTERS = {
-    "use": ("Use a trained run", ["model", "latents", "files", "serve/*"]),
+    "use": ("Use a trained run", ["model", "latents", "files", "inputs", "outputs", "serve/*"]),
     "networks": ("Networks", ["nets/*"]),
     "data": ("Data", ["data/*"]),
     "stage-1": ("Stage 1", ["vae/*", "trials"]),
     "stage-2": ("Stage 2", ["diffusion/*"]),
-    "training": ("Training and run folders", ["training", "recipe", "config", "storage", "environment", "imports"]),
+    "training": (
+        "Training and run folders",
+        ["training", "track", "recipe", "config", "storage", "environment", "imports"],
+    ),
     "evaluate": ("Evaluation", ["evaluate/*", "evaluate/figures/*", "compare"]),
 }
 

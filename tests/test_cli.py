@@ -209,7 +209,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             (
                 "sample",
                 (SimpleNamespace(loaded=Path("r")), Path("o")),
-                {"num": 4, "seed": 1, "steps": 8, "labels": {"a": "b=c"}},
+                {"num": 4, "seed": 1, "steps": 8, "format": None, "labels": {"a": "b=c"}},
             ),
         ),
         (
@@ -217,7 +217,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             (
                 "translate",
                 (SimpleNamespace(loaded=Path("r")), Path("in"), Path("out"), ["a", "b"], ["c"]),
-                {"num_samples": 2, "seed": 0},
+                {"num_samples": 2, "seed": 0, "steps": None, "write": ["mean"]},
             ),
         ),
         (

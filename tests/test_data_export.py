@@ -1,6 +1,8 @@
 """Volumes in, a model that changes nothing, volumes out: what comes back is what went in, where it was."""
 
+import json
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,15 +17,18 @@ from test_data_readers import write_dicom
 
 from mandorla import files
 from mandorla.data import load_data, read_config
+from mandorla.data.bids import pair_bids
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.images import decode_image, write_pixels
 from mandorla.data.intensity import Fitted, Intensity, Window, look, read_intensity, write_intensity
 from mandorla.data.samples import FilesConfig, read_slices
+from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.model import Mandorla
 
 SHAPE = (6, 8, 10)
+BOTH = ("mean", "std")
 RNG = np.random.default_rng(0)
 OBLIQUE = nibabel.affines.from_matvec(
     nibabel.eulerangles.euler2mat(0.3, -0.2, 0.4) @ np.diag([0.9, 1.1, 2.5]), [-40, 20, 5]
@@ -58,11 +63,15 @@ class Identity:
 
     to_unit = Mandorla.to_unit
     _names = list
+    at_once, sampling, hashes, weights = 64, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
 
-    def sample(self, num, seed, steps):
+    def strange(self, x):
+        return ""
+
+    def sample(self, num, seed, steps, first, labels):
         return SimpleNamespace(x={m.name: torch.rand(num, *m.shape) for m in self.modalities})
 
-    def translate(self, x, wanted, num_samples, seed):
+    def translate(self, x, wanted, num_samples, seed, steps, keys):
         sign = (-1) ** torch.arange(num_samples).view(-1, *[1] * (len(self.size) + 2))
         return {name: torch.as_tensor(x["t1"])[None] + 0.01 * sign for name in wanted}
 
@@ -96,13 +105,18 @@ def test_a_volume_comes_back_as_it_was(tmp_path, kind, affine, cut):
     size = read_slices({"t1": str(path)}, {}, READ.validate_python(settings)).values["t1"].shape[2:]
     model = Identity(tmp_path / "run", size, RANGES[kind], settings)
     source = path if cut == "whole" else path.parent
-    out = files.translate(model, source, tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0)
+    out = files.translate(model, source, tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0, write=BOTH)
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == [
-        "names.txt",
+        "dataset_description.json",
+        "t2/p1.json",
         "t2/p1.nii.gz",
+        "t2_std/p1.json",
         "t2_std/p1.nii.gz",
     ]
-    old, new = nibabel.load(path), nibabel.load(out / "t2" / "p1.nii.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        old, new = nibabel.load(path), nibabel.load(out / "t2" / "p1.nii.gz")
+    assert new.header["descrip"].item() == b"synthetic, made by mandorla"
     low, high = RANGES[kind]
     assert np.abs(new.get_fdata() - values).max() <= 1e-3 * (high - low)
     assert new.get_data_dtype() == old.get_data_dtype() and new.shape == old.shape
@@ -161,10 +175,52 @@ def test_a_folder_that_is_one_dicom_series(tmp_path, inputs, cut):
     model.modalities += (Modality("t3", 1, model.size),)
     model.intensity["t3"] = model.intensity["t2"]
     out = files.translate(model, case, tmp_path / "out", given, ["t3"], num_samples=2, seed=0)
-    assert (out / "names.txt").read_text() == "case\n"
     written, read = nibabel.load(out / "t3" / "case.nii.gz"), read_slices({"t1": str(folder)}, {}, FilesConfig())
     np.testing.assert_allclose(written.get_fdata(), values, atol=1)
     np.testing.assert_allclose(written.affine, read.way.grid.affine, atol=1e-5)
+
+
+def test_a_bids_dataset_becomes_a_derivative_dataset(tmp_path):
+    study, values = tmp_path / "study", {}
+    for subject, session, suffixes in (
+        ("01", "", ("T1w", "FLAIR")),
+        ("02", "ses-a", ("T1w", "FLAIR")),
+        ("03", "", ("T1w",)),
+    ):
+        names = [f"sub-{subject}", *filter(None, [session])]
+        for suffix in suffixes:
+            path = study.joinpath(*names, "anat", "_".join([*names, "space-MNI", suffix]) + ".nii.gz")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(RNG.integers(0, 1000, SHAPE).astype(np.int16), OBLIQUE), path)
+            values[subject, suffix] = nibabel.load(path).get_fdata()
+    model = Identity(tmp_path / "run", SHAPE, (0, 1000), {"geometry": {"axes": None}})
+    model.modalities = tuple(Modality(name, 1, SHAPE) for name in ("t1", "flair", "t2", "t1gd"))
+    model.intensity = {m.name: model.intensity["t1"] for m in model.modalities}
+    with pytest.warns(MandorlaWarning, match="1 of 3 sessions lack one of t1, flair and are passed over"):
+        out = files.translate(
+            model, study, tmp_path / "out", ["t1", "flair"], ["t2", "t1gd"], num_samples=2, seed=0, write=BOTH
+        )
+    names = [
+        f"{place}_{more}"
+        for place in ("sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a")
+        for ce, suffix in (("", "T2w"), ("ce-gadolinium_", "T1w"))
+        for more in (f"{ce}space-MNI_desc-synthetic_{suffix}", f"{ce}space-MNI_desc-syntheticStd_{suffix}")
+    ]
+    found = [path.relative_to(out).as_posix() for path in out.rglob("*.*")]
+    expected = [f"{name}{suffix}" for name in names for suffix in (".json", ".nii.gz")]
+    assert sorted(found) == sorted(["dataset_description.json", *expected])
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "mandorla"
+    note = json.loads((out / f"{names[-4]}.json").read_text())
+    assert note["Sources"] == [
+        f"sub-02/ses-a/anat/sub-02_ses-a_space-MNI_{suffix}.nii.gz" for suffix in ("T1w", "FLAIR")
+    ]
+    written = nibabel.load(out / f"{names[0]}.nii.gz")
+    np.testing.assert_allclose(written.get_fdata(), values["01", "T1w"], atol=1)
+    pairs = pair_bids(read_config({"kind": "bids", "root": str(out), "entities": {"desc": "synthetic"}}))
+    assert (pairs.ids, list(pairs.files)) == (["sub-01", "sub-02/ses-a"], ["t1gd", "t2"]), "it can be read again"
+    with pytest.raises(MandorlaError, match="no session of this dataset has t2; add files, or give others"):
+        files.translate(model, study, tmp_path / "more", ["t2"], ["t1"], num_samples=1, seed=0)
 
 
 def test_dicom_images_that_are_no_volume_stay_images(tmp_path):
@@ -173,7 +229,7 @@ def test_dicom_images_that_are_no_volume_stay_images(tmp_path):
         write_dicom(tmp_path / "in" / f"{number}.dcm", np.full((6, 8), 100 * number, np.uint16), (0, 0, number), series)
     model = Identity(tmp_path / "run", (6, 8), (0, 1000), {})
     out = files.translate(model, tmp_path / "in", tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0)
-    assert (out / "names.txt").read_text().split() == ["0", "1", "2"]
+    assert sorted(path.name for path in (out / "t2").glob("*.png")) == ["0.png", "1.png", "2.png"]
 
 
 PICTURES = {
@@ -210,7 +266,14 @@ def test_a_picture_comes_back_on_its_scale_and_of_its_type(tmp_path, kind, inten
     model.recipe.data = config
     number = splits.train.ids[0]  # whose values surely lie in the range that was fitted
     out = files.translate(
-        model, tmp_path / "t1" / f"{number}{suffix}", tmp_path / "out", ["t1"], ["t2"], num_samples=2, seed=0
+        model,
+        tmp_path / "t1" / f"{number}{suffix}",
+        tmp_path / "out",
+        ["t1"],
+        ["t2"],
+        num_samples=2,
+        seed=0,
+        write=BOTH,
     )
     written, before = decode_image(out / "t2" / f"{number}{expected}"), images[int(number)]
     scale = model.intensity["t2"].usual

@@ -20,7 +20,7 @@ from mandorla.data.folders import FoldersConfig
 from mandorla.data.shards import ARRAYS, INDEX, SUMS, ShardsConfig, pack
 from mandorla.data.splits import check_splits, write_splits
 from mandorla.errors import MandorlaError
-from mandorla.files import _reading
+from mandorla.inputs import reading
 from mandorla.recipe import Recipe
 from mandorla.vae.training import train_vae
 
@@ -137,7 +137,7 @@ def test_the_settings_of_the_source_are_kept(tmp_path):
     kept = data.model_copy(update={"root": None})
     assert source_of(data) == data and source_of(shards) == kept
     assert source_of(ShardsConfig(root=str(tmp_path), folder="two")) == kept
-    assert _reading(SimpleNamespace(recipe=SimpleNamespace(data=shards))) == kept
+    assert reading(SimpleNamespace(recipe=SimpleNamespace(data=shards))) == kept
 
 
 # --------------------------------------------------------------------------------------------------------------- faults

@@ -1,6 +1,7 @@
 """The site builds without a warning, and its pages are followed as a newcomer does: every command as typed, on tiny
 settings, every piece of Python, every recipe."""
 
+import json
 import os
 import re
 import shlex
@@ -58,7 +59,9 @@ def write_study(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "pages", [("quickstart",), ("your-data", "missing"), ("latent-sizes",), ("networks",)], ids=lambda pages: pages[0]
+    "pages",
+    [("quickstart",), ("your-data", "missing", "translate"), ("latent-sizes",), ("networks",)],
+    ids=lambda pages: pages[0],
 )
 def test_pages_as_typed(world, pages):
     write_study(world / "study")
@@ -73,7 +76,8 @@ def test_pages_as_typed(world, pages):
     if "your-data" in pages:
         for path in ("mine.yaml", "data-check.html", "runs/try/report.html", "runs/mine/report.html", "compare.png"):
             assert Path(path).is_file(), path
-        assert len(list(Path("out/t2").iterdir())) == 240
+        assert len(list(Path("out/t2").glob("*.png"))) == len(list(Path("out/t2_std").glob("*.json"))) == 240
+        assert len(list(Path("drawn/t1").glob("*.nii.gz"))) == 20
 
 
 def run(command: str) -> None:
@@ -90,7 +94,7 @@ def run(command: str) -> None:
 
 def test_no_command_is_left_out():
     """Pages without a test of their own have no commands but those that start the server."""
-    tested = {"quickstart", "your-data", "missing", "latent-sizes", "networks"}
+    tested = {"quickstart", "your-data", "missing", "translate", "latent-sizes", "networks"}
     for page in set(PAGES) - tested:
         lines = [line for _, language, text in blocks(page) if language == "sh" for line in text.splitlines()]
         assert all(line.startswith("mandorla serve ") for line in lines), page
@@ -132,9 +136,24 @@ def test_the_api_as_a_program_asks_it(world):
         process.kill()
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_executed_from_top_to_bottom(path):
+    """None of them failed, all have pictures, are small enough for a repository, and tell nothing of the machine."""
+    text = path.read_text(encoding="utf-8")
+    code = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    printed = "".join("".join(output.get("text", "")) for output in outputs)
+    assert "mandorla: " not in printed.replace("mandorla: warning", "") and "Traceback" not in printed
+    assert not re.search(r"/(home|root|work)/|\x1b", printed), "places of this machine, or signs for a terminal"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert len(text) < 2**20
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx")
-    source = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("reference"))
+    source = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("reference", "executed"))
     for name in ("src", "data"):
         (tmp_path / name).symlink_to(DOCS.parent / name)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", str(source), str(tmp_path / "site")]

@@ -1,5 +1,6 @@
 """Files in, files out: what is written, what is refused, and that nothing half-written stays."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from mandorla import files
+from mandorla import files, outputs
 from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import read_image, write_image
 from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
 from mandorla.data.readers import ReadOptions, read
-from mandorla.errors import MandorlaError
+from mandorla.diffusion.samplers import SamplingConfig
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.model import Mandorla
 from mandorla.storage import locked
 
@@ -43,16 +45,21 @@ class FakeModel:
 
     to_unit = Mandorla.to_unit
     _names = list
+    at_once, sampling, hashes, weights = 4, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
+
+    def strange(self, x):
+        return ""
 
     def data(self):
         return SimpleNamespace(test=FakeTest())
 
-    def sample(self, num, seed, steps, labels):
-        generator = torch.Generator().manual_seed(seed)
-        x = {m.name: torch.rand(num, *m.shape, generator=generator) for m in self.modalities}
-        return SimpleNamespace(x=x)
+    def sample(self, num, seed, steps, first, labels):
+        def draw(shape):
+            return torch.rand(100, *shape, generator=torch.Generator().manual_seed(seed))[first : first + num]
 
-    def translate(self, x, wanted, num_samples, seed):
+        return SimpleNamespace(x={m.name: draw(m.shape) for m in self.modalities})
+
+    def translate(self, x, wanted, num_samples, seed, steps, keys):
         level = torch.as_tensor(next(iter(x.values()))).mean(dim=(1, 2, 3))
         spread = torch.linspace(-0.1, 0.1, num_samples) if num_samples > 1 else torch.zeros(1)
         shapes = {m.name: m.shape for m in self.modalities}
@@ -85,20 +92,29 @@ def t1(tmp_path):
     return folder
 
 
-def translate(model, source, out, given=("t1",), wanted=("t2",), num_samples=2):
-    return files.translate(model, Path(source), Path(out), given, wanted, num_samples=num_samples, seed=0)
+def translate(model, source, out, given=("t1",), wanted=("t2",), num_samples=2, write=("mean", "std"), seed=0):
+    return files.translate(
+        model, Path(source), Path(out), given, wanted, num_samples=num_samples, seed=seed, write=write
+    )
 
 
 def entries(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def table(path: Path) -> np.ndarray:
+    return np.loadtxt(path, delimiter=",", skiprows=1)
+
+
 def test_sample_writes_pictures_grid_and_arrays(model):
     out = files.sample(model, None, num=2, seed=3, steps=None)
     assert out == model.run / "samples"
-    folders = {"t1": ".png", "t2": ".png", "v": ".csv"}
-    written = [f"{name}/{number}{suffix}" for name, suffix in folders.items() for number in ("0000", "0001")]
-    assert entries(out) == sorted(["grid.png", "samples.npz", *folders, *written])
+    folders = {"t1": "png", "t2": "png", "v": "csv"}
+    files_of = [f"{name}/000{n}.{kind}" for name, own in folders.items() for n in (0, 1) for kind in ("json", own)]
+    assert entries(out) == sorted(["grid.png", "samples.json", "samples.npz", *folders, *files_of])
+    note = json.loads((out / "t2" / "0001.json").read_text())
+    assert note.items() >= {"synthetic": True, "seed": 3, "steps": 3, "modality": "t2", "number": 1}.items()
+    assert note["weights"] == model.hashes
     with np.load(out / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
         assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
@@ -106,10 +122,30 @@ def test_sample_writes_pictures_grid_and_arrays(model):
     assert width > height > 2 * 6 * 8, "two rows of two tiles, each pixel at least eight times"
 
 
+def test_samples_in_one_format(model, tmp_path):
+    out = files.sample(model, tmp_path / "npz", num=2, seed=0, steps=7, format="npz")
+    assert entries(out) == ["samples.json", "samples.npz"]
+    assert json.loads((out / "samples.json").read_text())["steps"] == 7
+    with pytest.warns(MandorlaWarning, match="--format png: v cannot be written so and is left out"):
+        out = files.sample(model, tmp_path / "png", num=2, seed=0, steps=None, format="png")
+    assert [path.suffix for path in out.rglob("*.*")].count(".png") == 4 and not list(out.glob("*.*"))
+    pytest.importorskip("nibabel")
+    with pytest.warns(MandorlaWarning, match="--format nifti"):
+        out = files.sample(model, tmp_path / "nifti", num=9, seed=0, steps=None, format="nifti")
+    with np.load(files.sample(model, tmp_path / "all", num=9, seed=0, steps=None) / "samples.npz") as arrays:
+        for number in (0, 8):  # drawn in three parts, 4 at once
+            read = read(str(out / "t2" / f"000{number}.nii.gz:0"), ReadOptions()).values
+            np.testing.assert_allclose(read[0, 0], arrays["t2"][number, 0], atol=1e-6)
+    model.modalities = model.modalities[2:]
+    with pytest.raises(MandorlaError, match="--format png: v cannot be written so: use npz"):
+        files.sample(model, tmp_path / "none", num=2, seed=0, steps=None, format="png")
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_default_folder_is_replaced_and_a_named_one_never(model, tmp_path):
     for num in (3, 2):
         files.sample(model, None, num=num, seed=0, steps=None)
-    assert len(list((model.run / "samples" / "t1").iterdir())) == 2
+    assert len(list((model.run / "samples" / "t1").glob("*.png"))) == 2
     named = tmp_path / "named"
     named.mkdir()
     files.sample(model, named, num=1, seed=0, steps=None)
@@ -119,28 +155,92 @@ def test_the_default_folder_is_replaced_and_a_named_one_never(model, tmp_path):
 
 def test_translate_a_folder_of_images(model, t1, tmp_path):
     (t1 / "notes.txt").write_text("no image")
-    out = translate(model, t1, tmp_path / "new" / "out", wanted=("t2", "v"))
-    assert (out / "names.txt").read_text().split() == ["a", "b", "c"]
-    with np.load(out / "samples.npz") as arrays:
-        assert arrays["t2"].shape == (2, 3, 3, 6, 8)
-        assert arrays["v"].shape == (2, 3, 2)
-    assert read_image(out / "t2" / "b.png").mean() == pytest.approx(0.4, abs=0.5 / 255)
-    assert read_image(out / "t2_std" / "b.png").mean() == pytest.approx(np.std([0.3, 0.5], ddof=1), abs=0.5 / 255)
-    assert (out / "v" / "b.csv").exists()
+    out = translate(model, t1, tmp_path / "new" / "out", wanted=("t2", "v"), write=("mean", "std", "draws"))
+    kinds = ("", "_std", "_draw0", "_draw1")
+    files_of = [f"{name}{kind}/{stem}" for name in ("t2", "v") for kind in kinds for stem in "abc"]
+    suffixes = {"t": ".png", "v": ".csv"}
+    expected = [f"{name}{suffix}" for name in files_of for suffix in (".json", suffixes[name[0]])]
+    assert [name for name in entries(out) if "." in name] == sorted(["dataset_description.json", *expected])
+    for kind, level in zip(kinds, (0.4, np.std([0.3, 0.5], ddof=1), 0.3, 0.5), strict=True):
+        assert read_image(out / f"t2{kind}" / "b.png").mean() == pytest.approx(level, abs=0.51 / 255)
+        np.testing.assert_allclose(table(out / f"v{kind}" / "b.csv"), np.full(2, level), atol=1e-2)
+    note = json.loads((out / "t2_std" / "b.json").read_text())
+    assert note["synthetic"] is True and note["Sources"] == ["b.png"] and note["statistic"] == "std"
+    assert (note["given"], note["wanted"], note["seed"], note["steps"]) == (["t1"], ["t2", "v"], 0, 3)
+
+
+def test_draws_of_an_input_do_not_depend_on_the_others(model, t1, tmp_path):
+    seen = {}
+    translate_as_ever = model.translate
+
+    def spy(x, wanted, num_samples, seed, steps, keys):
+        for level, key in zip(x["t1"].mean((1, 2, 3)), keys, strict=True):
+            seen.setdefault(round(float(level), 1), set()).add(key)
+        return translate_as_ever(x, wanted, num_samples, seed, steps, keys)
+
+    model.translate = spy
+    translate(model, t1, tmp_path / "all")
+    model.at_once = 1
+    translate(model, t1 / "b.png", tmp_path / "one", num_samples=3)
+    (t1 / "a.png").unlink()
+    translate(model, t1, tmp_path / "rest")
+    assert {level: len(keys) for level, keys in seen.items()} == {0.2: 1, 0.4: 1, 0.6: 1}
+    assert len(set().union(*seen.values())) == 3
+
+
+def test_the_same_command_goes_on_and_another_is_refused(model, t1, tmp_path):
+    out = translate(model, t1, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    for name in ("b.json", "b.png"):
+        (out / "t2" / name).unlink()
+    (out / "t2" / "b.png.part").touch()
+    model.translate, seen = (lambda *given, keys: seen.append(len(given[0]["t1"])) or model_translate(*given, keys)), []
+    model_translate = FakeModel.translate.__get__(model)
+    translate(model, t1, out)
+    assert seen == [1], "only what is missing is drawn"
+    changed = {path.name for path in out.rglob("*.png") if before.get(path) != path.stat().st_mtime_ns}
+    assert changed == {"b.png"} and not list(out.rglob("*.part"))
+    with pytest.raises(MandorlaError, match=r"out: was begun with seed 0, not 1; name a new folder"):
+        translate(model, t1, out, seed=1)
+    with pytest.raises(MandorlaError, match=r"out: was begun with write \["):
+        translate(model, t1, out, write=("mean",))
+
+
+def test_an_input_that_cannot_be_read_stops_no_other(model, t1, tmp_path):
+    whole = (t1 / "b.png").read_bytes()
+    (t1 / "b.png").write_bytes(whole[:40])
+    with pytest.raises(MandorlaError, match=r"in/b.png: cannot be read .*\(1 of 3 inputs failed; .* the same command"):
+        translate(model, t1, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "t2").glob("*.png")) == ["a.png", "c.png"]
+    (t1 / "b.png").write_bytes(whole)
+    translate(model, t1, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "t2").glob("*.png"))) == 3
+
+
+def test_memory_is_that_of_a_few_inputs(model, t1, tmp_path):
+    most = []
+    translate_as_ever = model.translate
+    model.translate = lambda x, *more, keys: most.append(len(x["t1"])) or translate_as_ever(x, *more, keys)
+    for number in range(30):
+        write_image(t1 / f"more{number}.png", np.full((1, 6, 8), 0.5))
+    translate(model, t1, tmp_path / "out")
+    assert max(most) * 2 <= model.at_once and sum(most) == 33
 
 
 def test_images_are_averaged_down_as_in_training(model, t1, tmp_path):
     checkers = np.indices((12, 16)).sum(0)[None] % 2 * 0.8
     write_image(t1 / "d.png", checkers.astype(np.float32))
     with pytest.raises(MandorlaError, match="size 12 x 16"):
-        translate(model, t1, tmp_path / "out")
+        translate(model, t1 / "d.png", tmp_path / "out")
     model.recipe = SimpleNamespace(data=FoldersConfig(folders={"t1": "a", "t2": "b"}, size=(6, 8)))
     out = translate(model, t1, tmp_path / "out")
     assert read_image(out / "t2" / "d.png").mean() == pytest.approx(0.4, abs=1 / 255)
 
 
 def test_one_sample_has_no_spread(model, t1, tmp_path):
-    assert not (translate(model, t1, tmp_path / "out", num_samples=1) / "t2_std").exists()
+    with pytest.raises(MandorlaError, match="a standard deviation needs two samples"):
+        translate(model, t1, tmp_path / "out", num_samples=1)
+    assert not (translate(model, t1, tmp_path / "out", num_samples=1, write=("mean",)) / "t2_std").exists()
 
 
 def test_translate_pairs_sub_folders_by_stem(model, t1, tmp_path):
@@ -148,18 +248,35 @@ def test_translate_pairs_sub_folders_by_stem(model, t1, tmp_path):
         (t1 / name).mkdir()
         for stem, value in (("y", 0.5), ("x", 0.1)):
             write_image(t1 / name / f"{stem}.png", np.full((channels, 6, 8), value))
-    out = translate(model, t1, tmp_path / "out", given=("t1", "t2"), wanted=("t1",))
-    assert (out / "names.txt").read_text().split() == ["x", "y"]
-    assert read_image(out / "t1" / "x.png").mean() == pytest.approx(0.1, abs=0.5 / 255)
+    model.modalities += (Modality("t3", 1, (6, 8)),)
+    model.intensity["t3"] = UNIT
+    out = translate(model, t1, tmp_path / "out", given=("t1", "t2"), wanted=("t3",))
+    assert sorted(path.name for path in (out / "t3").glob("*.png")) == ["x.png", "y.png"]
+    assert json.loads((out / "t3" / "x.json").read_text())["Sources"] == ["t1/x.png", "t2/x.png"]
+    assert read_image(out / "t3" / "x.png").mean() == pytest.approx(0.1, abs=0.5 / 255)
     write_image(t1 / "t2" / "z.png", np.full((3, 6, 8), 0))
     with pytest.raises(MandorlaError, match=r"in/t1: no file for z"):
-        translate(model, t1, tmp_path / "other", given=("t1", "t2"))
+        translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",))
+
+
+def test_one_file_per_modality_is_one_input(model, tmp_path):
+    (tmp_path / "case").mkdir()
+    for name, channels in (("t1", 1), ("t2", 3)):
+        write_image(tmp_path / "case" / f"{name}.png", np.full((channels, 6, 8), 0.5))
+    (tmp_path / "case" / "notes.csv").write_text("a\n1\n")
+    out = translate(model, tmp_path / "case", tmp_path / "out", given=("t1", "t2"), wanted=("v",))
+    assert [path.name for path in (out / "v").glob("*.csv")] == ["case.csv"]
 
 
 def test_translate_an_npz(model, tmp_path):
     np.savez(tmp_path / "in.npz", t1=np.full((2, 1, 6, 8), 0.5), other=np.zeros(3))
-    out = translate(model, tmp_path / "in.npz", tmp_path / "out")
-    assert (out / "t2" / "0001.png").is_file()
+    out = translate(model, tmp_path / "in.npz", tmp_path / "out", wanted=("t2", "v"))
+    with np.load(out / "samples.npz") as arrays:
+        assert {name: arrays[name].shape for name in arrays} == {"t2": (2, 2, 3, 6, 8), "v": (2, 2, 2)}
+        np.testing.assert_allclose(arrays["t2"].mean((1, 2, 3, 4)), [0.4, 0.6], atol=1e-6)
+    assert (out / "t2" / "0001.png").is_file() and (out / "t2_std" / "0000.json").is_file()
+    assert json.loads((out / "samples.json").read_text())["Sources"] == ["in.npz"]
+    assert not (out / "v").exists()
 
 
 def npz(**arrays):
@@ -187,7 +304,7 @@ def text(name: str, content: str):
 
 
 def broken(folder: Path) -> Path:
-    return text("in/d.png", "no image")(folder).parent
+    return text("in/0.png", "no image")(folder).parent
 
 
 def empty(folder: Path) -> Path:
@@ -225,10 +342,10 @@ def npy(folder: Path) -> Path:
         (npz(t1=grey * np.nan), "array 't1': NaN or infinite values"),
         (npz(t1=grey * 4), r"array 't1': values from 2 to 2, expected \[0, 1\]"),
         (npz(t1=grey - 1), r"array 't1': values from -0.5 to -0.5, expected \[0, 1\]"),
-        (image("d.png", np.zeros((3, 6, 8))), r"in/d.png: channels: 3, but modality 't1' of this model has 1"),
-        (image("d.png", np.zeros((1, 6, 9))), r"in/d.png: size 6 x 9, but modality 't1' of this model has 6 x 8"),
+        (image("0.png", np.zeros((3, 6, 8))), r"in/0.png: channels: 3, but modality 't1' of this model has 1"),
+        (image("0.png", np.zeros((1, 6, 9))), r"in/0.png: size 6 x 9, but modality 't1' of this model has 6 x 8"),
         (image("a.tif", np.zeros((1, 6, 8))), "in/a.tif: a.png has the same stem"),
-        (broken, "in/d.png: cannot be read as an image"),
+        (broken, "in/0.png: cannot be read as an image"),
         (text("in.npz", ""), "in.npz: not a whole .npz file"),
         (npy, "in.npz: not a whole .npz file"),
         (image("a\nb.png", np.zeros((1, 6, 8))), "unprintable characters in the name"),
@@ -259,7 +376,7 @@ def test_translate_refuses_names_that_the_model_lacks(model, t1, tmp_path):
 
 def test_a_failure_while_writing_leaves_nothing(model, t1, tmp_path, monkeypatch):
     before = entries(tmp_path)
-    monkeypatch.setattr(files, "write_image", lambda *_: 1 / 0)
+    monkeypatch.setattr(outputs, "write_image", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         translate(model, t1, tmp_path / "out")
     assert entries(tmp_path) == before
@@ -280,7 +397,7 @@ def test_what_a_killed_command_left_is_removed(model, tmp_path):
     (tmp_path / ".out.partial" / "samples.npz").touch()
     out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.npz", "t1", "t2", "v"]
+    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.json", "samples.npz", "t1", "t2", "v"]
 
 
 def test_old_samples_stay_until_new_ones_are_there(model, tmp_path, monkeypatch):
@@ -324,8 +441,9 @@ def test_a_failure_takes_the_folders_that_were_made_for_it(model, tmp_path, monk
 def test_pictures_get_the_intensity_of_the_training(model, t1, tmp_path):
     """A window of 51 to 153 makes of the grey levels 51, 102, 153 the values 0, 1/2, 1."""
     model.intensity["t1"] = Fitted(Window(low=51.0, high=153.0), Intensity(51.0, 153.0), {})
-    with np.load(translate(model, t1, tmp_path / "out") / "samples.npz") as arrays:
-        np.testing.assert_allclose(arrays["t2"].mean((0, 2, 3, 4)), [0, 0.5, 1], atol=1e-6)
+    out = translate(model, t1, tmp_path / "out", wanted=("v",))
+    found = [table(out / "v" / f"{name}.csv").mean() for name in "abc"]
+    np.testing.assert_allclose(found, [0, 0.5, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(), (5,)])
@@ -333,7 +451,7 @@ def test_vectors_and_signals_are_tables_on_the_scale_of_the_training(model, t1, 
     levels = [np.reshape(ends, (2, *[1] * len(size))).tolist() for ends in ([140.0, 2.0], [150.0, 2.5])]
     model.modalities = (*model.modalities[:2], Modality("v", 2, size))
     model.intensity["v"] = Fitted(MinMax(per="channel"), Intensity(*levels), {}, dtype="float64")
-    out = translate(model, t1, tmp_path / "out", wanted=["v"])
+    out = translate(model, t1, tmp_path / "out", wanted=["v"], write=("mean", "std"))
     options = ReadOptions(dimensions=len(size))
     for name, value in (("v", [144, 2.2]), ("v_std", [10 * 0.02**0.5, 0.5 * 0.02**0.5])):  # of draws 0.3 and 0.5
         found = read(f"{out}/{name}/b.csv", options).values
@@ -349,8 +467,12 @@ def test_slices_of_one_subject_share_a_range(model, tmp_path):
         image = np.full((1, 6, 8), levels[0])
         image[:, :3] = levels[1]
         write_image(tmp_path / "in" / f"{stem}.png", image)
-    with np.load(translate(model, tmp_path / "in", tmp_path / "out") / "samples.npz") as arrays:
-        np.testing.assert_allclose(arrays["t2"].mean((0, 2, 3, 4)), [0.25, 0.75, 0.5], atol=1e-6)
+    out = translate(model, tmp_path / "in", tmp_path / "out", wanted=("v",))
+    found = [table(out / "v" / f"{name}.csv").mean() for name in ("p1_s1", "p1_s2", "p2_s1")]
+    np.testing.assert_allclose(found, [0.25, 0.75, 0.5], atol=1e-6)
+    (out / "v" / "p1_s2.json").unlink()
+    translate(model, tmp_path / "in", out, wanted=("v",))
+    assert table(out / "v" / "p1_s2.csv").mean() == pytest.approx(0.75), "the range is still that of the subject"
 
 
 def test_swap_of_two_test_samples(model):

@@ -155,3 +155,10 @@ def test_known_regions_are_at_time_one():
         torch.testing.assert_close(value, expected[name])
     half = {"t2": torch.arange(4)[None, :, None].expand(3, 4, 3) < 2}
     assert (network(z, times, half)["shared"] - plain["shared"]).abs().max() > 1e-5
+
+
+def test_times_that_all_samples_share_are_given_once():
+    network, z, times = trained(), components(5), torch.rand(1, 4)
+    one, each = (network(z, t) for t in (times, times.expand(5, -1)))
+    for name in each:
+        torch.testing.assert_close(one[name], each[name], atol=1e-6, rtol=0)

@@ -79,7 +79,7 @@ def test_commands(world):
             assert not stop.value.code, command
     for path in ("samples/t2/0015.png", "swap/grid.png", "metrics.json", "report.html", "pictures"):
         assert (world / "runs" / "mine" / path).exists(), path
-    assert sorted(path.name for path in (world / "out" / "t2").iterdir()) == ["00.png", "01.png"]
+    assert sorted(path.name for path in (world / "out" / "t2").glob("*.png")) == ["00.png", "01.png"]
 
 
 def test_both_scripts_from_their_folders(world):

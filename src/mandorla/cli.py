@@ -48,7 +48,9 @@ Labels = Annotated[
     typer.Option("--label", metavar="NAME=VALUE", help="A label that samples shall have, of `diffusion.labels`."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by default the recipe's.")]
 Part = Literal["polydigits", "phantom", "both"]
+Format = Literal["nifti", "png", "npz"]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
 
 
@@ -248,7 +250,11 @@ def sample(
     run: Run,
     num: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 16,
     seed: Seed = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by default the recipe's.")] = None,
+    steps: Steps = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="Write only these: pictures, volumes (of pictures too), or one .npz of all arrays."),
+    ] = None,
     out: Out = None,
     label: Labels = None,
 ) -> None:
@@ -256,7 +262,7 @@ def sample(
     from mandorla import files
 
     labels = _labels(label)
-    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps, labels=labels))
+    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps, format=format, labels=labels))
 
 
 @app.command()
@@ -266,21 +272,32 @@ def translate(
         Path,
         typer.Argument(
             metavar="IN",
-            help="An .npz with one array (N, C, *size) in [0, 1] per modality; or a folder with one sub-folder of"
-            " files per given modality, paired by name; or, if one modality is given, a folder of files, one file, a"
-            " part of it (case.nii.gz:0), or the folder of a DICOM series.",
+            help="A BIDS dataset; a folder with one sub-folder of files per given modality, paired by name, or one"
+            " file of that name; if one modality is given, a folder of files, one file, a part of it (case.nii.gz:0),"
+            " or the folder of a DICOM series; or an .npz with one array (N, C, *size) in [0, 1] per modality.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write to.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="New folder to write to; or one that the same command began.")
+    ],
     given: Annotated[str, typer.Option(metavar="A,B", help="Modalities to read from IN.")],
     wanted: Annotated[str, typer.Option(metavar="C", help="Modalities to generate.")],
-    num_samples: Annotated[int, typer.Option(min=1, help="Samples per input.")] = 8,
+    num_samples: Annotated[int, typer.Option(min=1, help="Draws per input.")] = 8,
+    write: Annotated[
+        str, typer.Option(metavar="A,B", help="What to write of the draws: mean, std, draws (each of them).")
+    ] = "mean",
     seed: Seed = 0,
+    steps: Steps = None,
 ) -> None:
-    """Generate wanted modalities from given ones: mean and spread as pictures, all as arrays; volumes as NIfTI."""
+    """Generate wanted modalities from given ones: a file of the same kind for each, volumes on the grid of the input,
+    with a note of how it was made. The same command again goes on with what is missing."""
     from mandorla import files
 
-    _say(files.translate(_load(run), source, out, _names(given), _names(wanted), num_samples=num_samples, seed=seed))
+    kinds = _names(write)
+    if unknown := [kind for kind in kinds if kind not in ("mean", "std", "draws")]:
+        raise MandorlaError(f"--write {unknown[0]}: it takes mean, std and draws, divided by commas")
+    settings = {"num_samples": num_samples, "seed": seed, "steps": steps, "write": kinds}
+    _say(files.translate(_load(run), source, out, _names(given), _names(wanted), **settings))
 
 
 @app.command()

@@ -1,54 +1,85 @@
 """Files in, files out: the work of `mandorla sample`, `translate` and `swap` over a `Mandorla`.
 
-Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`. Pictures and volumes are on the scale of
-the training's files, pictures also of the same type; where no picture can hold it, they show [0, 1] with 8 bits. Input
-is checked before the model runs. A folder appears under its name only when everything in it has been written.
+Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`; how pictures and volumes are written is
+said in `mandorla.outputs`. Memory is bounded, however much there is to be made.
 """
 
-import difflib
-import re
-import shutil
+import os
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
-from mandorla.data.folders import FoldersConfig
-from mandorla.data.images import TIFF, can_hold, write_image, write_pixels
-from mandorla.data.intensity import Fitted
-from mandorla.data.readers import SUFFIXES, find, is_series, library, split_place, stem
-from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, read_slices
-from mandorla.data.stored import StoredConfig
-from mandorla.diffusion.labels import Given
+from mandorla.data.images import TIFF
+from mandorla.data.readers import library, split_place
+from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
+from mandorla.diffusion.labels import Value
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, nearest, read_arrays, read_input
 from mandorla.model import Mandorla
+from mandorla.outputs import (
+    arrays_in,
+    continued_folder,
+    describe,
+    new_folder,
+    note_of,
+    origin,
+    write_note,
+    write_on_grid,
+    write_sample,
+)
 from mandorla.pictures import grid
-from mandorla.storage import locked
 
-Arrays = dict[str, np.ndarray]
+Format = Literal["nifti", "png", "npz"]
+Statistic = Literal["mean", "std", "draws"]
+_SHOWN = 16  # tuples in a grid
 
 
 def sample(
-    model: Mandorla, out: Path | None, *, num: int, seed: int, steps: int | None, labels: Given | None = None
+    model: Mandorla,
+    out: Path | None,
+    *,
+    num: int,
+    seed: int,
+    steps: int | None,
+    format: Format | None = None,
+    labels: Mapping[str, Value] | None = None,
 ) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
-    Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm, signals and vectors `<modality>/0000.csv`. `out` must be
-    new or empty; None stands for `samples` in the run folder, which is replaced. Returns the folder.
+    Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm, signals and vectors `<modality>/0000.csv`. Beside each is
+    a note of how it was made. With a `format` nothing else is written: png pictures, nifti pictures and volumes, npz
+    all arrays. `out` must be new or empty; None stands for `samples` in the run folder, which is replaced. Returns the
+    folder.
     """
-    with _new_folder(out or model.run / "samples", replace=out is None) as folder:
-        x = model.sample(num, seed=seed, steps=steps, labels=labels).x
-        _write_generated(folder, "samples.npz", x, model)
-        if shown := [name for name in x if x[name].ndim > 3]:
-            (folder / "grid.png").write_bytes(grid([x[name][:16] for name in shown], shown))
+    made = origin(model.hashes, {**_sampling(model, steps), "seed": seed, "labels": dict(labels or {})})
+    _check_format(model, format)
+    with new_folder(out or model.run / "samples", replace=out is None) as folder:
+        shapes = {m.name: (num, *m.shape) for m in model.modalities}
+        shown: dict[str, list] = {}
+        with arrays_in(folder / "samples.npz", shapes) if format in (None, "npz") else nullcontext({}) as arrays:
+            for start in range(0, num, model.at_once):
+                here = min(model.at_once, num - start)
+                x = _arrays(model.sample(here, seed=seed, steps=steps, first=start, labels=labels).x)
+                for name in arrays:
+                    arrays[name][start : start + len(x[name])] = x[name]
+                _write_generated(folder, x, model, format, start, made)
+                for name in [name for name in x if x[name].ndim > 3]:
+                    shown.setdefault(name, []).extend(x[name][: max(0, _SHOWN - start)])
+        if format in (None, "npz"):
+            write_note(folder / "samples", made)
+        if shown and format is None:
+            rows = [[torch.from_numpy(image) for image in images] for images in shown.values()]
+            (folder / "grid.png").write_bytes(grid(rows, list(shown)))
     return out or model.run / "samples"
 
 
@@ -61,94 +92,55 @@ def translate(
     *,
     num_samples: int,
     seed: int,
+    steps: int | None = None,
+    write: Sequence[Statistic] = ("mean",),
 ) -> Path:
     """Write the modalities `wanted` for every input in `source`, which holds the modalities `given`.
 
-    - `source`: an `.npz`; a folder with one sub-folder of files per given modality, paired by file stem; or, where one
-      modality is given, a folder of files, or one place: a file, a part of it (`case.nii.gz:0`), a folder with a DICOM
-      series. Files are read as those of the training were
-    - `out` must be new or empty. It gets `<wanted>/<stem>.png` (`.tif` for TIFF, `.csv` of signals and vectors), the
-      mean of the samples, `<wanted>_std/<stem>.png`, their standard deviation on the same scale (where there is more
-      than one), `samples.npz` with all samples `(num_samples, N, C, *size)`, and `names.txt` with the stem of each of
-      the N inputs
-    - for volumes that know where they lie (NIfTI, DICOM) it gets, instead of pictures and arrays,
-      `<wanted>/<stem>.nii.gz` and `<wanted>_std/<stem>.nii.gz` on the grid of the input; slices without foreground are
-      not looked at and become background
+    - `source`: an `.npz`, or what `mandorla.inputs.find_inputs` finds inputs in: files, folders, a BIDS dataset, a
+      DICOM series. Files are read as those of the training were
+    - `write`: of the draws for an input their mean, `<wanted>/<stem>.png` (`.tif` for TIFF), their standard deviation
+      on the same scale, `<wanted>_std/<stem>.png`, each of them, `<wanted>_draw0/<stem>.png` and so on
+    - volumes that know where they lie (NIfTI, DICOM) become `<stem>.nii.gz` on the grid of the input; slices without
+      foreground are not looked at and become background. Of a BIDS dataset `out` is a derivative dataset:
+      `sub-01/anat/sub-01_desc-synthetic_T2w.nii.gz`
+    - beside each is a note of how it was made. An `.npz` gives besides `samples.npz`, with all draws
+      `(num_samples, N, C, *size)`
 
-    Returns `out`. Raises `MandorlaError` for whatever in `source` does not fit the model.
+    `out` must be new or empty, or one that the same call began: then it goes on with what is missing. Inputs that
+    cannot be read are passed over. Draws depend on (seed, name of the input, number of the slice) alone.
+
+    Returns `out`. Raises `MandorlaError` for whatever in `source` does not fit the model; if some inputs did, in the
+    end.
     """
-    modalities = {modality.name: modality for modality in model.modalities}
+    known = [modality.name for modality in model.modalities]
     for name in [*given, *wanted]:
-        if name not in modalities:
-            raise MandorlaError(
-                f"unknown modality {name!r}{_nearest(name, modalities)}; this model has {_list(modalities)}"
-            )
-    asked, suffix = [modalities[name] for name in given], ".png"
+        if name not in known:
+            raise MandorlaError(f"unknown modality {name!r}{nearest(name, known)}; this model has {listed(known)}")
+    if "std" in write and num_samples < 2:
+        raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
     path, part = split_place(str(source))
-    if part is None and (path.suffix.lower() == ".npz" or not path.exists()):
-        x, names = _read_arrays(source, asked)
-    else:
-        config = _reading(model)
-        stems, files = _find_inputs(source, asked, config)
-        inputs = [_read_one({name: paths[stems[0]] for name, paths in files.items()}, asked, config)]
-        if inputs[0].way:
-            return _translate_volumes(model, stems, files, config, out, asked, wanted, num_samples, seed)
-        inputs += [_read_one({name: paths[one] for name, paths in files.items()}, asked, config) for one in stems[1:]]
-        subjects = [_subject(source_of(model.recipe.data), one) for one in stems]
-        x = _to_unit(model, {name: [read.values[name] for read in inputs] for name in given}, subjects)
-        names = [
-            one if number is None else f"{one}_s{number:03d}"
-            for one, read in zip(stems, inputs, strict=True)
-            for number in read.numbers or [None]
-        ]
-        if any(split_place(str(place))[0].suffix.lower() in TIFF for place in files[given[0]].values()):
-            suffix = ".tif"
-    with _new_folder(out) as folder:
-        samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
-        np.savez(folder / "samples.npz", **samples)
-        (folder / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        for name, images in samples.items():
-            fitted = model.intensity[name]
-            _write_files(folder / name, names, images.mean(0), fitted, suffix)
-            if num_samples > 1:
-                _write_files(folder / f"{name}_std", names, images.std(0, ddof=1), fitted, suffix, spread=True)
-    return out
-
-
-def _translate_volumes(
-    model: Mandorla,
-    stems: Sequence[str],
-    files: Mapping[str, Mapping[str, Path]],
-    config: FilesConfig,
-    out: Path,
-    given: Sequence[Modality],
-    wanted: Sequence[str],
-    num_samples: int,
-    seed: int,
-) -> Path:
-    """Write the `wanted` volumes one input after another, for all together may not fit into memory."""
-    for modality in model.modalities:
-        if modality.name in wanted and len(modality.size) != len(given[0].size):
-            raise MandorlaError(f"modality {modality.name!r} is no volume, it has no place on the grid of {stems[0]}")
-    with _new_folder(out) as folder:
-        (folder / "names.txt").write_text("".join(f"{name}\n" for name in stems), encoding="utf-8")
-        for name in wanted:
-            (folder / name).mkdir()
-            if num_samples > 1:
-                (folder / f"{name}_std").mkdir()
-        for one in stems:
-            places = {name: paths[one] for name, paths in files.items()}
-            read = _read_one(places, given, config)
-            x = _to_unit(model, {name: [read.values[name]] for name in places}, [one])
-            samples = _arrays(model.translate(x, list(wanted), num_samples=num_samples, seed=seed))
-            like, _ = split_place(str(places[given[0].name]))
-            for name, images in samples.items():
-                scale = model.intensity[name].usual
-                mean = scale.invert(read.way.back(images.mean(0)))
-                write_volume(folder / name / f"{one}.nii.gz", mean, read.way.grid, like, scale)
-                if num_samples > 1:
-                    spread = read.way.back(images.std(0, ddof=1)) * scale.width
-                    write_volume(folder / f"{name}_std" / f"{one}.nii.gz", spread, read.way.grid, like)
+    is_arrays = part is None and (path.suffix.lower() == ".npz" or not path.exists())
+    asked = [modality for modality in model.modalities if modality.name in given]
+    x = read_arrays(source, asked, all_of_them=True) if is_arrays else {}
+    inputs = [] if is_arrays else find_inputs(model, source, given)
+    if both := sorted(set(wanted) & set(given)):
+        raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
+    settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
+    made = origin(model.hashes, {**settings, **_sampling(model, steps)})
+    job = _Job(model, list(wanted), num_samples, seed, steps, tuple(write), made)
+    if is_arrays:
+        with new_folder(out) as folder:
+            _translate_arrays(job, x, folder, source.name)
+        return out
+    _check_grid(job, read_input(model, inputs[0].places), inputs[0])
+    description = describe(f"{', '.join(wanted)} from {', '.join(given)}", made | {"write": list(write)})
+    with continued_folder(out, description) as folder:
+        failed = _translate_inputs(job, inputs, folder, source)
+    if failed:
+        counted = f" ({len(failed)} of {len(inputs)} inputs failed" if len(inputs) > 1 else ""
+        others = "; the others are there, the same command goes on with these)" if counted else ""
+        raise MandorlaError(f"{failed[0]}{counted}{others}")
     return out
 
 
@@ -166,9 +158,12 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
     counts = [len(next(iter(x.values()))) for x in (shared, private)]
     if counts[0] != counts[1]:
         raise MandorlaError(f"{shared_from} holds {counts[0]} samples, {private_from} holds {counts[1]}: give as many")
-    with _new_folder(out or model.run / "swap", replace=out is None) as folder:
+    with new_folder(out or model.run / "swap", replace=out is None) as folder:
         joined = model.swap(shared_from=shared, private_from=private)
-        _write_generated(folder, "swap.npz", joined, model)
+        made = origin({"vae": model.weights}, {"shared_from": shared_from, "private_from": private_from})
+        np.savez(folder / "swap.npz", **_arrays(joined))
+        write_note(folder / "swap", made)
+        _write_generated(folder, _arrays(joined), model, None, 0, made)
         if shown := [name for name in joined if joined[name].ndim > 3]:
             columns = [(name, index) for index in range(min(counts[0], 8)) for name in shown]
             rows = [
@@ -181,289 +176,242 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
     return out or model.run / "swap"
 
 
-# -------------------------------------------------------------------------------------------------------------- input
+# ---------------------------------------------------------------------------------------------------------- translate
 
 
-def _read_arrays(source: Path, given: Sequence[Modality]) -> tuple[Arrays, list[str]]:
-    """Return the arrays of the modalities `given` in an `.npz`, and a name for each sample."""
-    x = _read_npz(source, given)
-    if missing := [modality.name for modality in given if modality.name not in x]:
-        raise MandorlaError(f"{source}: no array for {_list(missing)}; add it, or leave it out of what is given")
-    return x, _numbers(len(next(iter(x.values()))))
+class _Job(NamedTuple):
+    """Hold what is the same for all inputs of a translation."""
+
+    model: Mandorla
+    wanted: list[str]
+    num_samples: int
+    seed: int
+    steps: int | None
+    write: tuple[Statistic, ...]
+    made: dict[str, object]
+
+    def draw(self, x: Arrays, keys: Sequence[tuple[int, ...]]) -> Iterator[tuple[slice, Arrays]]:
+        """Yield the draws `(num_samples, B, C, *size)` of each wanted modality for a few rows of `x` at a time."""
+        if found := self.model.strange(x):
+            warnings.warn(found, MandorlaWarning, stacklevel=3)
+        at_once = max(1, self.model.at_once // self.num_samples)
+        for start in range(0, len(keys), at_once):
+            rows = slice(start, start + at_once)
+            here = {name: values[rows] for name, values in x.items()}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: that was said of all together
+                drawn = self.model.translate(
+                    here, self.wanted, self.num_samples, self.seed, self.steps, keys=list(keys[rows])
+                )
+            yield rows, _arrays(drawn)
+
+    def statistics(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is to be written of `draws` `(num_samples, B, C, *size)`, by name."""
+        found = {}
+        for kind in self.write:
+            if kind == "draws":
+                found |= {f"draw{number}": values for number, values in enumerate(draws)}
+            else:
+                found[kind] = draws.mean(0) if kind == "mean" else draws.std(0, ddof=1)
+        return found
+
+    def targets(self, one: Input, folder: Path) -> dict[tuple[str, str], Path]:
+        """Return the paths, without suffix, of what becomes of an input, by modality and statistic."""
+        statistics = self.statistics(np.zeros((max(2, self.num_samples), 0)))
+        return {(name, each): folder / one.target(name, each) for name in self.wanted for each in statistics}
 
 
-def _read_npz(path: Path, modalities: Sequence[Modality]) -> Arrays:
-    """Return the arrays in `path` that are named like one of `modalities`, checked."""
-    if not path.exists():
-        raise MandorlaError(f"{path}: no such file or folder; mend the path")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: np.asarray(archive[name]) for name in archive.files}
-    except (AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError, BadZipFile, zlib.error) as error:
-        raise MandorlaError(f"{path}: not a whole .npz file of plain arrays; write it anew with numpy.savez") from error
-    x = {
-        modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")
-        for modality in modalities
-        if modality.name in found
-    }
-    names = [modality.name for modality in modalities]
-    if not x:
-        raise MandorlaError(f"{path}: expected arrays named {_list(names)}, got {_list(found) or 'none'}")
-    if len({len(array) for array in x.values()}) > 1:
-        counts = ", ".join(f"{name} {len(array)}" for name, array in x.items())
-        raise MandorlaError(f"{path}: arrays of different length ({counts}): a sample has the same index in each")
-    return x
+def _translate_arrays(job: _Job, x: Arrays, folder: Path, source: str) -> None:
+    """Write what is wanted of the samples `x` into `folder`, and all draws as `samples.npz`."""
+    count, shapes = len(next(iter(x.values()))), {m.name: m.shape for m in job.model.modalities}
+    made = job.made | {"Sources": [source]}
+    with arrays_in(folder / "samples.npz", {n: (job.num_samples, count, *shapes[n]) for n in job.wanted}) as arrays:
+        for rows, drawn in job.draw(x, [(index,) for index in range(count)]):
+            for name, draws in drawn.items():
+                arrays[name][:, rows] = draws
+                for statistic, values in job.statistics(draws).items():
+                    for number, image in enumerate(values, rows.start):
+                        target = folder / Input(f"{number:04d}", "", {}).target(name, statistic)
+                        if image.ndim == 3 and len(image) in (1, 3):  # all else is in the arrays
+                            write_sample(target, image, job.model.intensity[name], spread=statistic == "std")
+                            write_note(target, made | {"modality": name, "statistic": statistic})
+    write_note(folder / "samples", made)
 
 
-def _find_inputs(
-    source: Path, given: Sequence[Modality], config: FilesConfig
-) -> tuple[list[str], dict[str, dict[str, Path]]]:
-    """Return the stems of the inputs under `source`, sorted, and by modality the place of each."""
-    if not source.is_dir():
-        if len(given) > 1:
-            raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")
-        name = stem(split_place(str(source))[0])
-        return [name], {given[0].name: {name: source}}
-    files = {}
-    for modality in given:
-        folder = source / modality.name
-        if not folder.is_dir() and len(given) > 1:
-            found = [path.name for path in source.iterdir() if path.is_dir()]
-            raise MandorlaError(
-                f"{folder}: no such folder{_nearest(modality.name, found)}; several given modalities need one each"
+def _translate_inputs(job: _Job, inputs: Sequence[Input], folder: Path, source: Path) -> list[str]:
+    """Write what is wanted of all inputs that are not done yet; return what was wrong with those that failed."""
+    failed: list[str] = []
+    with _progress(len(inputs)) as advance:
+        for batch in _batches(job, inputs, folder, failed, advance):
+            x = in_unit(
+                job.model,
+                {name: [read.values[name] for _, read in batch] for name in batch[0][0].places},
+                [one.subject for one, _ in batch],
             )
-        folder = folder if folder.is_dir() else source
-        volumes = config.slices or len(modality.size) == 3
-        alone = {source.resolve().name: folder}
-        files[modality.name] = alone if volumes and is_series(folder) else _by_stem(folder)
-    stems = sorted(set().union(*files.values()))
-    for name, by_stem in files.items():
-        if unpaired := [one for one in stems if one not in by_stem]:
-            raise MandorlaError(
-                f"{source / name}: no file for {_list(unpaired)}, which another given modality has; add it"
-            )
-    return stems, files
+            counts = [len(next(iter(read.values.values()))) for _, read in batch]
+            keys = [(one.number, number) for one, read in batch for number in read.numbers or [0]]
+            results: dict[tuple[str, str], np.ndarray] = {}
+            for rows, drawn in job.draw(x, keys):
+                for name, draws in drawn.items():
+                    for statistic, values in job.statistics(draws).items():
+                        if (name, statistic) not in results:
+                            results[name, statistic] = np.empty((len(keys), *values.shape[1:]), np.float32)
+                        results[name, statistic][rows] = values
+                advance(len(batch) * len(keys[rows]) / len(keys))
+            for (one, read), stop, count in zip(batch, np.cumsum(counts), counts, strict=True):
+                own = {key: values[stop - count : stop] for key, values in results.items()}
+                _write_input(job, one, read, own, folder, source)
+    return failed
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Return the files in `folder` that can be read, by stem."""
-    files: dict[str, Path] = {}
-    for path in find(folder, "*"):
-        if stem(path) in files:
-            raise MandorlaError(
-                f"{path}: {files[stem(path)].name} has the same stem; files are paired by stem: rename one"
-            )
-        files[stem(path)] = path
-    if not files:
-        raise MandorlaError(f"{folder}: no file in this folder that can be read (looked for {', '.join(SUFFIXES)})")
-    return files
+def _batches(
+    job: _Job, inputs: Sequence[Input], folder: Path, failed: list[str], advance: Callable[[float], None]
+) -> Iterator[list[tuple[Input, Slices]]]:
+    """Yield inputs that are not done, read, a few at a time; of a subject that has a range, all at once."""
+    together = any(job.model.intensity[name].subjects for name in inputs[0].places)
+    ordered = sorted(inputs, key=lambda one: one.subject) if together else inputs
+    batch: list[tuple[Input, Slices]] = []
+    for _, group in groupby(ordered, key=lambda one: one.subject if together else one.name):
+        group = list(group)
+        if all(_is_done(job, one, folder) for one in group):
+            advance(len(group))
+            continue
+        for one in group:
+            try:
+                batch.append((one, read_input(job.model, one.places)))
+            except MandorlaError as error:
+                failed.append(str(error))
+                advance(1)
+        if sum(len(next(iter(read.values.values()))) for _, read in batch) * job.num_samples >= job.model.at_once:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _reading(model: Mandorla) -> FilesConfig:
-    """Return how the files of the training were read; of a volume every slice is wanted."""
-    data = source_of(model.recipe.data)
-    if not isinstance(data, FilesConfig):
-        return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None)
-    slices = data.slices and data.slices.model_copy(update={"step": 1})
-    return data.model_copy(update={"slices": slices})
+def _is_done(job: _Job, one: Input, folder: Path) -> bool:
+    return all(note_of(target).is_file() for target in job.targets(one, folder).values())
 
 
-def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, list[int] | None]:
-    """Return one sample whose modalities lie in the files `places[name]`, read as those of the training were.
-
-    Gives `x[name]` `(S, C, *size)` in [0, 1] and, of a volume that is cut, the numbers of its S slices, else None.
-    Raises `MandorlaError` for whatever does not fit the model.
-    """
-    asked = [modality for modality in model.modalities if modality.name in places]
-    read = _read_one(places, asked, _reading(model))
-    return _to_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
-
-
-def _read_one(places: Mapping[str, Path], given: Sequence[Modality], config: FilesConfig) -> Slices:
-    """Return one input, as stored, of the shape that the model has."""
-    read = read_slices({name: str(place) for name, place in places.items()}, {}, config)
-    for modality in given:
-        place = str(places[modality.name])
-        if not len(read.values[modality.name]):
-            raise MandorlaError(f"{place}: no slice holds as much foreground as those of the training; remove it")
-        _check_shape(read.values[modality.name], modality, place)
-    return read
-
-
-def _to_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
-    """Return the inputs `values[modality]`, one array `(S, C, *size)` each, as float32 in [0, 1], all in one array.
-
-    `subjects` names the subject of each: where subjects have their own range, all that one has is looked at together.
-    """
-    x = {}
-    for name, inputs in values.items():
-        of_subject: dict[str, list[int]] = {}
-        for index, subject in enumerate(subjects):
-            of_subject.setdefault(subject if model.intensity[name].subjects else str(index), []).append(index)
-        parts = list(inputs)
-        for subject, indices in of_subject.items():
-            here = np.concatenate([inputs[index] for index in indices])
-            unit = model.to_unit({name: here}, [subject] * len(here))[name]
-            for index, part in zip(indices, np.split(unit, np.cumsum([len(inputs[i]) for i in indices])), strict=False):
-                parts[index] = part
-        x[name] = np.concatenate(parts)
-    return x
+def _write_input(
+    job: _Job,
+    one: Input,
+    read: Slices,
+    results: Mapping[tuple[str, str], np.ndarray],
+    folder: Path,
+    source: Path,
+) -> None:
+    """Write the `results` `(S, C, *size)` of one input, which was `read` as S slices or whole."""
+    places = list(one.places.values())
+    like, _ = split_place(str(places[0]))
+    suffix = ".tif" if like.suffix.lower() in TIFF else ".png"
+    start = source if source.is_dir() else source.parent
+    sources = [os.path.relpath(place, start) for place in places]
+    sources = [source.resolve().name if path == "." else path for path in sources]
+    for (name, statistic), target in job.targets(one, folder).items():
+        fitted, values, spread = job.model.intensity[name], results[name, statistic], statistic == "std"
+        if read.way:
+            write_on_grid(target, values, read.way, like, fitted, spread)
+        elif read.numbers is None:
+            write_sample(target, values[0], fitted, suffix, spread)
+        else:
+            for number, image in zip(read.numbers, values, strict=True):
+                write_sample(target.with_name(f"{target.name}_s{number:03d}"), image, fitted, suffix, spread)
+        write_note(target, job.made | {"Sources": sources, "modality": name, "statistic": statistic})
 
 
-def _subject(data: object, name: str) -> str:
-    """Return the subject that `data.key` reads off a file's stem, else the stem."""
-    match = re.search(data.key, name) if isinstance(data, FoldersConfig) else None
-    return (match and match.groupdict().get("subject")) or name
+def _check_grid(job: _Job, read: Slices, one: Input) -> None:
+    """Raise `MandorlaError` if a volume is given, on whose grid what is wanted has no place."""
+    sizes = {modality.name: modality.size for modality in job.model.modalities}
+    for name in job.wanted:
+        if read.way and len(sizes[name]) != len(sizes[next(iter(one.places))]):
+            raise MandorlaError(f"modality {name!r} is no volume, it has no place on the grid of {one.name}")
+
+
+@contextmanager
+def _progress(num: int) -> Iterator[Callable[[float], None]]:
+    """Show how many of `num` inputs are done, if there is someone to look; give what counts them, also in parts."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{num} input{'s' * (num > 1)}", total=num)
+        yield lambda part: progress.advance(task, part)
+
+
+# ------------------------------------------------------------------------------------------------------------ inside
+
+
+def _sampling(model: Mandorla, steps: int | None) -> dict[str, object]:
+    """Return what decides how samples are drawn, but the seed."""
+    sampling = model.sampling if steps is None else model.sampling.model_copy(update={"steps": steps})
+    return sampling.model_dump(mode="json", exclude={"residual_steps"})
 
 
 def _read_sample(model: Mandorla, text: str) -> Arrays:
     """Return arrays of all or some modalities: of one sample of the test split, or from an `.npz`."""
     if not text.isdecimal():
-        return _read_npz(Path(text), model.modalities)
+        return read_arrays(Path(text), model.modalities)
     test = model.data().test
     if len(text) > 18 or int(text) >= len(test):
-        raise MandorlaError(f"no sample {_short(text)} in the test split: it has {len(test)}, counted from 0")
+        shown = text if len(text) <= 20 else f"{text[:9]}...{text[-8:]}"
+        raise MandorlaError(f"no sample {shown} in the test split: it has {len(test)}, counted from 0")
     batch = test.batch([int(text)])
     return {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
 
 
-def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
-    """Return `array` as float32 if it is `(N, C, *size)` of `modality` in [0, 1]; `place` says where it comes from."""
-    _check_shape(array, modality, place)
-    if not len(array):
-        raise MandorlaError(f"{place}: no samples; give at least one")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise MandorlaError(f"{place}: {array.dtype} values, expected floating-point numbers in [0, 1]: rescale them")
-    if not np.isfinite(array).all():
-        raise MandorlaError(f"{place}: NaN or infinite values; remove or fill them")
-    if array.min() < 0 or array.max() > 1:
-        raise MandorlaError(
-            f"{place}: values from {array.min():.6g} to {array.max():.6g}, expected [0, 1]: rescale them"
-        )
-    return array.astype(np.float32)
-
-
-def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
-    (_, *shape), wanted = array.shape or (0,), modality.shape
-    expected = f"modality {modality.name!r} of this model has"
-    if len(shape) != len(wanted):
-        raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
-    if shape[0] != wanted[0]:
-        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
-    if tuple(shape) != wanted:
-        raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
-
-
-# ------------------------------------------------------------------------------------------------------------- output
-
-
-@contextmanager
-def _new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; rename it to `target` if all goes well, else remove it.
-
-    What a killed command left there is removed; folders above `target` that are made for it go again if it fails.
-    """
-    target = target.resolve()
-    if target.exists() and not (target.is_dir() and (replace or not any(target.iterdir()))):
-        raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
-    folder, old = (target.with_name(f".{target.name}.{what}") for what in ("partial", "old"))
-    new = [parent for parent in target.parents if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            for left in folder.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            try:
-                yield folder
-                shutil.rmtree(old, ignore_errors=True)
-                if target.exists():
-                    target.rename(old)  # at no moment is there half of a folder under the target's name
-                folder.rename(target)
-            finally:
-                if old.exists() and not target.exists():
-                    old.rename(target)
-                shutil.rmtree(folder, ignore_errors=True)
-                shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise MandorlaError(f"{target} cannot be written ({error}): make room, or choose another folder") from error
-    finally:
-        for parent in new:
-            with suppress(OSError):  # not empty: something was written
-                parent.rmdir()
-
-
-def _arrays(x: Mapping) -> Arrays:
+def _arrays(x: Mapping[str, Tensor]) -> Arrays:
     return {name: value.detach().cpu().numpy() for name, value in x.items()}
 
 
-def _write_generated(folder: Path, arrays: str, x: Mapping, model: Mandorla) -> None:
-    """Write generated samples `x`: all as `arrays`, an `.npz`, and a file for each picture and volume, numbered."""
-    np.savez(folder / arrays, **_arrays(x))
-    for name, images in _arrays(x).items():
-        _write_files(folder / name, _numbers(len(images)), images, model.intensity[name])
-        if images.ndim == 5:
-            _write_volumes(folder / name, images, model, name)
+def _file_of(modality: Modality, format: Format | None) -> Literal["png", "nifti", "csv"] | None:
+    """Return what a file of one modality is in a `format`, by default as fits it; None if there is none."""
+    if len(modality.size) < 2:
+        return None if format else "csv"
+    if len(modality.size) == 2 and modality.channels in (1, 3):
+        return None if format == "npz" else format or "png"
+    return "nifti" if len(modality.size) == 3 and format in (None, "nifti") else None
 
 
-def _write_files(
-    folder: Path,
-    names: Sequence[str],
-    images: np.ndarray,
-    fitted: Fitted,
-    suffix: str = ".png",
-    spread: bool = False,
+def _check_format(model: Mandorla, format: Format | None) -> None:
+    """Raise `MandorlaError` if no modality can be written in a `format`; warn of those that cannot."""
+    lacking = [modality.name for modality in model.modalities if not _file_of(modality, format)]
+    if format in (None, "npz") or not lacking:
+        return
+    if len(lacking) == len(model.modalities):
+        raise MandorlaError(f"--format {format}: {listed(lacking)} cannot be written so: use npz, which holds anything")
+    text = f"--format {format}: {listed(lacking)} cannot be written so and is left out; npz holds anything"
+    warnings.warn(text, MandorlaWarning, stacklevel=3)
+
+
+def _write_generated(
+    folder: Path, x: Arrays, model: Mandorla, format: Format | None, first: int, made: Mapping[str, object]
 ) -> None:
-    """Write one file per image `(C, H, W)` with one or three channels, and per signal `(C, T)` or vector `(C,)` as CSV.
-
-    Nothing is written of other shapes. `images` are in [0, 1], or with `spread` their standard deviations.
-    """
-    if images.ndim < 4:
-        folder.mkdir()
-        columns = ",".join(f"channel{number}" for number in range(images.shape[1]))
-        for name, image in zip(names, images, strict=True):
-            rows = np.atleast_2d(fitted.restore(image, spread).T)
-            np.savetxt(folder / f"{name}.csv", rows, "%.9g", ",", header=columns, comments="")
-    elif images.ndim == 4 and images.shape[1] in (1, 3):
-        folder.mkdir()
-        as_stored = can_hold(suffix, fitted.dtype, images.shape[1])
-        for name, image in zip(names, images, strict=True):
-            if as_stored:
-                write_pixels(folder / f"{name}{suffix}", fitted.restore(image, spread))
-            else:
-                write_image(folder / f"{name}{suffix}", image)
-
-
-def _write_volumes(folder: Path, volumes: np.ndarray, model: Mandorla, name: str) -> None:
-    """Write one NIfTI file per volume `(C, D, H, W)` in [0, 1] of a modality."""
+    """Write a file and a note for each generated sample of each modality, numbered from `first`."""
     data = source_of(model.recipe.data)
     axes = (isinstance(data, FilesConfig) and data.geometry.axes) or GeometryConfig().axes
+    for modality in (modality for modality in model.modalities if modality.name in x):
+        name, fitted = modality.name, model.intensity[modality.name]
+        kind = _file_of(modality, format)
+        if kind == "nifti" and format is None and not _has_nibabel(name):
+            continue
+        for number, values in enumerate(x[name] if kind else (), first):
+            target = folder / name / f"{number:04d}"
+            if kind != "nifti":
+                write_sample(target, values, fitted)
+            else:
+                volume = fitted.invert(values if values.ndim == 4 else values[:, None])
+                target.parent.mkdir(exist_ok=True)
+                write_volume(target.with_name(f"{target.name}.nii.gz"), volume, plain_grid(volume.shape[1:], axes))
+            write_note(target, {**made, "modality": name, "number": number})
+
+
+def _has_nibabel(name: str) -> bool:
     try:
         library("nibabel", "medical")
     except MandorlaError as error:
-        warnings.warn(f"{name}: the volumes are in the .npz alone; {error}", MandorlaWarning, stacklevel=3)
-        return
-    folder.mkdir()
-    for number, volume in zip(_numbers(len(volumes)), model.intensity[name].invert(volumes), strict=True):
-        write_volume(folder / f"{number}.nii.gz", volume, plain_grid(volume.shape[1:], axes))
-
-
-def _numbers(count: int) -> list[str]:
-    return [f"{index:04d}" for index in range(count)]
-
-
-def _nearest(name: str, names: Sequence[str] | Mapping) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
-def _list(names: Sequence[str] | Mapping) -> str:
-    shown = list(names)[:5]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 20 else f"{text[:9]}...{text[-8:]}"
-
-
-def _size(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))
+        warnings.warn(f"{name}: the volumes are in the .npz alone; {error}", MandorlaWarning, stacklevel=4)
+        return False
+    return True

@@ -7,6 +7,7 @@ many are drawn.
 """
 
 import difflib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from mandorla.data.intensity import Fitted, read_intensity
 from mandorla.diffusion.labels import Given, to_labels
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
-from mandorla.diffusion.store import load_diffusion
+from mandorla.diffusion.store import load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Whitening
 from mandorla.nets.blocks import touched
@@ -35,12 +36,13 @@ from mandorla.recipe import read_run
 from mandorla.training import choose_device
 from mandorla.vae.latent_cache import encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
-from mandorla.vae.store import load_vae
+from mandorla.vae.store import hash_tensors, load_vae
 
 Data = Mapping[str, Tensor | np.ndarray]
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
-_CHUNK = 256  # samples that go through a network at once
+_CHUNK = 256  # samples that go through a network at once, at most
+_VALUES = 2**21  # and their values, about: what does not fit into a processor's cache takes half as long again
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Mandorla:
         tensors, masks = self._checked(x, present)
         parts = [
             encode_batch(self.vae, *({name: z[rows] for name, z in part.items()} for part in (tensors, masks))).latents
-            for rows in _chunks(len(next(iter(tensors.values()))))
+            for rows in self._chunks(len(next(iter(tensors.values()))))
         ]
         return self.to_residual(_cat(parts)) if residual else _cat(parts)
 
@@ -128,7 +130,7 @@ class Mandorla:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
         decoded = {
-            name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in _chunks(len(u))]
+            name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in self._chunks(len(u))]
             for name, u in latents.private.items()
         }
         return {name: torch.cat(parts).clamp(0, 1) for name, parts in decoded.items()}
@@ -157,7 +159,7 @@ class Mandorla:
         _check_whole("best_of", best_of, 1)
         _check_whole("first", first, 0)
         joint, count = self.diffusion.config.mode == "joint", num * best_of
-        shared = None if joint else self._shared_of_training(first + num, seed)[first:]
+        shared = None if joint else self._shared_of_training(first, num, seed)
         known = {} if joint else {SHARED: shared.repeat_interleave(best_of, 0)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
         keys = [(first + i // best_of, i % best_of) if best_of > 1 else (first + i,) for i in range(count)]
@@ -286,7 +288,7 @@ class Mandorla:
             probes = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (num_probes, size)))
         asked = self._asked(labels, len(components[wanted[0]]))
         context, parts = sample_noise(diffusion.layout, 0, [(0,)]), []
-        for rows in _chunks(len(components[wanted[0]])):
+        for rows in self._chunks(len(components[wanted[0]])):
             data = {name: z[rows] for name, z in components.items()}
             noise = {n: z.to(self.device).expand(len(data[wanted[0]]), *z.shape[1:]) for n, z in context.items()}
             known = {name: data.pop(name) for name in components if name not in wanted}
@@ -308,11 +310,13 @@ class Mandorla:
         seed: int = 0,
         steps: int | None = None,
         labels: Given | None = None,
+        keys: Sequence[tuple[int, ...]] | None = None,
     ) -> dict[str, Tensor]:
         """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
 
         The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
-        sample i depends on (seed, i, k) alone. `labels` are those of the B samples, as for `sample`.
+        sample i depends on (seed, *keys[i], k) alone; `keys` are numbers from 0, by default (i,). `labels` are those of
+        the B samples, as for `sample`.
         """
         _check_whole("num_samples", num_samples, 1)
         wanted = self._names(wanted)
@@ -320,9 +324,11 @@ class Mandorla:
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
-        keys = [(index, draw) for index in range(len(encoded[SHARED])) for draw in range(num_samples)]
-        asked = self._asked(labels, len(encoded[SHARED]))
-        asked = {name: z.repeat_interleave(num_samples, 0) for name, z in asked.items()}
+        count = len(encoded[SHARED])
+        if keys is not None and len(keys) != count:
+            raise MandorlaError(f"{len(keys)} keys for {count} samples: give one for each")
+        keys = [(*key, draw) for key in keys or [(i,) for i in range(count)] for draw in range(num_samples)]
+        asked = {name: z.repeat_interleave(num_samples, 0) for name, z in self._asked(labels, count).items()}
         latents = self._generate(known, wanted, keys, seed, steps, labels=asked)
         decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
@@ -427,6 +433,17 @@ class Mandorla:
         return diffusion.to(self.device), whitening
 
     @property
+    def at_once(self) -> int:
+        """Return how many samples go through the networks at once; more take memory, not less time."""
+        return max(1, min(_CHUNK, _VALUES // sum(math.prod(m.shape) for m in self.modalities)))
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Return a hash of the weights of each stage, `vae` and `diffusion`: of what was made, the maker."""
+        diffusion = {name: z.cpu() for name, z in to_tensors(*self._stage_2).items()}
+        return {"vae": self.weights, "diffusion": hash_tensors(diffusion)}
+
+    @property
     def diffusion(self) -> Diffusion:
         """Return stage 2. Raises MandorlaError if it is not trained, or on the latents of another stage 1."""
         return self._stage_2[0]
@@ -473,7 +490,7 @@ class Mandorla:
         _check_whole("seed", seed, 0)
         known = {name: z.to(self.device) for name, z in known.items()}
         parts = []
-        for rows in _chunks(len(keys)):
+        for rows in self._chunks(len(keys)):
 
             def noise(*step: int, rows: slice = rows) -> Components:
                 drawn = sample_noise(self.vae.layout, seed, [(*key, *step) for key in keys[rows]])
@@ -499,6 +516,9 @@ class Mandorla:
             parts.append(Latents.of(here | drawn))
         return _cat(parts)
 
+    def _chunks(self, count: int) -> Iterator[slice]:
+        return (slice(start, min(start + self.at_once, count)) for start in range(0, count, self.at_once))
+
     def _through_flow(self, latents: Latents, move: Callable[..., Components], residual: bool) -> Latents:
         """Move each private part by the flow given the shared part alone, unless it is where it shall be already.
 
@@ -512,7 +532,7 @@ class Mandorla:
             raise MandorlaError("residual parts need a stage 2 that knows the shared part: mode joint or conditional")
         context = sample_noise(diffusion.layout, 0, [(0,)])  # what stands for unknown components: the same both ways
         parts = []
-        for rows in _chunks(len(latents)):
+        for rows in self._chunks(len(latents)):
             here = latents[rows]
             noise = {name: z.to(self.device).expand(len(here), *z.shape[1:]) for name, z in context.items()}
             known = whitening.whiten({SHARED: here.shared})
@@ -528,9 +548,9 @@ class Mandorla:
             return {}
         return {name: z.to(self.device) for name, z in to_labels(labels, self.diffusion.labels, num).items()}
 
-    def _shared_of_training(self, num: int, seed: int) -> Tensor:
+    def _shared_of_training(self, first: int, num: int, seed: int) -> Tensor:
         parts, _ = open_latents(self.run)
-        chosen = np.random.default_rng(seed).integers(0, len(parts["train"]), num)
+        chosen = np.random.default_rng(seed).integers(0, len(parts["train"]), first + num)[first:]
         return parts["train"].batch(chosen).latents.shared
 
     def _latents(self, source: Data | Latents) -> Latents:
@@ -658,10 +678,6 @@ def _of_part(latents: Latents, part: Part) -> list[str]:
     """Return the names of the components that `part` means."""
     _check_part(part)
     return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
-
-
-def _chunks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
 
 
 def _cat(parts: Sequence[Latents]) -> Latents:

@@ -24,6 +24,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.storage import write_text
+from mandorla.track import Name, check_trackers
 from mandorla.training import STATE, WEIGHTS, TrainingConfig
 from mandorla.vae.config import VAEConfig
 
@@ -43,6 +44,9 @@ class Recipe(Settings):
     """same seed, same result: data, weights, batches, samples"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute; auto takes a GPU if there is one"""
+    track: tuple[Name, ...] = ("tensorboard",)
+    """what shows the figures of a training, besides metrics.jsonl: tensorboard, wandb, mlflow; all stay on this machine
+    unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise"""
     imports: Annotated[tuple[str, ...], Relative(SUFFIX)] = ()
     """your own Python files (`nets.py`, relative as `run` is) and modules (`package.module`) that register networks"""
     data: DataConfig = PolydigitsConfig()
@@ -75,6 +79,7 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
         recipe = load_settings(Recipe, path=path, overrides=overrides, folder=Path())
     if stage:
         _check_used(overrides, stage)
+        check_trackers(recipe.track)
     recipe = _with_own_files(recipe, (path.parent, Path()))
     import_all(recipe.imports, source)
     return recipe
@@ -164,13 +169,14 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
 
 
 _BLOCKS = {"vae": ("data", "vae", "seed"), "diffusion": ("diffusion", "seed")}  # what a training depends on
-_ANY_TIME = ("device", "evaluate")
+_ANY_TIME = ("device", "evaluate", "track")
 _OWNER = {"diffusion": "diffusion"}
 _ELSEWHERE = {
     "run": "is the folder that is given first",
     "seed": "was settled when the run was trained",
     "device": "was settled when the run was trained: change it in config.yaml",
     "data": "belongs to `mandorla train vae`: to measure other data, give --data RECIPE",
+    "track": "belongs to a training",
     "imports": "belongs to `mandorla train vae`",
     "vae": "belongs to `mandorla train vae`",
     "diffusion": "belongs to `mandorla train diffusion`",

@@ -16,7 +16,7 @@ import signal
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -37,6 +37,7 @@ from mandorla.environment import begun_with, note_environment
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.nets.blocks import trains_in_bf16
 from mandorla.storage import locked, whole, write_bytes, write_text
+from mandorla.track import Name, open_trackers
 
 WEIGHTS, LOG = "weights.safetensors", "metrics.jsonl"
 STATE, PREVIOUS = "last.safetensors", "previous.safetensors"
@@ -85,6 +86,7 @@ def fit(
     picture: Callable[[nn.Module], bytes | None],
     export: Callable[[nn.Module], dict[str, Tensor]],
     title: str,
+    track: Sequence[Name] = ("tensorboard",),
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
@@ -93,6 +95,7 @@ def fit(
     - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module)` gives a PNG
     - `export(module)` names the tensors that belong to the model; those of the best validation become
       `weights.safetensors`
+    - `track` names the trackers that the figures go to
 
     Control-C saves the state after the current step. Raises MandorlaError if the loss stops being finite, or memory
     does not suffice.
@@ -112,7 +115,7 @@ def fit(
         locked(folder),
         ThreadPoolExecutor(1) as ahead,
         _progress() as progress,
-        _Log(folder, training.step, training.waiting) as training.log,
+        _Log(folder, track, training.step, training.waiting) as training.log,
         _memory_named(training),
         _Interrupt() as interrupt,
     ):
@@ -394,16 +397,14 @@ def _memory_named(training: _Training) -> Iterator[None]:
 
 
 class _Log:
-    """Average named figures between two writes; append them to `metrics.jsonl` and TensorBoard."""
+    """Average named figures between two writes; append them to `metrics.jsonl`, and tell the trackers."""
 
-    def __init__(self, folder: Path, step: int, waiting: list[dict[str, float]]):
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, track: Sequence[Name], step: int, waiting: list[dict[str, float]]):
         self.path = folder / LOG
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.trackers = open_trackers(track, folder, step)
         self.waiting: list[dict[str, Tensor | float]] = list(waiting)
 
     def waiting_numbers(self) -> list[dict[str, float]]:
@@ -425,8 +426,8 @@ class _Log:
         values = {n: [float(figures[n]) for figures in self.waiting if n in figures] for n in names}
         means = {name: sum(v) / len(v) for name, v in values.items()}
         self.waiting = []
-        for name, value in means.items():
-            self.writer.add_scalar(f"{part}/{name}", value, step)
+        for tracker in self.trackers:
+            tracker.write(step, {f"{part}/{name}": value for name, value in means.items()})
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, "part": part} | means) + "\n")
@@ -438,7 +439,8 @@ class _Log:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.writer.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def _step_of(line: str) -> float:

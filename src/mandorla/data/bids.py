@@ -24,6 +24,7 @@ from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 
 PARTICIPANTS = "participants.tsv"
+_SUFFIX = {"t1": "T1w", "t2": "T2w", "flair": "FLAIR", "pd": "PDw", "t2star": "T2starw"}  # of what is made
 
 
 class BidsConfig(ParticipantsConfig):
@@ -52,11 +53,25 @@ class _File(NamedTuple):
 def pair_bids(config: BidsConfig) -> Pairs:
     """Return the samples, one for each session of each subject.
 
-    Raises `MandorlaError` for a missing folder, several files of one modality that `data.entities` does not choose
-    from, and as `pair` and `add_labels` do; a file without a BIDS name, or in another subject's folder, is unpairable.
+    Raises `MandorlaError` as `find_bids`, `pair` and `add_labels` do; a file without a BIDS name, or in another
+    subject's folder, is unpairable.
+    """
+    found, folder = find_bids(config), config.locate(config.folder)
+    names = in_order({file.name for file in found if isinstance(file, Found)})
+    masks = [name for name in names if is_mask(name)]
+    modalities = config.modalities or [name for name in names if name not in masks]
+    pairs = pair(found, modalities, config, str(folder), masks)
+    return add_labels(pairs, config, folder / PARTICIPANTS)
+
+
+def find_bids(config: BidsConfig) -> list[Found | Unpairable]:
+    """Return the files of the modalities that are to be taken, the masks, and what is unpairable.
+
+    Raises `MandorlaError` for a missing folder, and several files of one modality that `data.entities` does not choose
+    from.
     """
     folder = config.locate(config.folder)
-    subjects = sorted(path for path in folder.glob("sub-*") if path.is_dir())
+    subjects = _subjects(folder)
     if not subjects:
         source = comes_from(config.source)
         raise MandorlaError(
@@ -64,13 +79,32 @@ def pair_bids(config: BidsConfig) -> Pairs:
         )
     parsed = [_parse(path, subject) for subject in subjects for path in _find(subject, config.datatypes)]
     files = [file for file in parsed if isinstance(file, _File)]
-    names = in_order({file.name for file in files})
-    masks = [name for name in names if is_mask(name)]
-    modalities = config.modalities or [name for name in names if name not in masks]
-    wanted = [file for file in files if file.name in modalities or file.name in masks]
+    wanted = [f for f in files if not config.modalities or f.name in config.modalities or is_mask(f.name)]
     found = [Found(str(file.path), file.name, file.key, file.subject) for file in _choose(wanted, config.entities)]
-    pairs = pair([*found, *(file for file in parsed if file not in files)], modalities, config, str(folder), masks)
-    return add_labels(pairs, config, folder / PARTICIPANTS)
+    return [*found, *(file for file in parsed if isinstance(file, Unpairable))]
+
+
+def is_bids(folder: Path) -> bool:
+    """Return whether `folder` is a BIDS dataset: whether it holds subjects."""
+    return bool(_subjects(folder))
+
+
+def derivative(path: Path, modality: str, description: str = "") -> Path:
+    """Return where a `modality` that is made of the file at `path`, relative to its dataset, belongs in a derivative.
+
+    Without a suffix: `sub-01/anat/sub-01_desc-synthetic_T2w` for `sub-01/anat/sub-01_T1w.nii.gz` and t2; the
+    `description`, such as std, follows "synthetic".
+    """
+    entities = dict(pair.partition("-")[::2] for pair in stem(path).split("_")[:-1])
+    with_agent = modality.removesuffix("gd") if modality.endswith("gd") else ""
+    wanted = {"sub": entities["sub"], "ses": entities.get("ses"), "ce": "gadolinium" if with_agent else None}
+    wanted |= {"space": entities.get("space"), "desc": "synthetic" + description.capitalize()}
+    name = "_".join(f"{entity}-{value}" for entity, value in wanted.items() if value)
+    return path.with_name(f"{name}_{_SUFFIX.get(with_agent or modality, with_agent or modality)}")
+
+
+def _subjects(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("sub-*") if path.is_dir())
 
 
 def _find(subject: Path, datatypes: Sequence[str]) -> list[Path]:

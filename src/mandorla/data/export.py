@@ -6,6 +6,7 @@ the type, and with the scaling, of the file that it is like, where those can hol
 Reference: the NIfTI-1 data format (2004), https://nifti.nimh.nih.gov/nifti-1, methods 2 and 3 of orientation.
 """
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,22 @@ import numpy as np
 from mandorla.data.geometry import Geometry
 from mandorla.data.intensity import Intensity
 from mandorla.data.readers import NIFTI, library, suffix
+from mandorla.storage import whole
 
 LEVELS = 100  # of integers that a range of values must have, or it is written as floats
+LEVEL = 1  # of gzip: higher ones take several times as long for a few percent
+DESCRIPTION = "synthetic, made by mandorla"
 SCANNER = 1  # code of a map to space of which nothing is known
 
 
 def write_volume(
     path: Path, values: np.ndarray, grid: Geometry, like: Path | None = None, scale: Intensity | None = None
 ) -> None:
-    """Write the volume `values` `(C, D, H, W)` on `grid` to the NIfTI file `path`.
+    """Write the volume `values` `(C, D, H, W)` on `grid` to the NIfTI file `path`, whole or not at all.
 
-    `like` is a file whose type of numbers, codes and unit of time are kept if it is NIfTI; `scale` says what values
-    there can be, and without it they are written as floats. Several channels become the fourth dimension.
+    The header says that it is synthetic. `like` is a file whose type of numbers, codes and unit of time are kept if it
+    is NIfTI; `scale` says what values there can be, and without it they are written as floats. Several channels become
+    the fourth dimension.
     """
     nibabel = library("nibabel", "medical")
     values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
@@ -41,7 +46,13 @@ def write_volume(
         image.header.set_slope_inter(source.dataobj.slope, source.dataobj.inter)
     image.set_sform(grid.affine, code)
     image.set_qform(grid.affine, code)
-    nibabel.save(image, path)
+    image.header["descrip"] = DESCRIPTION
+    with whole(path) as part, part.open("wb") as file:
+        if path.suffix != ".gz":
+            image.to_stream(file)
+        else:
+            with gzip.GzipFile("", "wb", LEVEL, file, 0) as packed:  # no name, no time: the same values, the same bytes
+                image.to_stream(packed)
 
 
 def plain_grid(shape: tuple[int, ...], axes: str) -> Geometry:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mandorla.errors import MandorlaError
+from mandorla.storage import whole
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 TIFF = {".tif", ".tiff"}
@@ -40,7 +41,8 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def write_pixels(path: Path, pixels: np.ndarray) -> None:
-    """Write `pixels` `(C, H, W)`, C = 1 or 3, as they are to the kind of file that the suffix of `path` names.
+    """Write `pixels` `(C, H, W)`, C = 1 or 3, as they are to the kind of file that the suffix of `path` names, whole or
+    not at all.
 
     Raises `MandorlaError` for another shape, for a type that such files do not have (see `can_hold`), or where the file
     cannot be written.
@@ -53,10 +55,9 @@ def write_pixels(path: Path, pixels: np.ndarray) -> None:
             f"{path}: this kind of file has no {pixels.dtype} pixels of {len(pixels)} channel(s); use 8 bits and one "
             f"of {', '.join(sorted(SUFFIXES))}"
         )
-    try:
-        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
-    except OSError as error:
-        raise MandorlaError(f"{path}: cannot be written ({error})") from error
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    with whole(path) as part:
+        image.save(part, Image.registered_extensions()[path.suffix.lower()])
 
 
 def can_hold(suffix: str, dtype: np.dtype | str, channels: int) -> bool:

@@ -165,7 +165,8 @@ class Diffusion(nn.Module):
         def learned(network: nn.Module, x: Tensor, t: float, known: Components, labels: Components | None) -> Tensor:
             state = noise | known | travelling.split(x)
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
-            times = torch.tensor(row, device=x.device).expand(len(x), -1)
+            times = torch.tensor([row], device=x.device)  # one for all samples: what follows from it is computed once
+            times = times.expand(len(x), -1) if held else times
             return travelling.join(network(state, times, held, labels))
 
         def velocity(x: Tensor, t: float) -> Tensor:

@@ -95,6 +95,7 @@ def train_diffusion(recipe: Recipe) -> None:
             picture=picture,
             export=lambda trained: to_tensors(trained, whitening),
             title=title,
+            track=recipe.track,
         )
 
     config, share = recipe.diffusion.training, recipe.diffusion.weak_share

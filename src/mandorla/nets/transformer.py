@@ -73,6 +73,8 @@ class ComponentTransformer(nn.Module):
     ) -> Components:
         """Return one output per component of the layout; `times` is `(B, K)` in [0, 1], in the layout's order.
 
+        Where nothing is `held`, times that all samples share may be `(1, K)`, which is faster.
+
         - `held[name]`, bool `(B, *grid)`, says which cells of a map are known; a token is, if all its cells are
         - `labels[name]`, `(B, size)`: what is known beside the components; NaN, or left out, where it is not
         """

@@ -26,7 +26,7 @@ from mandorla.data.dataset import Splits
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.readers import MOST_BYTES, NIFTI, SOUNDS, TABLES, suffix
 from mandorla.errors import MandorlaError
-from mandorla.files import read_sample
+from mandorla.inputs import read_sample
 from mandorla.latents import Latents
 from mandorla.model import Mandorla
 

@@ -1,0 +1,269 @@
+"""Files in: what a model is given, found, read as the files of its training were, and checked.
+
+An *input* is one sample to be: a picture, a volume or a table per given modality. Inputs are read one by one, so that
+any number of them takes the memory of a few.
+"""
+
+import difflib
+import re
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from mandorla.data import source_of
+from mandorla.data.bids import BidsConfig, derivative, find_bids, is_bids
+from mandorla.data.dataset import Modality
+from mandorla.data.folders import FoldersConfig
+from mandorla.data.pairing import Found
+from mandorla.data.readers import SUFFIXES, find, is_series, split_place, stem
+from mandorla.data.samples import FilesConfig, Slices, read_slices
+from mandorla.data.stored import StoredConfig
+from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.model import Mandorla
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Input:
+    """Name one input, unique among those of a call, its `subject`, and by modality the place where it lies.
+
+    `folder` is that of its BIDS dataset, None if it is of none.
+    """
+
+    name: str
+    subject: str
+    places: Mapping[str, Path]
+    folder: Path | None = None
+
+    @property
+    def number(self) -> int:
+        """Return a number that follows from the name: what is drawn for an input does not depend on the others."""
+        return zlib.crc32(self.name.encode())
+
+    def target(self, modality: str, statistic: str) -> Path:
+        """Return where a file that is made of this input belongs, without its suffix.
+
+        Of a BIDS dataset it is named as derivatives are; else it is in a folder of its modality, the mean of draws
+        (`statistic`) under its name and others beside it: `t2/p01`, `t2_std/p01`.
+        """
+        if self.folder:
+            first = next(iter(self.places.values()))
+            return derivative(first.relative_to(self.folder), modality, "" if statistic == "mean" else statistic)
+        return Path(modality if statistic == "mean" else f"{modality}_{statistic}", self.name)
+
+
+def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Input]:
+    """Return the inputs in `source`, sorted, each with all the modalities `given`.
+
+    `source` is a BIDS dataset; a folder with one sub-folder of files per given modality, paired by file stem, or with
+    one file each that is called like its modality; or, where one modality is given, a folder of files, or one place: a
+    file, a part of it (`case.nii.gz:0`), a folder with a DICOM series. Raises `MandorlaError` for anything else.
+    """
+    config = reading(model)
+    if not source.is_dir():
+        if len(given) > 1:
+            raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")
+        name = stem(split_place(str(source))[0])
+        return [Input(name, name, {given[0]: source})]
+    if is_bids(source):
+        return _find_in_bids(source, given, config)
+    whole = {modality.name for modality in model.modalities if config.slices or len(modality.size) == 3}
+    files = {}
+    for name in given:
+        folder = source / name
+        if not folder.is_dir() and len(given) > 1:
+            if alone := _by_stem(source, given):
+                return [Input(source.resolve().name, source.resolve().name, alone)]
+            found = [path.name for path in source.iterdir() if path.is_dir()]
+            raise MandorlaError(
+                f"{folder}: no such folder{nearest(name, found)}; several given modalities need one each"
+            )
+        folder = folder if folder.is_dir() else source
+        is_one = name in whole and is_series(folder)
+        files[name] = {source.resolve().name: folder} if is_one else _by_stem(folder)
+        if not files[name]:
+            raise MandorlaError(f"{folder}: no file in this folder that can be read (looked for {', '.join(SUFFIXES)})")
+    stems = sorted(set().union(*files.values()))
+    for name, by_stem in files.items():
+        if unpaired := [one for one in stems if one not in by_stem]:
+            raise MandorlaError(
+                f"{source / name}: no file for {listed(unpaired)}, which another given modality has; add it"
+            )
+    data = source_of(model.recipe.data)
+    return [Input(one, _subject(data, one), {name: paths[one] for name, paths in files.items()}) for one in stems]
+
+
+def reading(model: Mandorla) -> FilesConfig:
+    """Return how the files of the training were read; of a volume every slice is wanted."""
+    data = source_of(model.recipe.data)
+    if not isinstance(data, FilesConfig):
+        return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None)
+    slices = data.slices and data.slices.model_copy(update={"step": 1})
+    return data.model_copy(update={"slices": slices})
+
+
+def read_input(model: Mandorla, places: Mapping[str, Path]) -> Slices:
+    """Return one input, whose modalities lie in the files `places[name]`, as stored, of the shape that the model has.
+
+    Raises `MandorlaError` for whatever does not fit the model.
+    """
+    read = read_slices({name: str(place) for name, place in places.items()}, {}, reading(model))
+    for modality in model.modalities:
+        if modality.name in places:
+            place = str(places[modality.name])
+            if not len(read.values[modality.name]):
+                raise MandorlaError(f"{place}: no slice holds as much foreground as those of the training; remove it")
+            _check_shape(read.values[modality.name], modality, place)
+    return read
+
+
+def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, list[int] | None]:
+    """Return one sample whose modalities lie in the files `places[name]`, read as those of the training were.
+
+    Gives `x[name]` `(S, C, *size)` in [0, 1] and, of a volume that is cut, the numbers of its S slices, else None.
+    Raises `MandorlaError` for whatever does not fit the model.
+    """
+    read = read_input(model, places)
+    return in_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
+
+
+def in_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
+    """Return the inputs `values[modality]`, one array `(S, C, *size)` each, as float32 in [0, 1], all in one array.
+
+    `subjects` names the subject of each: where subjects have their own range, all that one has is looked at together.
+    """
+    x = {}
+    for name, inputs in values.items():
+        of_subject: dict[str, list[int]] = {}
+        for index, subject in enumerate(subjects):
+            of_subject.setdefault(subject if model.intensity[name].subjects else str(index), []).append(index)
+        parts = list(inputs)
+        for subject, indices in of_subject.items():
+            here = np.concatenate([inputs[index] for index in indices])
+            unit = model.to_unit({name: here}, [subject] * len(here))[name]
+            for index, part in zip(indices, np.split(unit, np.cumsum([len(inputs[i]) for i in indices])), strict=False):
+                parts[index] = part
+        x[name] = np.concatenate(parts)
+    return x
+
+
+def read_arrays(path: Path, modalities: Sequence[Modality], all_of_them: bool = False) -> Arrays:
+    """Return the arrays `(N, C, *size)` in [0, 1] in the `.npz` at `path` that are named like one of `modalities`.
+
+    Raises `MandorlaError` if it is none, for what does not fit a modality, and for a missing one if all are needed.
+    """
+    if not path.exists():
+        raise MandorlaError(f"{path}: no such file or folder; mend the path")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: np.asarray(archive[name]) for name in archive.files}
+    except (AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError, BadZipFile, zlib.error) as error:
+        raise MandorlaError(f"{path}: not a whole .npz file of plain arrays; write it anew with numpy.savez") from error
+    x = {
+        modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")
+        for modality in modalities
+        if modality.name in found
+    }
+    names = [modality.name for modality in modalities]
+    if not x:
+        raise MandorlaError(f"{path}: expected arrays named {listed(names)}, got {listed(found) or 'none'}")
+    if len({len(array) for array in x.values()}) > 1:
+        counts = ", ".join(f"{name} {len(array)}" for name, array in x.items())
+        raise MandorlaError(f"{path}: arrays of different length ({counts}): a sample has the same index in each")
+    if all_of_them and (missing := [name for name in names if name not in x]):
+        raise MandorlaError(f"{path}: no array for {listed(missing)}; add it, or leave it out of what is given")
+    return x
+
+
+def nearest(name: str, names: Sequence[str] | Mapping) -> str:
+    """Return a hint at the one of `names` that is most like `name`; empty if none is."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def listed(names: Sequence[str] | Mapping) -> str:
+    """Return the first of `names` in words."""
+    shown = list(names)[:5]
+    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> list[Input]:
+    """Return the sessions of a BIDS dataset that have all modalities `given`; those that lack one are passed over."""
+    own = {"folder": str(source.resolve()), "modalities": list(given)}
+    bids = config.model_copy(update=own) if isinstance(config, BidsConfig) else BidsConfig(**own)
+    places: dict[str, dict[str, Path]] = {}
+    subjects = {}
+    for found in find_bids(bids):
+        if isinstance(found, Found) and found.name in given:
+            places.setdefault(found.key, {})[found.name] = Path(found.place)
+            subjects[found.key] = found.subject
+    inputs = [
+        Input(key, subjects[key], {name: here[name] for name in given}, source.resolve())
+        for key, here in sorted(places.items())
+        if len(here) == len(given)
+    ]
+    if not inputs:
+        raise MandorlaError(
+            f"{source}: no session of this dataset has {' and '.join(given)}; add files, or give others"
+        )
+    if lacking := len(places) - len(inputs):
+        text = f"{source}: {lacking} of {len(places)} sessions lack one of {', '.join(given)} and are passed over"
+        warnings.warn(text, MandorlaWarning, stacklevel=2)
+    return inputs
+
+
+def _by_stem(folder: Path, stems: Sequence[str] | None = None) -> dict[str, Path]:
+    """Return the files in `folder` that can be read, by stem; if `stems` are wanted, only those, or none at all."""
+    files: dict[str, Path] = {}
+    for path in find(folder, "*"):
+        if stem(path) in files and (stems is None or stem(path) in stems):
+            raise MandorlaError(
+                f"{path}: {files[stem(path)].name} has the same stem; files are paired by stem: rename one"
+            )
+        files[stem(path)] = path
+    if stems is None:
+        return files
+    return {name: files[name] for name in stems} if files.keys() >= set(stems) else {}
+
+
+def _subject(data: object, name: str) -> str:
+    """Return the subject that `data.key` reads off a file's stem, else the stem."""
+    match = re.search(data.key, name) if isinstance(data, FoldersConfig) else None
+    return (match and match.groupdict().get("subject")) or name
+
+
+def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
+    """Return `array` as float32 if it is `(N, C, *size)` of `modality` in [0, 1]; `place` says where it comes from."""
+    _check_shape(array, modality, place)
+    if not len(array):
+        raise MandorlaError(f"{place}: no samples; give at least one")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise MandorlaError(f"{place}: {array.dtype} values, expected floating-point numbers in [0, 1]: rescale them")
+    if not np.isfinite(array).all():
+        raise MandorlaError(f"{place}: NaN or infinite values; remove or fill them")
+    if array.min() < 0 or array.max() > 1:
+        raise MandorlaError(
+            f"{place}: values from {array.min():.6g} to {array.max():.6g}, expected [0, 1]: rescale them"
+        )
+    return array.astype(np.float32)
+
+
+def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
+    (_, *shape), wanted = array.shape or (0,), modality.shape
+    expected = f"modality {modality.name!r} of this model has"
+    if len(shape) != len(wanted):
+        raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
+    if shape[0] != wanted[0]:
+        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
+    if tuple(shape) != wanted:
+        raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
+
+
+def _size(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
