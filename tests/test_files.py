@@ -134,8 +134,8 @@ def test_samples_in_one_format(model, tmp_path):
         out = files.sample(model, tmp_path / "nifti", num=9, seed=0, steps=None, format="nifti")
     with np.load(files.sample(model, tmp_path / "all", num=9, seed=0, steps=None) / "samples.npz") as arrays:
         for number in (0, 8):  # drawn in three parts, 4 at once
-            read = read(str(out / "t2" / f"000{number}.nii.gz:0"), ReadOptions()).values
-            np.testing.assert_allclose(read[0, 0], arrays["t2"][number, 0], atol=1e-6)
+            found = read(str(out / "t2" / f"000{number}.nii.gz:0"), ReadOptions()).values
+            np.testing.assert_allclose(found[0, 0], arrays["t2"][number, 0], atol=1e-6)
     model.modalities = model.modalities[2:]
     with pytest.raises(MandorlaError, match="--format png: v cannot be written so: use npz"):
         files.sample(model, tmp_path / "none", num=2, seed=0, steps=None, format="png")
