@@ -177,7 +177,7 @@ def ask(truth: Truth, name: str, minutes: float, threads: int) -> Path:
     write_text(folder / "recipe.yaml", config)
     print(f"{name}, seed {truth.seed}: {minutes:g} minutes", flush=True)
     with locked(folder), (folder / LOG).open("w", encoding="utf-8") as log:
-        subprocess.run(
+        ended = subprocess.run(
             [model.python, SCRIPTS / model.script, folder],
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -185,7 +185,7 @@ def ask(truth: Truth, name: str, minutes: float, threads: int) -> Path:
         )
     if not (folder / REPORT).is_file():
         lines = (folder / LOG).read_text(encoding="utf-8").strip().splitlines() or ["no word"]
-        raise MandorlaError(f"{name} failed ({lines[-1].strip()}): see {folder / LOG}")
+        raise MandorlaError(f"{name} ended with status {ended.returncode} ({lines[-1].strip()}): see {folder / LOG}")
     return folder
 
 

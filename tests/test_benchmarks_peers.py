@@ -194,7 +194,7 @@ def test_mistakes_end_in_one_line(peers, tmp_path, monkeypatch):
     assert not peers.folder.exists() and not peers.TABLES.exists(), "nothing is written before"
     (tmp_path / "fake.py").write_text("print('so far'); raise ValueError('no such luck')")
     text = said("phantom", "--models", "truth", *PHANTOM)
-    assert "truth failed (ValueError: no such luck)" in text and "log.txt" in text
+    assert "truth ended with status 1 (ValueError: no such luck)" in text and "log.txt" in text
     assert not peers.TABLES.exists()
     with pytest.raises(peers.MandorlaError, match="a sample has no x"):
         peers.write_images(tmp_path, Held(torch.zeros(2, 1, 2, 2), torch.tensor([True, False])), np.arange(2), np.uint8)

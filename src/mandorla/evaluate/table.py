@@ -7,7 +7,6 @@ from mandorla.evaluate.record import Record
 
 _REFERENCES = ("chance", "control", "ceiling")
 
-
 Runs = Sequence[Sequence[Record]]  # of one model: the figures of each run
 
 
