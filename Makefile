@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format docs notebooks
+.PHONY: demo test lint format docs notebooks peers
 
 demo: $(INSTALLED)
 	$(VENV)/bin/mandorla demo
@@ -29,6 +29,14 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# The peers of benchmarks/peers.py need other builds of torch than ours: about 6 GB of their own.
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -r benchmarks/peers/requirements.txt
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Mandorla needs Python 3.10 or newer: make PYTHON=python3.12 ...")'

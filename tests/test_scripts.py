@@ -1,5 +1,6 @@
 """The scripts outside the package: the two stages as users know them, and the helpers in `utils/`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -71,3 +72,22 @@ def test_arrays_to_folders_refuses(tmp_path, arrays, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_results_table(tmp_path):
+    script, figure = ROOT / "utils" / "results_table.py", {"error": 0.1, "n": 5, "definition": "A figure."}
+    for name, value in (("one", 0.1), ("two", 0.3)):
+        (tmp_path / name).mkdir()
+        records = [figure | {"name": "shared/class", "value": value, "chance": 0.1}, figure | {"name": "x", "value": 1}]
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"records": records}))
+    result = run(script, "one", "two", "--only", "shared", cwd=tmp_path)
+    assert result.stdout.splitlines() == [
+        "| figure | mean ± sd of 2 | chance | better |",
+        "|---|---|---|---|",
+        "| shared/class | 0.200 ± 0.141 | 0.100 | higher |",
+    ]
+    result = run(script, "one", "none", cwd=tmp_path)
+    assert (result.returncode, result.stderr.splitlines()) == (
+        1,
+        ["none has no metrics.json: run `mandorla evaluate none` first"],
+    )

@@ -36,7 +36,7 @@ def note_environment(folder: Path, seed: int) -> None:
     entry = {
         "command": " ".join(sys.argv),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "seed": seed,
         "python": platform.python_version(),
         "machine": {
@@ -50,7 +50,7 @@ def note_environment(folder: Path, seed: int) -> None:
     write_text(folder / FILE, json.dumps([*entries, entry], indent=1))
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of this package's source, `-dirty` behind it where files differ; None outside of git."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess:

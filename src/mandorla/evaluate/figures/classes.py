@@ -25,8 +25,9 @@ def class_figures(subject: Codes) -> list[Record]:
         )
     ]
     shared = {v: s.read_off("linear", train.alone[v], label, v, test.alone[v]) for v in views}
+    own = [view for view in views if view in test.latents.private]  # a model of somebody else's may have none
     linear, mlp = (
-        {v: s.read_off(kind, train.latents.private[v], label, v, test.latents.private[v]) for v in views}
+        {v: s.read_off(kind, train.latents.private[v], label, v, test.latents.private[v]) for v in own}
         for kind in ("linear", "mlp")
     )
     probes = {
@@ -35,6 +36,8 @@ def class_figures(subject: Codes) -> list[Record]:
         "private/class mlp": (mlp, "Leak: a probe with 256 hidden units for '{}' on the private part", "lower"),
     }
     for name, (scores, text, better) in probes.items():
+        if not scores:
+            continue
         reference = {"chance": chance, "ceiling": ceiling, "better": better}
         text = text.format(label)
         records.append(s.record(name, over_views(scores), f"{text}, mean over views.", **reference))
@@ -85,17 +88,15 @@ def _private_factor_figures(subject: Codes) -> list[Record]:
         "ceiling": float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
     }
     private = {
-        v: s.read_off("linear", s.train.latents.private[v], f, v, s.test.latents.private[v]) for v, f in factors.items()
+        v: s.read_off("linear", s.train.latents.private[v], f, v, s.test.latents.private[v])
+        for v, f in factors.items()
+        if v in s.test.latents.private
     }
     shared = {v: s.read_off("linear", s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
     text = f"ogistic regression of each view's own '{kind}' on its"
-    return [
-        s.record(f"private/{kind}", over_views(private), f"L{text} private part, mean over views.", **reference),
-        s.record(
-            f"shared/{kind}",
-            over_views(shared),
-            f"Leak: l{text} shared part, mean over views.",
-            better="lower",
-            **reference,
-        ),
-    ]
+    leak = f"Leak: l{text} shared part, mean over views."
+    records = [s.record(f"shared/{kind}", over_views(shared), leak, better="lower", **reference)]
+    if private:
+        text = f"L{text} private part, mean over views."
+        records.insert(0, s.record(f"private/{kind}", over_views(private), text, **reference))
+    return records

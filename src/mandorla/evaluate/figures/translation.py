@@ -80,7 +80,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
 
         def score(x: Tensor) -> np.ndarray:
             values = function(x[here], truth[here], *(() if mask is None else (mask[here],)))
-            return _by_group(values, group[here.numpy()])
+            return by_group(values, group[here.numpy()])
 
         text = f"{measure.upper()} of {text} {_ROUTE}"
         references = {key: score(x) for key, x in others.items()}
@@ -124,7 +124,7 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
     return [
         _Measured(
             f"spread {name}",
-            _by_group(scores, group[here.numpy()]),
+            by_group(scores, group[here.numpy()]),
             _SPREAD[name].format(num=num),
             references={key: np.array([value]) for key, value in ideal[name].items()},
         )
@@ -132,7 +132,7 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
     ]
 
 
-def _by_group(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
+def by_group(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Return the mean score of each group (patient): samples of one patient are not independent."""
     _, index = np.unique(group, return_inverse=True)
     return np.bincount(index, scores) / np.bincount(index)

@@ -1,0 +1,316 @@
+"""The figures of what models answered in the benchmark against peers, by the functions of `mandorla.evaluate`.
+
+Where samples have a class that all modalities share: what codes know of it, whether views decoded from one code, after
+a swap, or out of nothing, belong together. Where they have none: how near translations are to the truth. Of both, how
+far generated tuples are from real ones. `peers/task.py` says what an answer is.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mandorla.data import load_data
+from mandorla.data.dataset import Batch, Dataset, Splits
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.coherence import agreement, chance_agreement, donors, histogram_distance, judge_all
+from mandorla.evaluate.distances import frechet_distance
+from mandorla.evaluate.features import Networks, feature_spaces
+from mandorla.evaluate.figures.classes import class_figures
+from mandorla.evaluate.figures.subject import Codes, over_views
+from mandorla.evaluate.figures.translation import LIKENESS, by_group
+from mandorla.evaluate.gather import Gathered, choose
+from mandorla.evaluate.images import foreground
+from mandorla.evaluate.judges import Judge, find_judges
+from mandorla.evaluate.record import Record, bootstrap_error, standard_error
+from mandorla.latents import Latents
+from mandorla.pictures import grid
+from mandorla.recipe import Recipe
+from mandorla.storage import write_bytes, write_text
+
+_SHOWN = 12  # generated tuples in a picture
+_DRAWS = 10  # resamples for the error of a distance
+
+Images = dict[str, Tensor]  # (B, C, *size) in [0, 1] by name of modality
+Columns = dict[str, list[Record]]  # of each way in which a model answers
+
+
+class Truth:
+    """Hold data and judges of one recipe, against which answers are measured; `folder` keeps the judges.
+
+    Raises MandorlaError for data that peers cannot be trained on.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path):
+        self.recipe, self.folder = recipe, folder
+        self.settings, self.seed = recipe.evaluate, recipe.seed
+        self.splits: Splits = load_data(recipe.data, recipe.seed)
+        self.names = [modality.name for modality in self.splits.modalities]
+        shapes = {modality.name: modality.shape for modality in self.splits.modalities}
+        if unfit := [name for name, shape in shapes.items() if len(shape) != 3]:
+            raise MandorlaError(
+                f"peers are networks of images, and {unfit[0]} has shape {shapes[unfit[0]]}: leave it out"
+            )
+        if not self.classes and (len(set(shapes.values())) > 1 or self.splits.modalities[0].channels > 1):
+            raise MandorlaError(f"peers for translation stack grey images of one size, not {shapes}: set data.size")
+
+    @property
+    def classes(self) -> bool:
+        """Return whether samples have a class, so that codes and coherence are in question, not translation."""
+        return self.settings.label in self.splits.test.batch([0]).factors
+
+    @property
+    def routes(self) -> list[tuple[list[str], list[str]]]:
+        """Return the translations, of any modalities to all others, `(given, wanted)`; none where there are classes."""
+        sizes = () if self.classes else range(1, len(self.names))
+        chosen = [list(given) for size in sizes for given in combinations(self.names, size)]
+        return [(given, [name for name in self.names if name not in given]) for given in chosen]
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[Dataset, np.ndarray]]:
+        """Return the parts of what models are shown: a data set and the samples of it."""
+        settings, seed, train, test = self.settings, self.seed, self.splits.train, self.splits.test
+        return {
+            "train": (train, np.arange(len(train))),
+            "known": (train, choose(train, settings.num_train, seed)),
+            "test": (test, choose(test, settings.num_test, seed)),
+            "translated": (test, choose(test, settings.num_translated, seed)),
+        }
+
+    def part(self, name: str) -> Batch:
+        """Return all samples of a part."""
+        dataset, rows = self.parts[name]
+        return dataset.batch(rows)
+
+    @cached_property
+    def known(self) -> Batch:
+        """Return the training samples that probes are fitted on."""
+        return self.part("known")
+
+    @cached_property
+    def test(self) -> Batch:
+        """Return the test samples."""
+        return self.part("test")
+
+    @cached_property
+    def translated(self) -> Batch:
+        """Return the test samples that are translated."""
+        return self.part("translated")
+
+    @cached_property
+    def donor(self) -> np.ndarray:
+        """Return which test sample gives each its private part in a swap."""
+        return donors(len(self.test.ids), self.seed)
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """Return the classifiers of classes and private factors."""
+        return find_judges(self.folder / "judges.safetensors", self.splits, self.settings, self.seed, "cpu")
+
+    @cached_property
+    def spaces(self) -> dict[str, Networks]:
+        """Return the networks of each space of features."""
+        return feature_spaces(self.splits.modalities, self.judges if self.classes else {}, self.settings.features)[0]
+
+    def measure(self, name: str, answer: Path) -> Columns:
+        """Return the figures of a model by the way in which it answers, its name alone where there is but one."""
+        columns = self._measure_routes(name, answer) if self.routes else {name: self._measure_codes(answer)}
+        made = read_images(answer / "joint")
+        if made:
+            write_bytes(answer / "joint.png", grid([x[:_SHOWN] for x in made.values()], list(made)))
+        figures = {column: [record.to_json() for record in records] for column, records in columns.items()}
+        write_text(answer / "figures.json", json.dumps(figures, indent=1))
+        return columns
+
+    def _measure_codes(self, answer: Path) -> list[Record]:
+        """Measure what codes know, and whether what is decoded from them belongs together."""
+        settings, label, judges = self.settings, self.settings.label, self.judges
+        verdicts = {n: {f: j.probabilities(self.test.x[n], f) for f in j.heads} for n, j in judges.items()}
+        known, test = gathered(answer / "known", self.known, {}), gathered(answer / "test", self.test, verdicts)
+        few = settings.model_copy(update={"num_residual": 0})  # what would need the model itself
+        codes = Codes(None, few, self.seed, judges, known, test)
+        truth = test.factors[label]
+        right = {name: codes.judged(label, name) for name in judges}
+        reference = {"chance": codes.chance(label), "ceiling": float(np.mean(over_views(right)))}
+        records = [r for r in class_figures(codes) if r.name.count("/") == 1 and r.group != "ceiling"]
+        own, others = [], []
+        for source in self.names:
+            for name, image in read_images(answer / "given" / source).items():
+                (own if name == source else others).append(judges[name].classes(image[0], label) == truth)
+        text = (
+            "Share in which a view, decoded from {} c, its private part drawn from the prior, shows the source's class."
+        )
+        records.append(codes.record("coherence/self", np.mean(own, 0), text.format("its own"), **reference))
+        records.append(codes.record("coherence/cross", np.mean(others, 0), text.format("another's"), **reference))
+        if swapped := read_images(answer / "swapped"):
+            kept = np.mean(judge_all(judges, swapped, label) == truth, 0)
+            text = "Share in which a view, decoded with the private part of another sample, {}."
+            records.append(codes.record("swap/class", kept, text.format("keeps its class"), **reference))
+            if factors := self._private_factors():
+                moved = [judges[n].classes(swapped[n], f) == test.factors[f][self.donor] for n, f in factors.items()]
+                kind, text = settings.private_label, text.format(f"takes over its '{settings.private_label}'")
+                chance = float(np.mean([codes.chance(factor) for factor in factors.values()]))
+                best = float(np.mean([codes.judged(factor, name).mean() for name, factor in factors.items()]))
+                records.append(codes.record(f"swap/{kind}", np.mean(moved, 0), text, chance=chance, ceiling=best))
+        return records + self._joint_records(answer, codes)
+
+    def _joint_records(self, answer: Path, codes: Codes) -> list[Record]:
+        """Measure generated tuples: do views agree, are all classes there, do they look real."""
+        label, judges, records = self.settings.label, self.judges, []
+        rng = np.random.default_rng(self.seed)
+        seen = np.stack([codes.test.verdicts[name][label].argmax(1) for name in judges])
+        reference = {"chance": chance_agreement(codes.test.factors[label], len(judges))}
+        reference["ceiling"] = float(agreement(seen).mean())
+        for place in ("joint", "joint mixture"):
+            if made := read_images(answer / place):
+                classes = judge_all(judges, made, label)
+                mixed = np.stack([rng.permutation(of_view) for of_view in classes])
+                text = (
+                    "Share of generated tuples in which all judges name one class; control: views of different tuples."
+                )
+                name, control = place.replace("joint", "joint/agreement"), float(agreement(mixed).mean())
+                records.append(codes.record(name, agreement(classes), text, control=control, **reference))
+        made = read_images(answer / "joint")
+        factors = {"class": dict.fromkeys(judges, label)}
+        factors |= {self.settings.private_label: self._private_factors()} if self._private_factors() else {}
+        for kind, of_view in factors.items():
+            distances = []
+            for name, factor in of_view.items():
+                num = judges[name].heads[factor].out_features
+                real = codes.test.verdicts[name][factor].argmax(1)
+                distances.append(histogram_distance(judges[name].classes(made[name], factor), real, num))
+            text = f"Total variation between the {kind} shares of generated and real images, mean over views."
+            records.append(codes.record(f"joint/{kind} histogram", np.array(distances), text, "lower"))
+        return records + self.distances("joint", self.test.x, made)
+
+    def _private_factors(self) -> dict[str, str]:
+        """Return the private factor of each modality, none where some modality has none that a judge knows."""
+        factors = {name: f"{self.settings.private_label}_{name}" for name in self.names}
+        return factors if all(factor in self.judges[name].heads for name, factor in factors.items()) else {}
+
+    def distances(self, start: str, real: Images, made: Images) -> list[Record]:
+        """Measure the Fréchet distance of made to real images in each space, beside that of training images.
+
+        The mean over what was made, each, and all modalities side by side: what was not made is the real one.
+        """
+        num = min(len(next(iter(images.values()))) for images in (real, made, self.known.x))
+        records = []
+        for space, networks in self.spaces.items():
+            truth, answered, usual = (
+                {name: networks[name].features(images[name][:num]) for name in self.names}
+                for images in (real, real | made, self.known.x)
+            )
+            scopes = {f"/{name}": [name] for name in made} | {" all together": self.names}
+            found = {}
+            for scope, names in scopes.items():
+                a, b, c = (torch.cat([of[name] for name in names], 1) for of in (truth, answered, usual))
+                error = bootstrap_error(lambda rows, a=a: frechet_distance(a, rows), (b,), self.seed, _DRAWS)
+                text = f"Fréchet distance in the features '{space}'; ceiling: training images."
+                value, ceiling = frechet_distance(a, b), frechet_distance(a, c)
+                name = f"{start}/{space} frechet{scope}"
+                found[scope] = Record(name, value, error, num, text, "lower", ceiling=ceiling, seed=self.seed)
+            each_one = [record for scope, record in found.items() if scope.startswith("/")]
+            records += [averaged(f"{start}/{space} frechet", each_one), *found.values()]
+        return records
+
+    def _measure_routes(self, name: str, answer: Path) -> Columns:
+        """Measure translations: of several draws their mean and a single one; and generated tuples."""
+        drawn, mean_code = (
+            {tuple(given): read_images(answer / place / "+".join(given)) for given, _ in self.routes}
+            for place in ("given", "mean")
+        )
+        draws = len(next(iter(drawn[self.names[0],].values())))
+        single = f"{name}, single" if draws > 1 else name
+        ways = {f"{name}, mean of {draws}": each(drawn, lambda x: x.mean(0))} if draws > 1 else {}
+        ways[single] = each(drawn, lambda x: x[0])
+        if any(mean_code.values()):
+            ways[f"{name}, u = 0"] = each(mean_code, lambda x: x[0])
+        columns = {way: self.likeness(guess) for way, guess in ways.items()}
+        if made := read_images(answer / "joint"):
+            columns[single] += self.distances("joint", self.test.x, made)
+        return columns
+
+    def measure_simple(self) -> Columns:
+        """Measure what needs no training: the mean of what is given, and the mean training image."""
+        if not self.routes:
+            return {}
+        x = self.translated.x
+        means = {name: torch.from_numpy(np.load(self.folder / "data" / "train" / f"{name}.npy").mean(0)) for name in x}
+        copied = {tuple(g): {name: torch.stack([x[n] for n in g]).mean(0) for name in w} for g, w in self.routes}
+        constant = {tuple(g): {name: means[name].float().expand_as(x[name]) for name in w} for g, w in self.routes}
+        return {"copy of what is given": self.likeness(copied), "mean image": self.likeness(constant)}
+
+    def likeness(self, guess: Mapping[tuple[str, ...], Images]) -> list[Record]:
+        """Measure `guess[given][wanted]` `(N, C, *size)` against the truth: per patient, over all routes, and each."""
+        truth = self.translated.x
+        groups = self.translated.factors.get("group", np.arange(len(self.translated.ids)))
+        scores: dict[str, dict[str, np.ndarray]] = {}
+        for given, images in guess.items():
+            for wanted, image in images.items():
+                mask = foreground(truth[wanted])
+                bright = mask.flatten(1).any(1)
+                for measure, (function, _, _) in LIKENESS.items():
+                    whole = by_group(function(image, truth[wanted]), groups)
+                    inside = function(image[bright], truth[wanted][bright], mask[bright])
+                    route = f"{' and '.join(given)} to {wanted}"
+                    scores.setdefault(measure, {})[route] = whole
+                    scores.setdefault(f"{measure} foreground", {})[route] = by_group(inside, groups[bright.numpy()])
+        records = []
+        for kind, of_route in scores.items():
+            _, unit, better = LIKENESS[kind.split()[0]]
+            named = {f"translation/{kind}": over_views(of_route)}
+            named |= {f"translation/{route}/{kind}": of for route, of in of_route.items()} if kind == "psnr" else {}
+            for name, values in named.items():
+                text = f"{kind} against the truth, mean over patients" + ", over all routes" * (name.count("/") == 1)
+                records.append(self.record(name, values, text, unit, better))
+        found: dict[str, list[Record]] = {}
+        for images in guess.values():
+            for record in self.distances("translation", truth, images):
+                found.setdefault(record.name, []).append(record)
+        return records + [averaged(name, of_routes) for name, of_routes in found.items()]
+
+    def record(
+        self, name: str, scores: np.ndarray, text: str, unit: str = "", better: Literal["higher", "lower"] = "higher"
+    ) -> Record:
+        """Return the mean of `scores` `(N,)` and its standard error as a record."""
+        value, error = float(np.mean(scores)), standard_error(scores)
+        return Record(name, value, error, len(scores), text, better, unit=unit, seed=self.seed)
+
+
+def averaged(name: str, records: Sequence[Record]) -> Record:
+    """Return the mean of like figures."""
+    mean_of = {key: mean(getattr(record, key) for record in records) for key in ("value", "error", "ceiling")}
+    return replace(records[0], name=name, **mean_of)
+
+
+def each(drawn: Mapping[tuple[str, ...], Images], change: Callable[[Tensor], Tensor]) -> dict[tuple[str, ...], Images]:
+    """Return what `change` makes of all images."""
+    return {given: {name: change(x) for name, x in images.items()} for given, images in drawn.items()}
+
+
+def read_images(folder: Path) -> Images:
+    """Return the arrays in a folder of answers by name, none if there is no such folder."""
+    return {path.stem: torch.from_numpy(np.load(path)) for path in sorted(folder.glob("*.npy"))}
+
+
+def gathered(folder: Path, batch: Batch, verdicts: dict[str, dict[str, np.ndarray]]) -> Gathered:
+    """Return the codes that a model answered for the samples of `batch`, with their labels."""
+    alone, private = read_images(folder / "shared"), read_images(folder / "private")
+    together = torch.cat([code.flatten(1) for code in alone.values()], 1)
+    return Gathered(
+        indices=np.arange(len(batch.ids)),
+        latents=Latents(together, private),
+        alone=alone,
+        present={name: here.numpy() for name, here in batch.present.items()},
+        factors={key: values for key, values in batch.factors.items() if values.ndim == 1},
+        verdicts=verdicts,
+        means={},
+    )

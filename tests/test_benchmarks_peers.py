@@ -1,0 +1,282 @@
+"""The benchmark against peers: what models answer is measured as it should be, by models that answer what is known."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mandorla.evaluate.images import psnr
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = [
+    *("data.num_train=300", "data.num_val=20", "data.num_test=60"),
+    "evaluate={num_train: 100, num_test: 60, num_generated: 60, num_samples: 2, judge_steps: 80}",
+]
+PHANTOM = [
+    "data={kind: phantom, size: [24, 24], num_train: 40, num_val: 10, num_test: 12}",
+    "evaluate={num_train: 40, num_test: 12, num_generated: 12, num_translated: 12, num_samples: 2}",
+]
+FAKE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+
+folder = Path(sys.argv[1])
+asked = json.loads((folder / "settings.json").read_text())
+with (folder.parent / "trained").open("a") as file:
+    file.write(asked["model"])
+
+def images(part):
+    loaded = {name: np.load(folder.parent / "data" / part / f"{name}.npy") for name in asked["modalities"]}
+    return {name: np.float32(x / 255) if x.dtype == np.uint8 else x for name, x in loaded.items()}
+
+def write(place, arrays):
+    (folder / place).mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(folder / place / f"{name}.npy", array)
+
+if asked["routes"]:
+    x = images("translated")
+    for given, wanted in asked["routes"]:
+        write("given/" + "+".join(given), {name: np.stack([x[name], 0 * x[name]]) for name in wanted})
+else:
+    for part in ("known", "test"):
+        code = {name: x.mean((2, 3)) for name, x in images(part).items()}
+        write(part + "/shared", code)
+        if asked["model"] == "private":
+            write(part + "/private", code)
+    x, shift = images("test"), 7 if asked["model"] == "scrambled" else 0
+    for source in x:
+        write("given/" + source, {n: np.roll(z, shift * (n != source), 0)[None] for n, z in x.items()})
+    write("joint", {n: np.roll(z, shift * k, 0) for k, (n, z) in enumerate(x.items())})
+report = {"minutes": asked["minutes"], "minutes_on_clock": 2 * asked["minutes"], "steps": 3}
+(folder / "report.json").write_text(json.dumps(report | {"parameters": 3, "how": "by heart"}))
+"""
+
+
+@pytest.fixture
+def peers(tmp_path, monkeypatch):
+    """Return the benchmark with models that need no training, its table and its folder in a place of their own."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks" / "peers.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "peers", module)
+    spec.loader.exec_module(module)
+    (tmp_path / "fake.py").write_text(FAKE)
+    fake = module.Model(tmp_path / "fake.py", classes=True, routes=True, python=Path(sys.executable))
+    monkeypatch.setattr(module, "MODELS", module.MODELS | dict.fromkeys(("truth", "scrambled", "private"), fake))
+    monkeypatch.setattr(module, "TABLES", tmp_path / "PEERS.md")
+    module.folder = tmp_path / "out"
+    return module
+
+
+def run(peers, recipe, *more) -> None:
+    peers.main([recipe, "--minutes", "0.5", "--out", str(peers.folder), *more])
+
+
+def figures(peers, recipe, model) -> dict[str, dict[str, dict]]:
+    """Return the figures of a model by the way it answers and name."""
+    found = json.loads((peers.folder / recipe / "seed0" / model / "figures.json").read_text())
+    return {column: {record["name"]: record for record in records} for column, records in found.items()}
+
+
+def test_codes_and_coherence_of_models_that_are_right_by_construction(peers):
+    run(peers, "polydigits", "--models", "truth,scrambled,private", *DIGITS)
+    truth, scrambled, private = (figures(peers, "polydigits", m)[m] for m in ("truth", "scrambled", "private"))
+    for name in ("coherence/self", "coherence/cross", "joint/agreement"):
+        assert truth[name]["value"] == pytest.approx(truth[name]["ceiling"]), name
+    assert scrambled["coherence/self"] == truth["coherence/self"]
+    assert truth["coherence/cross"]["value"] > 0.4 > scrambled["coherence/cross"]["value"]
+    assert truth["joint/agreement"]["value"] > 2 * scrambled["joint/agreement"]["value"]
+    assert truth["joint/agreement"]["control"] < 0.2
+    for space in ("judge", "random"):
+        assert truth[f"joint/{space} frechet"]["value"] == pytest.approx(0, abs=1e-6)
+        assert scrambled[f"joint/{space} frechet"]["value"] == pytest.approx(0, abs=1e-6), (
+            "views alone are as they were"
+        )
+        assert scrambled[f"joint/{space} frechet all together"]["value"] > 0.01
+        assert truth[f"joint/{space} frechet"]["ceiling"] > 0.001
+    assert private.keys() - truth.keys() == {"private/class linear", "private/class mlp", "private/quadrant"}
+    assert private["private/class linear"]["value"] == private["shared/class"]["value"], "the same codes"
+    lines = (peers.TABLES).read_text().splitlines()
+    assert "| truth | 0.5 | 1.0 | 3 | 0.00 M | by heart |" in lines
+    (row,) = (line for line in lines if line.startswith("| private/class mlp |"))
+    assert row.split("|")[2:4] == ["  ", "  "], "models without a private part have empty cells"
+    (row,) = (line for line in lines if line.startswith("| coherence/self |"))
+    assert "**" not in row, "all are equal"
+    (row,) = (line for line in lines if line.startswith("| coherence/cross |"))
+    assert [cell.strip().startswith("**") for cell in row.split("|")[2:5]] == [True, False, True]
+
+
+def test_translations_of_a_model_that_is_right_by_construction(peers):
+    run(peers, "phantom", "--models", "truth", *PHANTOM)
+    found = figures(peers, "phantom", "truth")
+    assert list(found) == ["truth, mean of 2", "truth, single"]
+    assert found["truth, single"]["translation/psnr"]["value"] == pytest.approx(100)
+    assert found["truth, single"]["translation/ssim foreground"]["value"] == pytest.approx(1)
+    assert found["truth, single"]["translation/random frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    truth = peers.Truth(peers.read_recipe("phantom", PHANTOM), peers.folder / "phantom" / "seed0")
+    x = truth.translated.x
+    half = found["truth, mean of 2"]["translation/t1 to t2/psnr"]["value"]
+    assert half == pytest.approx(psnr(x["t2"] / 2, x["t2"]).mean())
+    simple = {way: {record.name: record.value for record in of} for way, of in truth.measure_simple().items()}
+    assert simple["copy of what is given"]["translation/t1 to t2/psnr"] == pytest.approx(psnr(x["t1"], x["t2"]).mean())
+    mean = truth.splits.train.batch(range(40)).x["t2"].mean(0).expand_as(x["t2"])
+    assert simple["mean image"]["translation/t1 to t2/psnr"] == pytest.approx(psnr(mean, x["t2"]).mean(), abs=1e-4)
+    header = next(line for line in peers.TABLES.read_text().splitlines() if line.startswith("| figure"))
+    assert (
+        header
+        == "| figure | truth, mean of 2 | truth, single | copy of what is given | mean image | ceiling | better |"
+    )
+
+
+def test_what_was_asked_before_is_not_trained_again_and_a_section_takes_the_place_of_the_old(peers):
+    run(peers, "phantom", "--models", "truth", *PHANTOM)
+    run(peers, "phantom", "--models", "truth", "--seeds", "0,1", *PHANTOM)
+    trained = peers.folder / "phantom" / "seed0" / "trained"
+    assert trained.read_text() == "truth"
+    text = peers.TABLES.read_text()
+    assert text.count("## phantom") == 1
+    assert "2 seeds, mean ± standard deviation" in text
+    assert "100.0 ± 0.0 dB" in text
+    run(peers, "phantom", "--models", "truth", "--minutes", "0.6", *PHANTOM)
+    assert trained.read_text() == "truthtruth"
+
+
+def test_images_are_kept_as_bytes_where_bytes_hold_them(peers, tmp_path):
+    digits = peers.Truth(peers.read_recipe("polydigits", DIGITS), tmp_path / "digits")
+    peers.write_data(digits)
+    for part, (dataset, rows) in digits.parts.items():
+        stored = np.load(digits.folder / "data" / part / "view0.npy")
+        again = stored / 255 if stored.dtype == np.uint8 else stored
+        np.testing.assert_allclose(again, dataset.batch(rows).x["view0"], atol=1e-6)
+    x = torch.tensor([[[[0.0, 1 / 255], [254 / 255, 1.0]]]])
+    for values, kind in ((x, np.uint8), (x + 0.5 / 255, np.float32)):
+        dataset = Held(values)
+        assert peers.write_images(tmp_path, dataset, np.arange(1), np.uint8) == (kind is np.uint8)
+    assert peers.write_images(tmp_path, dataset, np.arange(1), np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), x + 0.5 / 255)
+
+
+class Held:
+    """Answer images by index; `present` says which are there."""
+
+    def __init__(self, x, present=None):
+        from mandorla.data.dataset import Batch, Modality
+
+        self.modalities = (Modality("x", 1, (2, 2)),)
+        self.all = Batch({"x": x}, {"x": torch.ones(len(x), dtype=torch.bool) if present is None else present})
+
+    def batch(self, indices):
+        return self.all
+
+
+def test_mistakes_end_in_one_line(peers, tmp_path, monkeypatch):
+    def said(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run(peers, *arguments)
+        text = str(stop.value)
+        assert text.startswith("error: ") and "\n" not in text
+        return text
+
+    monkeypatch.setattr(
+        peers, "MODELS", peers.MODELS | {"absent": peers.Model("x.py", classes=True, python=tmp_path / "no")}
+    )
+    assert "run `make peers`" in said("polydigits", "--models", "absent", *DIGITS)
+    assert "unet is no model for this data" in said("polydigits", "--models", "unet", *DIGITS)
+    assert "--minutes" in said("polydigits", "--minutes", "0", *DIGITS)
+    assert "no recipe 'nothing'" in said("nothing")
+    assert not peers.folder.exists() and not peers.TABLES.exists(), "nothing is written before"
+    (tmp_path / "fake.py").write_text("print('so far'); raise ValueError('no such luck')")
+    text = said("phantom", "--models", "truth", *PHANTOM)
+    assert "truth ended with status 1 (ValueError: no such luck)" in text and "log.txt" in text
+    assert not peers.TABLES.exists()
+    with pytest.raises(peers.MandorlaError, match="a sample has no x"):
+        peers.write_images(tmp_path, Held(torch.zeros(2, 1, 2, 2), torch.tensor([True, False])), np.arange(2), np.uint8)
+
+
+@pytest.fixture
+def ours(peers, monkeypatch):
+    """Return the script that trains ours."""
+    monkeypatch.syspath_prepend(str(peers.SCRIPTS))
+    import ours
+
+    return ours
+
+
+def test_ours_gets_as_many_steps_as_its_minutes_hold(ours, tmp_path, monkeypatch):
+    """With stages that cost what is known, on a clock of their own, nothing of the minutes is left, nor too much."""
+    clock, done = [0.0], []
+
+    def stage(name: str, step: float, fixed: float):
+        def train(recipe) -> None:
+            steps = getattr(recipe, name).training.steps
+            done.append((name, steps))
+            clock[0] += fixed + step * steps
+
+        return train
+
+    monkeypatch.setattr(ours, "_STAGES", {"vae": stage("vae", 0.01, 0.5), "diffusion": stage("diffusion", 0.002, 0.25)})
+    monkeypatch.setattr(ours, "minutes", lambda: clock[0])
+    (tmp_path / "recipe.yaml").write_text("vae: {training: {steps: 1500}}\ndiffusion: {training: {steps: 1000}}\n")
+    task = SimpleNamespace(folder=tmp_path, minutes=10.0)
+    costs = ours.measure(task)
+    assert costs["vae"] == pytest.approx((0.01, 0.5)) and costs["diffusion"] == pytest.approx((0.002, 0.25))
+    begun = clock[0]
+    _, steps = ours.train_both(task, costs)
+    assert done[-2:] == [("vae", steps["vae"]), ("diffusion", steps["diffusion"])]
+    assert clock[0] - begun == pytest.approx(task.minutes, abs=0.01)
+    assert steps["vae"] / steps["diffusion"] == pytest.approx(1.5, rel=0.01), "as in the recipe"
+    with pytest.raises(ours.MandorlaError, match="hold no training of ours"):
+        ours.train_both(SimpleNamespace(folder=tmp_path, minutes=0.7), costs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "more"), [("polydigits", DIGITS), ("phantom", PHANTOM)])
+def test_ours_is_trained_for_its_minutes_and_answers(peers, recipe, more):
+    tiny = [
+        "vae.model.encoder_decoder={kind: convolutional, patch: 4, channels: [8, 8], hidden: 16}",
+        "diffusion.network={width: 16, depth: 1, heads: 2, patch: 2}",
+        "diffusion.sampling.steps=2",
+        *("vae.training.batch_size=16", "diffusion.training.batch_size=16"),
+        *(
+            ["vae.model.shared={channels: 3, stride: 8}", "vae.model.private={channels: 2, stride: 8}"]
+            * (recipe == "phantom")
+        ),
+    ]
+    minutes = 0.4
+    run(peers, recipe, "--models", "mandorla", "--minutes", str(minutes), *more, *tiny)
+    folder = peers.folder / recipe / "seed0" / "mandorla"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["minutes"] == pytest.approx(minutes, rel=0.3)
+    assert report["parameters"] > 1000
+    found = figures(peers, recipe, "mandorla")
+    if recipe == "phantom":
+        assert list(found) == ["mandorla, mean of 2", "mandorla, single", "mandorla, u = 0"]
+        assert 5 < found["mandorla, u = 0"]["translation/psnr"]["value"] < 40
+    else:
+        assert {"private/class mlp", "swap/class", "joint/agreement mixture"} <= found["mandorla"].keys()
+
+
+def test_a_training_takes_its_minutes_and_learns(ours, tmp_path):
+    import task as tasks
+
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "asked").mkdir()
+    np.save(tmp_path / "data" / "train" / "x.npy", np.full((10, 1, 1, 1), 51, np.uint8))
+    asked = {"model": "mean", "seed": 0, "minutes": 0.01, "num_samples": 1, "num_generated": 1, "routes": []}
+    (tmp_path / "asked" / "settings.json").write_text(
+        json.dumps(asked | {"modalities": {"x": [1, 1, 1]}, "network": {}})
+    )
+    task, module = tasks.Task(tmp_path / "asked"), torch.nn.Linear(1, 1)
+    torch.optim.Adam(module.parameters())  # loads what is loaded once
+    begun = tasks.minutes()
+    steps = tasks.train(task, module, lambda x: (module(torch.zeros(1)) - x["x"]).square().mean(), 4, 1e-2)
+    assert 0.01 <= tasks.minutes() - begun < 0.02
+    assert steps > 100
+    assert module.bias.item() == pytest.approx(0.2, abs=1e-3)

@@ -1,0 +1,28 @@
+"""Tables of figures: means, deviations, the best in bold, empty cells."""
+
+from mandorla.evaluate.record import Record
+from mandorla.evaluate.table import figures_table
+
+
+def record(name, value, **more):
+    return Record(name, value, 0.0, 10, "A figure.", **more)
+
+
+def test_means_of_runs_and_references():
+    runs = [[record("a/b", 0.1, chance=0.1), record("a/once", 1.0)], [record("a/b", 0.3, chance=0.2)]]
+    assert figures_table({"mean ± sd of 2": runs}) == (
+        "| figure | mean ± sd of 2 | chance | better |\n|---|---|---|---|\n| a/b | 0.200 ± 0.141 | 0.150 | higher |\n"
+    )
+
+
+def test_the_best_of_several_models_is_bold_as_far_as_digits_tell():
+    columns = {
+        "ours": [[record("leak", 0.1001, better="lower"), record("psnr", 20.0, unit="dB"), record("same", 1.0)]],
+        "theirs": [[record("leak", 0.1, better="lower"), record("psnr", 21.0, unit="dB"), record("same", 1.0)]],
+        "third": [[record("leak", 0.2, better="lower")]],
+    }
+    assert figures_table(columns).splitlines()[2:] == [
+        "| leak | **0.100** | **0.100** | 0.200 | lower |",
+        "| psnr | 20.0 dB | **21.0 dB** |  | higher |",
+        "| same | 1.000 | 1.000 |  | higher |",
+    ]
