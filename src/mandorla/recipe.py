@@ -24,7 +24,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.storage import write_text
-from mandorla.training import STATE, WEIGHTS, TrainingConfig
+from mandorla.training import STATE, WEIGHTS, TrainerConfig, TrainingConfig
 from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion"]
@@ -43,6 +43,8 @@ class Recipe(Settings):
     """same seed, same result: data, weights, batches, samples"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute; auto takes a GPU if there is one"""
+    trainer: TrainerConfig = TrainerConfig()
+    """how many processes train together"""
     imports: Annotated[tuple[str, ...], Relative(SUFFIX)] = ()
     """your own Python files (`nets.py`, relative as `run` is) and modules (`package.module`) that register networks"""
     data: DataConfig = PolydigitsConfig()
@@ -164,13 +166,14 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
 
 
 _BLOCKS = {"vae": ("data", "vae", "seed"), "diffusion": ("diffusion", "seed")}  # what a training depends on
-_ANY_TIME = ("device", "evaluate")
+_ANY_TIME = ("device", "trainer", "evaluate")
 _OWNER = {"diffusion": "diffusion"}
 _ELSEWHERE = {
     "run": "is the folder that is given first",
     "seed": "was settled when the run was trained",
     "device": "was settled when the run was trained: change it in config.yaml",
     "data": "belongs to `mandorla train vae`: to measure other data, give --data RECIPE",
+    "trainer": "belongs to `mandorla train`",
     "imports": "belongs to `mandorla train vae`",
     "vae": "belongs to `mandorla train vae`",
     "diffusion": "belongs to `mandorla train diffusion`",
