@@ -256,3 +256,7 @@ def test_a_machine_with_fewer_gpus_than_processes_says_so(monkeypatch):
         MandorlaError, match="4 processes, but 2 GPUs: start as many as there are, or set device to cpu"
     ):
         mandorla.training.choose_device("auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert mandorla.training.choose_device("auto") == torch.device("cuda", 0), "SLURM shows each process its own"

@@ -304,7 +304,8 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    if world() > 1 and here > gpus:
+    alone = gpus == 1 and "CUDA_VISIBLE_DEVICES" in os.environ  # SLURM may show each process its own and no other
+    if world() > 1 and here > gpus and not alone:
         raise MandorlaError(f"{here} processes, but {gpus} GPUs: start as many as there are, or set device to cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
 
