@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny; and a fork of a process with threads may hang
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line sets it, but before torch is imported
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no fault of the example

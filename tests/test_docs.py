@@ -92,9 +92,35 @@ def run(command: str) -> None:
     assert not stop.value.code, command
 
 
+def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
+    """torchrun and what it starts accept them; how processes share the work has tests of its own."""
+    from torch.distributed.run import parse_args
+
+    from mandorla import cli
+    from mandorla.vae import latent_cache
+
+    shutil.copytree("runs/demo", "runs/mine")
+    Path("my.yaml").write_text("run: runs/mine\n")
+    done = []
+    monkeypatch.setattr(cli, "start", lambda trainer, arguments: done.append(arguments[:2]) or 0)
+    monkeypatch.setattr(latent_cache, "write_latents", lambda *given: done.append("encode"))
+    for _, language, text in blocks("scaling"):
+        for command in text.splitlines() if language == "sh" else ():
+            program, *arguments = shlex.split(command, comments=True)
+            if program == "torchrun":
+                read = parse_args(arguments)
+                assert (read.module, read.training_script, read.nproc_per_node) == (True, "mandorla", "4")
+                arguments = [*read.training_script_args, *["--dry-run"][: "train" in command]]
+            with pytest.raises(SystemExit) as stop:
+                main(arguments)
+            assert not stop.value.code, command
+    vae, diffusion = (["train", stage] for stage in ("vae", "diffusion"))
+    assert done == [vae, diffusion, "encode", vae, diffusion]
+
+
 def test_no_command_is_left_out():
     """Pages without a test of their own have no commands but those that start the server."""
-    tested = {"quickstart", "your-data", "missing", "translate", "latent-sizes", "networks"}
+    tested = {"quickstart", "your-data", "missing", "translate", "latent-sizes", "scaling", "networks"}
     for page in set(PAGES) - tested:
         lines = [line for _, language, text in blocks(page) if language == "sh" for line in text.splitlines()]
         assert all(line.startswith("mandorla serve ") for line in lines), page

@@ -40,8 +40,11 @@ def tiny_recipe(run: Path, name: str = "polydigits", *more: str) -> Recipe:
     return read_recipe(name, [f"run={json.dumps(str(run))}", *own, *_SIZES, *more])
 
 
-def signals_recipe(run: Path, root: Path, *more: str) -> Recipe:
-    """Return a recipe for one-dimensional data that it writes into `root`: two unlike signals, one missing at times."""
+def signals_changes(run: Path, root: Path, *more: str) -> list[str]:
+    """Return the changes that make of `polydigits` a recipe for data that it writes into `root`, and `more`.
+
+    These are two unlike signals, one missing at times.
+    """
     rng = np.random.default_rng(0)
     np.savez(
         root / "signals.npz",
@@ -52,7 +55,12 @@ def signals_recipe(run: Path, root: Path, *more: str) -> Recipe:
     images = "{pressure: 'signals.npz:a', flow: 'signals.npz:b'}"
     data = f"data={{kind: arrays, root: {json.dumps(str(root))}, dimensions: 1, images: {images},"
     data += " present: {flow: 'signals.npz:present'}}"
-    return read_recipe("polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES, *more])
+    return [f"run={json.dumps(str(run))}", data, *_SIZES, *more]
+
+
+def signals_recipe(run: Path, root: Path, *more: str) -> Recipe:
+    """Return the recipe of `signals_changes`."""
+    return read_recipe("polydigits", signals_changes(run, root, *more))
 
 
 def write_scans(root: Path, brightness: int = 400) -> None:

@@ -18,6 +18,7 @@ import typer
 
 import mandorla
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.processes import joined, speaks, start, starts, together
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 train = typer.Typer(no_args_is_help=True)
@@ -59,13 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.path.append("")  # the current folder, where a user's own encoder/decoder may lie
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), together(arguments[0] if arguments else ""):
             warnings.showwarning = _show_warning
-            arguments = [argument for argument in arguments if argument != "--debug"]
             status = app(arguments, prog_name="mandorla", standalone_mode=False) or 0
     except (MandorlaError, UsageError, OSError, MemoryError, RuntimeError) as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
+        if not speaks():
+            pass
+        elif type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         elif message := _explain(error):
             if debug:
@@ -74,12 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             raise
         sys.exit(2)
-    if status == 130:
+    if status == 130 and speaks():
         print("mandorla: interrupted; the same command takes the work up again", file=sys.stderr)
     sys.exit(status)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if not speaks(f"{message}"):
+        return
     if issubclass(category, MandorlaWarning):
         print(f"mandorla: warning: {message}", file=sys.stderr)
     else:
@@ -92,6 +97,8 @@ def _explain(error: Exception) -> str:
         return f"{error.format_message()} See `{error.ctx.command_path if error.ctx else 'mandorla'} --help`"
     if isinstance(error, OSError):  # a full disk, a folder that may not be written
         return f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}"
+    if isinstance(error, RuntimeError) and ("by peer" in str(error) or type(error).__name__.startswith("Dist")):
+        return "another process of this command has ended without a word; the same command takes the work up again"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
         return f"not enough memory: smaller images, batches and networks need less ({error})"
     return str(error) if isinstance(error, MandorlaError) else ""
@@ -156,6 +163,8 @@ def train_vae(
     recipe = _read_recipe(settings, run, "vae")
     if dry_run:
         return _print_yaml(recipe)
+    if starts(recipe.trainer):
+        sys.exit(start(recipe.trainer, _train_again("vae", settings, run)))
     from mandorla.vae.training import train_vae
 
     _use_idle_cores()
@@ -166,6 +175,8 @@ def train_vae(
 def _run_trials(settings: list[str], dry_run: bool, sweep: bool, ablate: bool, grid: list[str], seeds: int) -> None:
     if sweep == ablate:
         raise MandorlaError("--sweep or --ablate: give one of them, with it --seeds, with --sweep also --grid")
+    if joined():
+        raise MandorlaError("--sweep and --ablate train on one process: start them without torchrun")
     if ablate and grid:
         raise MandorlaError("--grid is for --sweep, not for --ablate: leave one of them out")
     from mandorla.trials import ablation_trials, run_trials, size_trials
@@ -186,6 +197,8 @@ def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRu
     recipe = _read_recipe(settings, run, "diffusion")
     if dry_run:
         return _print_yaml(recipe)
+    if starts(recipe.trainer):
+        sys.exit(start(recipe.trainer, _train_again("diffusion", settings, run)))
     from mandorla.diffusion.training import train_diffusion
 
     _use_idle_cores()
@@ -430,6 +443,10 @@ def _read_recipe(settings: list[str] | None, run: Path | None, stage: Literal["v
     if run is not None:
         overrides.append(f"run={json.dumps(str(run))}")
     return read_recipe(sources[0] if sources else "", overrides, stage)
+
+
+def _train_again(stage: Literal["vae", "diffusion"], settings: list[str] | None, run: Path | None) -> list[str]:
+    return ["train", stage, *(settings or []), *(["--run", str(run)] if run else [])]
 
 
 def _load(run: Path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mandorla.parallel import world
 from mandorla.storage import write_text
 
 FILE = "environment.json"
@@ -43,6 +44,7 @@ def note_environment(folder: Path, seed: int) -> None:
             "system": platform.platform(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": world(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),

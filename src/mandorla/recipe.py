@@ -25,7 +25,7 @@ from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.storage import write_text
 from mandorla.track import Name, check_trackers
-from mandorla.training import STATE, WEIGHTS, TrainingConfig
+from mandorla.training import STATE, WEIGHTS, TrainerConfig, TrainingConfig
 from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion"]
@@ -47,6 +47,8 @@ class Recipe(Settings):
     track: tuple[Name, ...] = ("tensorboard",)
     """what shows the figures of a training, besides metrics.jsonl: tensorboard, wandb, mlflow; all stay on this machine
     unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise"""
+    trainer: TrainerConfig = TrainerConfig()
+    """how many processes train together"""
     imports: Annotated[tuple[str, ...], Relative(SUFFIX)] = ()
     """your own Python files (`nets.py`, relative as `run` is) and modules (`package.module`) that register networks"""
     data: DataConfig = PolydigitsConfig()
@@ -169,7 +171,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
 
 
 _BLOCKS = {"vae": ("data", "vae", "seed"), "diffusion": ("diffusion", "seed")}  # what a training depends on
-_ANY_TIME = ("device", "evaluate", "track")
+_ANY_TIME = ("device", "trainer", "evaluate", "track")
 _OWNER = {"diffusion": "diffusion"}
 _ELSEWHERE = {
     "run": "is the folder that is given first",
@@ -177,6 +179,7 @@ _ELSEWHERE = {
     "device": "was settled when the run was trained: change it in config.yaml",
     "data": "belongs to `mandorla train vae`: to measure other data, give --data RECIPE",
     "track": "belongs to a training",
+    "trainer": "belongs to `mandorla train`",
     "imports": "belongs to `mandorla train vae`",
     "vae": "belongs to `mandorla train vae`",
     "diffusion": "belongs to `mandorla train diffusion`",

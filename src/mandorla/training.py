@@ -6,6 +6,9 @@ The state from which it resumes is written whole, with a checksum; the one befor
 
 Weights that are used afterwards are an exponential moving average, updated after each optimiser step with the decay
 min(ema, (1 + k) / (10 + k)).
+
+Several processes divide each batch (`mandorla.parallel`) and take every step together; the first one writes, what it
+writes does not depend on their number, and training goes on with any other number of them.
 """
 
 import copy
@@ -16,9 +19,9 @@ import signal
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +34,13 @@ from rich.text import Text
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mandorla.config import Settings
 from mandorla.environment import begun_with, note_environment
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.nets.blocks import trains_in_bf16
+from mandorla.nets.blocks import normalise_in_common, trains_in_bf16
+from mandorla.parallel import anyone, gather, is_first, wait, world
 from mandorla.storage import locked, whole, write_bytes, write_text
 from mandorla.track import Name, open_trackers
 
@@ -73,6 +78,19 @@ class TrainingConfig(Settings):
     """steps between two grids of pictures"""
 
 
+class TrainerConfig(Settings):
+    """The processes that train together."""
+
+    devices: int = Field(1, ge=1)
+    """processes on each machine, each with a GPU of its own if there are GPUs; torchrun and SLURM bring their own"""
+    num_nodes: int = Field(1, ge=1)
+    """machines, on each of which the same command is typed; they share the run folder"""
+    rendezvous: str | None = Field(None, pattern=r"^[^\s:]+:\d+$")
+    """host:port where several machines meet; the host is one of them"""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: every process has all weights; fsdp: of stage 2 each has a part, for networks that are too large for one"""
+
+
 def fit(
     module: nn.Module,
     config: TrainingConfig,
@@ -87,6 +105,7 @@ def fit(
     export: Callable[[nn.Module], dict[str, Tensor]],
     title: str,
     track: Sequence[Name] = ("tensorboard",),
+    sharded: Callable[[nn.Module], Iterable[nn.Module]] | None = None,
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
@@ -96,11 +115,13 @@ def fit(
     - `export(module)` names the tensors that belong to the model; those of the best validation become
       `weights.safetensors`
     - `track` names the trackers that the figures go to
+    - `sharded(module)` names parts whose weights the processes divide among them (FSDP), inner ones first; without it
+      each process has all weights (DDP)
 
-    Control-C saves the state after the current step. Raises MandorlaError if the loss stops being finite, or memory
-    does not suffice.
+    Processes that work together call all of these together, each with the indices of the whole batch. Control-C saves
+    the state after the current step. Raises MandorlaError if the loss stops being finite, or memory does not suffice.
     """
-    training = _Training(module, config, folder, seed, num_samples, title)
+    training = _Training(module, config, folder, seed, num_samples, title, sharded)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():
             raise MandorlaError(
@@ -112,7 +133,7 @@ def fit(
         return fetch(batch_indices(seed, step, config.batch_size, num_samples), step)
 
     with (
-        locked(folder),
+        locked(folder) if is_first() else nullcontext(),
         ThreadPoolExecutor(1) as ahead,
         _progress() as progress,
         _Log(folder, track, training.step, training.waiting) as training.log,
@@ -121,9 +142,10 @@ def fit(
     ):
         if training.step and (threads := begun_with(folder)):
             torch.set_num_threads(threads)  # sums over another number of parts end in other digits
-        for left in folder.glob(".tmp*"):  # that safetensors was writing to when a training was killed
-            left.unlink()
-        note_environment(folder, seed)
+        if is_first():
+            for left in folder.glob(".tmp*"):  # that safetensors was writing to when a training was killed
+                left.unlink()
+            note_environment(folder, seed)
         task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)
         while training.step < config.steps:
@@ -145,27 +167,38 @@ def fit(
                 progress.console.print(line, highlight=False, soft_wrap=True)
             if training.due(config.picture_every):
                 training.draw(picture)
-            if training.due(config.checkpoint_every) or interrupt.asked:
+            stop = anyone(interrupt.asked)
+            if training.due(config.checkpoint_every) or stop:
                 training.save()
-            if interrupt.asked:
+            if stop:
                 raise KeyboardInterrupt
+        wait()  # until the first process has written the weights, which others may read next
 
 
 class _Training:
     """Hold what changes during a training: weights, their moving average, the optimiser, step, best validation loss."""
 
     def __init__(
-        self, module: nn.Module, config: TrainingConfig, folder: Path, seed: int, num_samples: int, title: str
+        self,
+        module: nn.Module,
+        config: TrainingConfig,
+        folder: Path,
+        seed: int,
+        num_samples: int,
+        title: str,
+        sharded: Callable[[nn.Module], Iterable[nn.Module]] | None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.module, self.config, self.folder, self.seed, self.title = module, config, folder, seed, title
         self.num_samples = num_samples
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
+        self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
+        moments, self.step, self.best, self.waiting = _restore(folder, module, self.average)
+        self.together = _divided(module, self.average, sharded) if world() > 1 else module
         self.optimizer = torch.optim.AdamW(
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
-        self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
-        self.step, self.best, self.waiting = _restore(folder, module, self.average, self.optimizer)
+        _restore_moments(self.optimizer, module, moments)
         self.log: _Log | None = None  # opened by whoever trains: a finished training is left as it is
 
     def due(self, every: int) -> bool:
@@ -180,14 +213,14 @@ class _Training:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
         device = next(self.module.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
-            value, terms = loss(self.module.train(), batch, done)
+            value, terms = loss(self.together.train(), batch, done)
         self.optimizer.zero_grad()
         value.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
         self.optimizer.step()
         _lerp(self.average, self.module, min(config.ema, (1 + self.step) / (10 + self.step)))
         self.step += 1
-        self.log.add(terms | {"gradient": norm})
+        self.log.add(terms | {"gradient": _whole(norm)})
 
     def write_figures(self) -> dict[str, float]:
         """Log the terms since the last time and return their means. Raises MandorlaError if one is not finite."""
@@ -215,21 +248,24 @@ class _Training:
         self.log.write("val", self.step)
         if figures["loss"] <= self.best:
             self.best = figures["loss"]
-            save_tensors(self.folder / WEIGHTS, export(self.average))
+            if tensors := _on_first(export(self.average)):
+                save_tensors(self.folder / WEIGHTS, tensors)
         return figures
 
     def draw(self, picture: Callable[[nn.Module], bytes | None]) -> None:
         """Write a picture of what the average does now, if there is one."""
         with torch.random.fork_rng(), torch.no_grad():
             content = picture(self.average)
-        if content:
+        if content and is_first():
             (self.folder / "pictures").mkdir(exist_ok=True)
             write_bytes(self.folder / "pictures" / f"step_{self.step:06d}.png", content)
 
     def save(self) -> None:
         """Write the state from which training resumes; the one before it stays as `previous.safetensors`."""
         self.check()
-        tensors = _state(self.module, self.average, self.optimizer)
+        tensors = _on_first(_state(self.module, self.average, self.optimizer))
+        if not tensors:
+            return
         metadata = {"step": str(self.step), "best": repr(self.best), "waiting": json.dumps(self.log.waiting_numbers())}
         metadata["checksum"] = str(_checksum(tensors))
         save_tensors(self.folder / STATE, tensors, metadata, keep_as=self.folder / PREVIOUS)
@@ -264,13 +300,17 @@ def lr_schedule(progress: float, warmup: float) -> float:
 def choose_device(name: str) -> torch.device:
     """Return the device that `auto`, `cpu` or `cuda` means here, of several GPUs that of this process (LOCAL_RANK).
 
-    Raises MandorlaError if cuda is not there.
+    Raises MandorlaError if cuda is not there, or processes that work together would share a GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise MandorlaError("device: cuda is set, but no CUDA device is available: set device to auto or cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    alone = gpus == 1 and "CUDA_VISIBLE_DEVICES" in os.environ  # SLURM may show each process its own and no other
+    if world() > 1 and here > gpus and not alone:
+        raise MandorlaError(f"{here} processes, but {gpus} GPUs: start as many as there are, or set device to cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
 
 
 def save_tensors(
@@ -315,6 +355,55 @@ def _state(module: nn.Module, average: nn.Module, optimizer) -> dict[str, Tensor
     return tensors
 
 
+def _divided(
+    module: nn.Module, average: nn.Module, sharded: Callable[[nn.Module], Iterable[nn.Module]] | None
+) -> nn.Module:
+    """Return `module` so that all processes train it together; what they have of it and of its `average` is the same.
+
+    References: PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, Zhao et al., 2023,
+    https://arxiv.org/abs/2304.11277.
+    """
+    if sharded is None:
+        normalise_in_common(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that this torch would call the first of these otherwise
+            return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # takes seconds
+
+    mesh = init_device_mesh(next(module.parameters()).device.type, (world(),))
+    for network in (module, average):
+        for part in sharded(network):
+            fully_shard(
+                part, mesh=mesh, reshard_after_forward=True
+            )  # else an average that is only looked at stays whole
+    return module
+
+
+def _whole(z: Tensor) -> Tensor:
+    """Return a tensor of which each process may have a part."""
+    return z.full_tensor() if hasattr(z, "full_tensor") else z
+
+
+def _part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """Undo `_whole`, for a tensor of which processes have the parts that they have of `like`."""
+    if not hasattr(like, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, like.device_mesh, like.placements)
+
+
+def _on_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of which each process may have a part as a whole on the first; nothing on the others."""
+    whole = {}
+    for name, z in tensors.items():
+        z = _whole(z)
+        if is_first():
+            whole[name] = z
+    return whole
+
+
 def _checksum(tensors: dict[str, Tensor]) -> int:
     """Return a number that tells whether the bytes of named tensors are those that were written."""
     total = 0
@@ -331,33 +420,56 @@ def _load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _restore(folder: Path, module: nn.Module, average: nn.Module, optimizer) -> tuple[int, float, list]:
-    """Take up the last state in `folder`, or the one before it; return step, best loss, and figures not yet written."""
+def _restore(
+    folder: Path, module: nn.Module, average: nn.Module
+) -> tuple[dict[str, Tensor], int, float, list[dict[str, float]]]:
+    """Take up the last state in `folder`, or the one before it.
+
+    Return what the optimiser remembers, the step, the best loss, and figures not yet written. Raises MandorlaError if
+    the processes do not find the same.
+    """
+    found = _find_state(folder)
+    step = int(found[1]["step"]) if found else 0
+    if len(gather(torch.tensor([step])).unique()) > 1:
+        raise MandorlaError(f"{folder}: the machines see different states here: use a folder that they share")
+    if not found:
+        return {}, 0, math.inf, []
+    tensors, metadata = found
+    for prefix, target in (("module.", module), ("average.", average)):
+        try:
+            target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        except RuntimeError as error:
+            raise MandorlaError(f"{folder / STATE} is of another training: restore it, or delete {folder}") from error
+    moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+    return moments, step, float(metadata["best"]), json.loads(metadata["waiting"])
+
+
+def _find_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Return the tensors and metadata of the last state in `folder` that is whole; None if there is none."""
     path, previous = folder / STATE, folder / PREVIOUS
     if not path.is_file() and not previous.is_file():
-        return 0, math.inf, []
+        return None
     try:
-        tensors, metadata = _load_state(path if path.is_file() else previous)
+        return _load_state(path if path.is_file() else previous)
     except MandorlaError as error:
         if not (path.is_file() and previous.is_file()):
             raise
         tensors, metadata = _load_state(previous)
         warnings.warn(
-            f"{error}; going on from the one before it, step {metadata['step']}", MandorlaWarning, stacklevel=4
+            f"{error}; going on from the one before it, step {metadata['step']}", MandorlaWarning, stacklevel=5
         )
-    for prefix, target in (("module.", module), ("average.", average)):
-        try:
-            target.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        except RuntimeError as error:
-            raise MandorlaError(f"{path} is of another training: restore it, or delete {folder}") from error
+        return tensors, metadata
+
+
+def _restore_moments(optimizer: torch.optim.Optimizer, module: nn.Module, moments: dict[str, Tensor]) -> None:
+    """Give `optimizer` back what it remembered of the weights of `module`, of which this process may have a part."""
     parameters = dict(module.named_parameters())
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            name, _, entry = key.removeprefix("optimizer.").rpartition(".")
-            like = parameters[name]  # the fused optimiser pairs numbers by their place in memory: keep its layout
-            value = value if entry == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
-            optimizer.state[like][entry] = value
-    return int(metadata["step"]), float(metadata["best"]), json.loads(metadata["waiting"])
+    for key, value in moments.items():
+        name, _, entry = key.rpartition(".")
+        like = parameters[name]  # the fused optimiser pairs numbers by their place in memory: keep its layout
+        if entry != "step":
+            value = torch.empty_like(like, requires_grad=False).copy_(_part_of(value, like))
+        optimizer.state[like][entry] = value
 
 
 class _Interrupt:
@@ -397,15 +509,20 @@ def _memory_named(training: _Training) -> Iterator[None]:
 
 
 class _Log:
-    """Average named figures between two writes; append them to `metrics.jsonl`, and tell the trackers."""
+    """Average named figures between two writes; the first process appends them to `metrics.jsonl`, and tells the
+    trackers.
+    """
 
     def __init__(self, folder: Path, track: Sequence[Name], step: int, waiting: list[dict[str, float]]):
+        self.waiting: list[dict[str, Tensor | float]] = list(waiting)
+        self.trackers = []
+        if not is_first():
+            return
         self.path = folder / LOG
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
         self.trackers = open_trackers(track, folder, step)
-        self.waiting: list[dict[str, Tensor | float]] = list(waiting)
 
     def waiting_numbers(self) -> list[dict[str, float]]:
         """Return what was not written yet, as plain numbers: a resumed training writes the same means."""
@@ -426,6 +543,8 @@ class _Log:
         values = {n: [float(figures[n]) for figures in self.waiting if n in figures] for n in names}
         means = {name: sum(v) / len(v) for name, v in values.items()}
         self.waiting = []
+        if not is_first():
+            return means
         for tracker in self.trackers:
             tracker.write(step, {f"{part}/{name}": value for name, value in means.items()})
         try:

@@ -14,6 +14,7 @@ from mandorla.diffusion.samplers import SAMPLERS, Heun, SamplingConfig, Velocity
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Layout
 from mandorla.nets.transformer import ComponentTransformer
+from mandorla.parallel import share
 
 
 class Diffusion(nn.Module):
@@ -50,7 +51,15 @@ class Diffusion(nn.Module):
         held = draw_regions(data, travels, self.config.region_share)
         held = {name: self.network.whole_tokens(name, cells) for name, cells in held.items()}
         moved |= {name: torch.where(cells[:, None], data[name], moved[name]) for name, cells in held.items()}
-        return flow_loss(self.network(moved, times, held, forget_half(labels or {})), noise, data, travels, held)
+        own = share(len(times))
+        noise, data, held, moved, labels = (
+            {name: z[own] for name, z in part.items()} for part in (noise, data, held, moved, forget_half(labels or {}))
+        )
+        return flow_loss(self.network(moved, times[own], held, labels), noise, data, travels[own], held)
+
+    def forward(self, *batch: Components) -> tuple[Tensor, Components]:
+        """Return the `loss`: processes that train together meet in a call of the module."""
+        return self.loss(*batch)
 
     @torch.no_grad()
     def generate(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mandorla.latents import SHARED, Components
+from mandorla.parallel import gather
 
 
 def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
@@ -79,13 +80,15 @@ def flow_loss(
     """Return the mean squared error of the velocity over travelling components, and its mean per component.
 
     Each component counts alike, whatever its size. `travels` is bool `(B, K)` in the order of `data`; where nothing
-    travels the loss is zero, and so it is in the cells `held` (see `draw_regions`).
+    travels the loss is zero, and so it is in the cells `held` (see `draw_regions`). All hold a process's own rows of a
+    batch, the means are those of the whole batch.
     """
     errors = {}
     for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True):
         squares = (velocity[name][rows] - (z - noise[name])[rows]).square()
         if held and name in held:
             squares = squares * ~held[name][rows][:, None]
-        errors[name] = squares.flatten(1).mean(1)
-    total = torch.cat(list(errors.values())).sum() / travels.sum().clamp_min(1)
+        errors[name] = gather(squares.flatten(1).mean(1))
+    every = torch.cat(list(errors.values()))
+    total = every.sum() / max(1, len(every))
     return total, {name: error.mean().detach() for name, error in errors.items() if len(error)}

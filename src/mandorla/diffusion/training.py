@@ -16,7 +16,9 @@ from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components
+from mandorla.parallel import in_turn
 from mandorla.pictures import grid
+from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.training import TrainingConfig, choose_device, fit
 from mandorla.vae.latent_cache import Encoded, open_latents
@@ -31,6 +33,7 @@ def train_diffusion(recipe: Recipe) -> None:
     Raises MandorlaError if there is no stage 1, or its latents do not match its weights.
     """
     run = Path(recipe.run)
+    expect(recipe.trainer)
     if not (run / "vae").is_dir():
         raise MandorlaError(
             f"{run} holds no stage 1: run `mandorla train vae` (or vae_uv/vae_train.py) with run={run} first"
@@ -45,13 +48,14 @@ def train_diffusion(recipe: Recipe) -> None:
             " 2 on the present ones"
         )
     scales, labels = _labels(run, recipe.diffusion.labels)
-    run = claim_run(recipe, "diffusion")
+    with in_turn():
+        run = claim_run(recipe, "diffusion")
+        (run / FOLDER).mkdir(exist_ok=True)
+        write_description(run, vae_weights, data, scales)
     seed = recipe.seed
     torch.manual_seed(seed)
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
-    (run / FOLDER).mkdir(exist_ok=True)
-    write_description(run, vae_weights, data, scales)
     chosen = np.linspace(0, len(parts["val"]) - 1, min(_VALIDATION, len(parts["val"]))).astype(int)
 
     def whitened(encoded: Encoded) -> tuple[Components, dict[str, Tensor]]:
@@ -63,7 +67,7 @@ def train_diffusion(recipe: Recipe) -> None:
 
     def loss(module: nn.Module, batch: tuple[Encoded, Components], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         encoded, known = batch
-        total, per_component = module.loss(*whitened(encoded), known)
+        total, per_component = module(*whitened(encoded), known)
         return total, per_component | {"loss": total.detach()}
 
     check = fetch("val", chosen)
@@ -96,6 +100,7 @@ def train_diffusion(recipe: Recipe) -> None:
             export=lambda trained: to_tensors(trained, whitening),
             title=title,
             track=recipe.track,
+            sharded=_parts if recipe.trainer.strategy == "fsdp" else None,
         )
 
     config, share = recipe.diffusion.training, recipe.diffusion.weak_share
@@ -104,6 +109,10 @@ def train_diffusion(recipe: Recipe) -> None:
         weak = copy.deepcopy(diffusion)
         train(weak, shorter, run / FOLDER / WEAK, lambda trained: None, "stage 2 (diffusion), a weaker one")
     train(diffusion, config, run / FOLDER, picture, "stage 2 (diffusion)")
+
+
+def _parts(trained: Diffusion) -> list[nn.Module]:
+    return [*trained.network.blocks, trained.network]
 
 
 def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:

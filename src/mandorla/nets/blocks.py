@@ -2,8 +2,12 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mandorla.errors import MandorlaError
+from mandorla.parallel import gather
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -24,6 +28,49 @@ def transposed_conv(
 def batch_norm(dims: int, channels: int) -> nn.Module:
     """Build a batch normalisation over `dims` spatial dimensions."""
     return {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](channels)
+
+
+class CommonNorm(nn.modules.batchnorm._BatchNorm):
+    """Normalise by the statistics of the rows of all processes; torch's own such layer (SyncBatchNorm) needs GPUs.
+
+    References: Algorithms for Computing the Sample Variance, Chan, Golub, LeVeque, 1983,
+    https://doi.org/10.1080/00031305.1983.10483115 (Eq. 2.1: sums of squares of parts, joined).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(B, C, *grid)`; the batch of a process may be empty."""
+        if not self.training:
+            return super().forward(x)
+        values, axes, ones = x.float(), [0, *range(2, x.ndim)], [1] * (x.ndim - 2)
+        count = values.new_tensor([x.numel() / x.shape[1]])
+        mean = values.sum(axes) / count.clamp_min(1)
+        squares = (values - mean.view(-1, *ones)).square().sum(axes)
+        counts, means, squares = gather(torch.cat([count, mean, squares])[None]).split([1, len(mean), len(mean)], 1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        squares = (squares + counts * (means - mean).square()).sum(0)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(squares / (count - 1), self.momentum)
+        scale = self.weight * (squares / count + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (values * scale.view(-1, *ones) + shift.view(-1, *ones)).to(x.dtype)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Take any number of axes."""
+
+
+def normalise_in_common(network: nn.Module) -> None:
+    """Let the batch normalisations of `network` see the rows of all processes.
+
+    Raises MandorlaError for one without weights or a moving average, which a network of the user's own may have.
+    """
+    for name, layer in network.named_modules():
+        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            if not (layer.affine and layer.track_running_stats and layer.momentum):
+                raise MandorlaError(f"{name}: several processes need a batch normalisation as torch makes it: {layer}")
+            layer.__class__ = CommonNorm  # its weights and statistics stay what they are, and where
 
 
 def initialise(network: nn.Module, outputs: tuple[nn.Module, ...] = ()) -> None:

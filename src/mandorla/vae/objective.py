@@ -9,6 +9,9 @@ loss = reconstruction / n + kl_weight KL / n                        x_m from (c_
 n: number of values of x_m, d: size of u_m. The target's own gradient does not flow into its c (`target_gradient`), so
 nothing private has a reason to enter c. Re-encoding x' uses frozen encoders: the decoder learns to show c_i and u_j in
 the image, the encoders do not learn to read hidden marks.
+
+Codes are those of the whole batch, also where several processes divide it: each sends its `own` rows through the
+networks, and what comes out is gathered (`mandorla.parallel`).
 """
 
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from mandorla.config import Settings
 from mandorla.data.dataset import Batch
 from mandorla.latents import SHARED
 from mandorla.nets.blocks import resize
+from mandorla.parallel import gather, mean_of_all, share, share_of
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.memory import Memory
 from mandorla.vae.model import VAE, pool, random_subsets
@@ -78,7 +82,8 @@ class Objective(nn.Module):
         """Return the loss and its terms by name (unweighted means over modalities) at `progress` in [0, 1]."""
         vae, config = self.vae, self.config
         features, codes = vae.encode(batch.x, batch.present)
-        whole = pool(codes, batch.present).detach()
+        codes, present = ({name: gather(z) for name, z in part.items()} for part in (codes, batch.present))
+        whole = pool(codes, present).detach()
         terms: dict[str, list[Tensor]] = {}
         loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
 
@@ -91,25 +96,27 @@ class Objective(nn.Module):
         if config.agreement_weight:
             add(
                 "agreement",
-                agreement(codes, batch.present, config.temperature, config.max_cells),
+                agreement(codes, present, config.temperature, config.max_cells),
                 config.agreement_weight,
             )
         if config.alignment_weight:
-            add("alignment", alignment(codes, batch.present), config.alignment_weight)
+            add("alignment", alignment(codes, present), config.alignment_weight)
         alone = config.agreement_weight > 0 and progress < config.agreement_first
         for name, x in () if alone else batch.x.items():
-            rows = batch.present[name]
+            rows = present[name]
             if rows.sum() < 4:
                 continue
+            x, own = x[batch.present[name]], share_of(rows)
             held = codes | {name: let_through(codes[name], config.target_gradient)}
-            c = pool(held, random_subsets(batch.present) if config.subsets else batch.present)[rows]
+            c = pool(held, random_subsets(present) if config.subsets else present)[rows]
             c = c + config.shared_noise * torch.randn_like(c)
-            mean, log_std = vae.posterior(name, features[name], c.detach())
+            mean, log_std = map(gather, vae.posterior(name, features[name], c[own].detach()))
             u = mean + log_std.exp() * torch.randn_like(mean)
-            values = x[0].numel()
-            decoded = vae.decode(name, c, dropped(u, config.private_dropout) if config.private_dropout else u)
-            std = config.decoder_std or self.likeliest_std(name, x[rows], decoded)
-            add("reconstruction", reconstruction(x[rows], decoded, std).mean(), 1 / count)
+            values = x.shape[1:].numel()
+            heard = dropped(u, config.private_dropout) if config.private_dropout else u
+            decoded = vae.decode(name, c[own], heard[own])
+            std = config.decoder_std or self.likeliest_std(name, x, decoded)
+            add("reconstruction", gather(reconstruction(x, decoded, std)).mean(), 1 / count)
             add("kl", kl(mean, log_std).mean(), config.kl_weight / values / count)
             if config.swap_weight:
                 shown, recovered = self.swap(name, whole[rows], u.detach())
@@ -127,7 +134,7 @@ class Objective(nn.Module):
         """
         error = self.errors[self.names.index(name)]
         if self.training:
-            now = (decoded.detach() - x).square().mean()
+            now = mean_of_all((decoded.detach() - x).square())
             error.copy_(torch.where(error < 1, error.lerp(now, _PACE), now))
         return error.sqrt()
 
@@ -142,14 +149,15 @@ class Objective(nn.Module):
         """
         size = max(2, int(self.config.swap_fraction * len(c)))
         c, u = c[:size], u[torch.randperm(len(u), device=u.device)[:size]]
-        x = self.vae.decode(name, c + self.config.shared_noise * torch.randn_like(c), u)
-        everyone = torch.ones(size, dtype=torch.bool, device=c.device)
+        noisy = c + self.config.shared_noise * torch.randn_like(c)
+        everyone, own = torch.ones(size, dtype=torch.bool, device=c.device), share(size)
+        x = self.vae.decode(name, noisy[own], u[own])
         with frozen(self.vae):
-            features, again = self.vae.encode({name: x}, {name: everyone})
-            mean, _ = self.vae.posterior(name, features[name], c)
-        pair, both = {"decoded": again[name], "given": c}, {"decoded": everyone, "given": everyone}
+            features, again = self.vae.encode({name: x}, {name: everyone[own]})
+            mean, _ = self.vae.posterior(name, features[name], c[own])
+        pair, both = {"decoded": gather(again[name]), "given": c}, {"decoded": everyone, "given": everyone}
         shown = agreement(pair, both, self.config.temperature, self.config.max_cells)
-        return shown, private_recovery(u, mean).mean()
+        return shown, gather(private_recovery(u[own], mean)).mean()
 
 
 _PACE = 0.02  # of the moving average of the error

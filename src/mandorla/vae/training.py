@@ -8,7 +8,9 @@ import torch
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, AugmentConfig
 from mandorla.data.dataset import Batch, Dataset, Splits, on_device
+from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
+from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run
 from mandorla.training import choose_device, fit
 from mandorla.vae.latent_cache import write_latents
@@ -35,6 +37,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     Raises MandorlaError as `train_vae` does.
     """
     config = recipe.vae
+    expect(recipe.trainer)
     torch.manual_seed(recipe.seed)
     vae = VAE(config.model, splits.modalities)
     device = choose_device(recipe.device)
@@ -42,12 +45,22 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     if device.type == "cpu" and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
     augment = Augment(getattr(recipe.data, "augment", AugmentConfig()), splits.modalities, recipe.seed)
-    run = claim_run(recipe, "vae")
-    splits = keep_record(run, splits)
-    (run / FOLDER).mkdir(exist_ok=True)
-    write_description(run, vae)
+    with in_turn():
+        run = claim_run(recipe, "vae")
+        splits = keep_record(run, splits)
+        (run / FOLDER).mkdir(exist_ok=True)
+        write_description(run, vae)
     train = on_device(splits.train, device)
     check = splits.val.batch(_spread(splits.val, _VALIDATION)).to(device)
+    own = share(len(check.ids))
+    own_check = Batch(*({name: z[own] for name, z in part.items()} for part in (check.x, check.present)))
+
+    def fetch(indices: np.ndarray, step: int) -> Batch:
+        indices = indices[share(len(indices))]
+        return augment(train.batch(indices).to(device), indices, step)
+
+    def validate(trained: Objective) -> dict[str, float]:
+        return separation(trained.vae, check) | {name: float(value) for name, value in trained(own_check)[1].items()}
 
     def picture(trained: Objective) -> bytes | None:
         return _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device))
@@ -58,9 +71,9 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         run / FOLDER,
         seed=recipe.seed,
         num_samples=len(train),
-        fetch=lambda indices, step: augment(train.batch(indices).to(device), indices, step),
+        fetch=fetch,
         loss=lambda module, batch, progress: module(batch, progress),
-        validate=lambda trained: separation(trained.vae, check) | {n: float(v) for n, v in trained(check)[1].items()},
+        validate=validate,
         picture=picture,
         export=lambda trained: trained.vae.state_dict(),
         title="stage 1 (vae)",
