@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -17,6 +18,7 @@ from mandorla import files
 from mandorla.cli import main
 from mandorla.config import Settings, load_settings
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.training import TrainerConfig
 
 VERBS = [
     "demo",
@@ -37,6 +39,7 @@ VERBS = [
 class Recipe(Settings):
     """Stand in for the real recipe: the command line only passes it on."""
 
+    trainer: ClassVar[TrainerConfig] = TrainerConfig()
     run: str = "runs/x"
     seed: int = 0
     """Seed of everything random, :key: [a]."""
