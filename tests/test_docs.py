@@ -96,7 +96,7 @@ def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
     """torchrun and what it starts accept them; how processes share the work has tests of its own."""
     from torch.distributed.run import parse_args
 
-    from mandorla import cli
+    from mandorla import cli, files
     from mandorla.vae import latent_cache
 
     shutil.copytree("runs/demo", "runs/mine")
@@ -104,6 +104,8 @@ def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
     done = []
     monkeypatch.setattr(cli, "start", lambda trainer, arguments: done.append(arguments[:2]) or 0)
     monkeypatch.setattr(latent_cache, "write_latents", lambda *given: done.append("encode"))
+    monkeypatch.setattr(files, "sample", lambda *given, num, **more: done.append(("sample", num)))
+    monkeypatch.setattr(files, "translate", lambda *given, **more: done.append("translate"))
     for _, language, text in blocks("scaling"):
         for command in text.splitlines() if language == "sh" else ():
             program, *arguments = shlex.split(command, comments=True)
@@ -115,7 +117,7 @@ def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
                 main(arguments)
             assert not stop.value.code, command
     vae, diffusion = (["train", stage] for stage in ("vae", "diffusion"))
-    assert done == [vae, diffusion, "encode", vae, diffusion]
+    assert done == [vae, diffusion, "encode", ("sample", 10000), "translate", vae, diffusion]
 
 
 def test_no_command_is_left_out():

@@ -116,6 +116,15 @@ def test_a_batch_normalisation_that_cannot_be_shared_is_named():
         normalise_in_common(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False)))
 
 
+def test_texts_are_gathered(tmp_path):
+    def work():
+        texts = ["é", "", "b\nc"][: parallel.rank()]
+        return {"same": torch.tensor(parallel.gather_texts(texts) == ["é", "é", ""])}
+
+    assert parallel.gather_texts(["a", ""]) == ["a", ""]
+    assert all(one["same"] for one in results(3, tmp_path, work))
+
+
 def test_one_after_another(tmp_path):
     def work():
         with in_turn(), (tmp_path / "order").open("a") as file:

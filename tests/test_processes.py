@@ -11,6 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import several
 import torch
@@ -19,7 +20,9 @@ from tiny import signals_changes
 
 import mandorla.training
 from mandorla import cli, processes
+from mandorla.data.images import write_image
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.model import Mandorla
 from mandorla.training import TrainerConfig, load_tensors
 from mandorla.vae import latent_cache
 
@@ -245,6 +248,80 @@ def test_control_c_under_the_launcher(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err) == (130, "mandorla: interrupted; the same command takes the work up again\n")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def few_at_once(monkeypatch):
+    """Let no more than six samples through the networks at once."""
+    monkeypatch.setattr(Mandorla, "at_once", 6)
+
+
+def test_samples_are_divided_and_the_same_bytes(polydigits_run, tmp_path, few_at_once):
+    """Twenty: six, six, six and two, by three processes."""
+    asked = ["sample", str(polydigits_run), "--num", "20", "--out"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*asked, str(tmp_path / "alone")])
+    assert not stop.value.code
+    drawn = tmp_path / "drawn"
+
+    def before(rank: int) -> None:
+        draw = Mandorla.sample
+
+        def note(self, num, *, first, **more):
+            with drawn.open("a") as file:
+                file.write(f"{rank} {first} {num}\n")
+            return draw(self, num, first=first, **more)
+
+        Mandorla.sample = note
+
+    ended = command(3, tmp_path, *asked, str(tmp_path / "together"), before=before)
+    assert [one.status for one in ended] == [0, 0, 0], said(ended)
+    assert sorted(drawn.read_text().splitlines()) == ["0 0 6", "0 18 2", "1 6 6", "2 12 6"]
+    assert sum("written:" in one.out for one in ended) == 1
+    assert files(tmp_path / "together") == files(tmp_path / "alone")
+    assert len(files(tmp_path / "alone")) > 3 * 20
+    again = command(2, tmp_path, *asked, str(tmp_path / "together"))
+    assert [one.status for one in again] == [2, 2]
+    (line,) = said(again)
+    assert "together: exists already" in line
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_translations_are_divided_and_the_same_bytes(polydigits_run, tmp_path, few_at_once, kind):
+    """Of eleven pictures, three at a time, one cannot be read: that is said once, the others are there."""
+    x = mandorla.load(polydigits_run).data().test.batch(range(11)).x["view0"].numpy()
+    source = tmp_path / f"in.{kind}"
+    if kind == "npz":
+        np.savez(source, view0=x)
+    else:
+        source.mkdir()
+        for number, image in enumerate(x):
+            write_image(source / f"{number:02d}.png", image)
+        (source / "07.png").write_bytes(b"no picture")
+    asked = [
+        "translate",
+        str(polydigits_run),
+        str(source),
+        "--given",
+        "view0",
+        "--wanted",
+        "view1",
+        "--num-samples",
+        "2",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*asked[:3], str(tmp_path / "alone"), *asked[3:]])
+    ended = command(3, tmp_path, *asked[:3], str(tmp_path / "together"), *asked[3:])
+    assert [one.status for one in ended] == [stop.value.code or 0] * 3 == [2 * (kind == "png")] * 3, said(ended)
+    assert files(tmp_path / "together") == files(tmp_path / "alone")
+    assert len(files(tmp_path / "alone")) > 2 * 10
+    if kind == "png":
+        (line,) = said(ended)
+        assert "07.png" in line and "1 of 11 inputs failed" in line
 
 
 def test_a_machine_with_fewer_gpus_than_processes_says_so(monkeypatch):

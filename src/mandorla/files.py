@@ -1,9 +1,11 @@
 """Files in, files out: the work of `mandorla sample`, `translate` and `swap` over a `Mandorla`.
 
 Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`; how pictures and volumes are written is
-said in `mandorla.outputs`. Memory is bounded, however much there is to be made.
+said in `mandorla.outputs`. Memory is bounded, however much there is to be made. Processes that work together divide the
+work by whole batches: what goes through the model at once, and so every byte, is as with one process.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +39,7 @@ from mandorla.outputs import (
     write_on_grid,
     write_sample,
 )
+from mandorla.parallel import gather_texts, is_first, turns, wait, world
 from mandorla.pictures import grid
 
 Format = Literal["nifti", "png", "npz"]
@@ -65,19 +68,18 @@ def sample(
     _check_format(model, format)
     with new_folder(out or model.run / "samples", replace=out is None) as folder:
         shapes = {m.name: (num, *m.shape) for m in model.modalities}
-        shown: dict[str, list] = {}
         with arrays_in(folder / "samples.npz", shapes) if format in (None, "npz") else nullcontext({}) as arrays:
-            for start in range(0, num, model.at_once):
+            for start in range(0, num, model.at_once)[turns()]:
                 here = min(model.at_once, num - start)
                 x = _arrays(model.sample(here, seed=seed, steps=steps, first=start, labels=labels).x)
                 for name in arrays:
                     arrays[name][start : start + len(x[name])] = x[name]
                 _write_generated(folder, x, model, format, start, made)
-                for name in [name for name in x if x[name].ndim > 3]:
-                    shown.setdefault(name, []).extend(x[name][: max(0, _SHOWN - start)])
-        if format in (None, "npz"):
+            wait()
+            shown = {name: np.array(x[:_SHOWN]) for name, x in arrays.items() if x.ndim > 3}
+        if format in (None, "npz") and is_first():
             write_note(folder / "samples", made)
-        if shown and format is None:
+        if shown and format is None and is_first():
             rows = [[torch.from_numpy(image) for image in images] for images in shown.values()]
             (folder / "grid.png").write_bytes(grid(rows, list(shown)))
     return out or model.run / "samples"
@@ -133,10 +135,12 @@ def translate(
         with new_folder(out) as folder:
             _translate_arrays(job, x, folder, source.name)
         return out
-    _check_grid(job, read_input(model, inputs[0].places), inputs[0])
+    first = read_input(model, inputs[0].places)
+    _check_grid(job, first, inputs[0])
+    few = math.ceil(model.at_once / (num_samples * len(next(iter(first.values.values())))))
     description = describe(f"{', '.join(wanted)} from {', '.join(given)}", made | {"write": list(write)})
     with continued_folder(out, description) as folder:
-        failed = _translate_inputs(job, inputs, folder, source)
+        failed = gather_texts(_translate_inputs(job, inputs, few, folder, source))
     if failed:
         counted = f" ({len(failed)} of {len(inputs)} inputs failed" if len(inputs) > 1 else ""
         others = "; the others are there, the same command goes on with these)" if counted else ""
@@ -190,12 +194,17 @@ class _Job(NamedTuple):
     write: tuple[Statistic, ...]
     made: dict[str, object]
 
-    def draw(self, x: Arrays, keys: Sequence[tuple[int, ...]]) -> Iterator[tuple[slice, Arrays]]:
-        """Yield the draws `(num_samples, B, C, *size)` of each wanted modality for a few rows of `x` at a time."""
+    def draw(
+        self, x: Arrays, keys: Sequence[tuple[int, ...]], which: slice = slice(None)
+    ) -> Iterator[tuple[slice, Arrays]]:
+        """Yield the draws `(num_samples, B, C, *size)` of each wanted modality for a few rows of `x` at a time.
+
+        `which` of these times are wanted: all, or those of one process.
+        """
         if found := self.model.strange(x):
             warnings.warn(found, MandorlaWarning, stacklevel=3)
         at_once = max(1, self.model.at_once // self.num_samples)
-        for start in range(0, len(keys), at_once):
+        for start in range(0, len(keys), at_once)[which]:
             rows = slice(start, start + at_once)
             here = {name: values[rows] for name, values in x.items()}
             with warnings.catch_warnings():
@@ -226,7 +235,7 @@ def _translate_arrays(job: _Job, x: Arrays, folder: Path, source: str) -> None:
     count, shapes = len(next(iter(x.values()))), {m.name: m.shape for m in job.model.modalities}
     made = job.made | {"Sources": [source]}
     with arrays_in(folder / "samples.npz", {n: (job.num_samples, count, *shapes[n]) for n in job.wanted}) as arrays:
-        for rows, drawn in job.draw(x, [(index,) for index in range(count)]):
+        for rows, drawn in job.draw(x, [(index,) for index in range(count)], turns()):
             for name, draws in drawn.items():
                 arrays[name][:, rows] = draws
                 for statistic, values in job.statistics(draws).items():
@@ -235,14 +244,18 @@ def _translate_arrays(job: _Job, x: Arrays, folder: Path, source: str) -> None:
                         if image.ndim == 3 and len(image) in (1, 3):  # all else is in the arrays
                             write_sample(target, image, job.model.intensity[name], spread=statistic == "std")
                             write_note(target, made | {"modality": name, "statistic": statistic})
-    write_note(folder / "samples", made)
+    if is_first():
+        write_note(folder / "samples", made)
 
 
-def _translate_inputs(job: _Job, inputs: Sequence[Input], folder: Path, source: Path) -> list[str]:
-    """Write what is wanted of all inputs that are not done yet; return what was wrong with those that failed."""
+def _translate_inputs(job: _Job, inputs: Sequence[Input], few: int, folder: Path, source: Path) -> list[str]:
+    """Write what is wanted of the own share of the inputs, `few` at a time, that are not done yet.
+
+    Return what was wrong with those that failed.
+    """
     failed: list[str] = []
     with _progress(len(inputs)) as advance:
-        for batch in _batches(job, inputs, folder, failed, advance):
+        for batch in _batches(job, inputs, few, folder, failed, advance):
             x = in_unit(
                 job.model,
                 {name: [read.values[name] for _, read in batch] for name in batch[0][0].places},
@@ -265,28 +278,30 @@ def _translate_inputs(job: _Job, inputs: Sequence[Input], folder: Path, source: 
 
 
 def _batches(
-    job: _Job, inputs: Sequence[Input], folder: Path, failed: list[str], advance: Callable[[float], None]
+    job: _Job, inputs: Sequence[Input], few: int, folder: Path, failed: list[str], advance: Callable[[float], None]
 ) -> Iterator[list[tuple[Input, Slices]]]:
-    """Yield inputs that are not done, read, a few at a time; of a subject that has a range, all at once."""
+    """Yield own inputs that are not done, read, `few` at a time or more; of a subject that has a range, all at once."""
     together = any(job.model.intensity[name].subjects for name in inputs[0].places)
     ordered = sorted(inputs, key=lambda one: one.subject) if together else inputs
-    batch: list[tuple[Input, Slices]] = []
+    batches: list[list[list[Input]]] = []
     for _, group in groupby(ordered, key=lambda one: one.subject if together else one.name):
-        group = list(group)
-        if all(_is_done(job, one, folder) for one in group):
-            advance(len(group))
-            continue
-        for one in group:
-            try:
-                batch.append((one, read_input(job.model, one.places)))
-            except MandorlaError as error:
-                failed.append(str(error))
-                advance(1)
-        if sum(len(next(iter(read.values.values()))) for _, read in batch) * job.num_samples >= job.model.at_once:
+        if not batches or sum(map(len, batches[-1])) >= few:
+            batches.append([])
+        batches[-1].append(list(group))
+    for groups in batches[turns()]:
+        batch: list[tuple[Input, Slices]] = []
+        for group in groups:
+            if all(_is_done(job, one, folder) for one in group):
+                advance(len(group))
+                continue
+            for one in group:
+                try:
+                    batch.append((one, read_input(job.model, one.places)))
+                except MandorlaError as error:
+                    failed.append(str(error))
+                    advance(1)
+        if batch:
             yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _is_done(job: _Job, one: Input, folder: Path) -> bool:
@@ -330,15 +345,18 @@ def _check_grid(job: _Job, read: Slices, one: Input) -> None:
 
 @contextmanager
 def _progress(num: int) -> Iterator[Callable[[float], None]]:
-    """Show how many of `num` inputs are done, if there is someone to look; give what counts them, also in parts."""
+    """Show how many of `num` inputs are done, if there is someone to look; give what counts them, also in parts.
+
+    Of several processes the first shows how far all are, if they are as far as it is.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (console.is_terminal and is_first())) as progress:
         task = progress.add_task(f"{num} input{'s' * (num > 1)}", total=num)
-        yield lambda part: progress.advance(task, part)
+        yield lambda part: progress.advance(task, part * world())
 
 
 # ------------------------------------------------------------------------------------------------------------ inside

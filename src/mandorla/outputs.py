@@ -8,6 +8,8 @@ Pictures and volumes are on the scale of the training's files, pictures also of 
 it, they show [0, 1] with 8 bits. Signals and vectors are tables, `.csv`, what is none of these an array, `.npy`, all on
 that scale too.
 
+Processes that work together write into one folder, each its own files; the first one makes and ends the folder.
+
 Reference: BIDS derivatives, https://bids-specification.readthedocs.io/en/stable/derivatives/introduction.html.
 """
 
@@ -25,6 +27,7 @@ from mandorla.data.images import can_hold, write_image, write_pixels
 from mandorla.data.intensity import Fitted
 from mandorla.data.samples import Way
 from mandorla.errors import MandorlaError
+from mandorla.parallel import in_turn, is_first, led, wait
 from mandorla.storage import locked, read_json, whole, write_text
 
 DESCRIPTION = "dataset_description.json"
@@ -90,12 +93,18 @@ def write_on_grid(target: Path, values: np.ndarray, way: Way, like: Path, fitted
 def arrays_in(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, np.ndarray]]:
     """Give float32 arrays of these `shapes` to be filled, which are on disk meanwhile; then write them as an `.npz`."""
     files = {name: path.with_name(f".{number}.npy{_PART}") for number, name in enumerate(shapes)}
-    arrays = {name: np.lib.format.open_memmap(files[name], "w+", np.float32, shapes[name]) for name in shapes}
+    with in_turn():
+        mode = "w+" if is_first() else "r+"
+        arrays = {name: np.lib.format.open_memmap(files[name], mode, np.float32, shapes[name]) for name in shapes}
     yield arrays
-    np.savez(path, **arrays)
-    arrays.clear()
-    for file in files.values():
-        file.unlink()
+    for array in arrays.values():
+        array.flush()
+    wait()
+    if is_first():
+        np.savez(path, **{name: np.load(file, mmap_mode="r") for name, file in files.items()})
+        arrays.clear()
+        for file in files.values():
+            file.unlink()
 
 
 @contextmanager
@@ -105,9 +114,16 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     What a killed command left there is removed; folders above `target` that are made for it go again if it fails.
     """
     target = target.resolve()
+    folder = target.with_name(f".{target.name}.partial")
+    with led(_new_folder(target, folder, replace), folder):
+        yield folder
+
+
+@contextmanager
+def _new_folder(target: Path, folder: Path, replace: bool) -> Iterator[Path]:
     if target.exists() and not (target.is_dir() and (replace or not any(target.iterdir()))):
         raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
-    folder, old = (target.with_name(f".{target.name}.{what}") for what in ("partial", "old"))
+    old = target.with_name(f".{target.name}.old")
     with _made_for(folder, target), locked(folder):
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -131,6 +147,12 @@ def continued_folder(target: Path, description: Mapping[str, object]) -> Iterato
     If nothing is written into it, it goes again. Raises `MandorlaError` if another call began it, or is at it.
     """
     target = target.resolve()
+    with led(_continued_folder(target, description), target):
+        yield target
+
+
+@contextmanager
+def _continued_folder(target: Path, description: Mapping[str, object]) -> Iterator[Path]:
     if target.exists() and not (target.is_dir() and ((target / DESCRIPTION).is_file() or not any(target.iterdir()))):
         raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
     with _made_for(target, target), locked(target):

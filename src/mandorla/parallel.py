@@ -11,13 +11,15 @@ processes that DDP and FSDP take of the gradients of the weights sets that right
 With one process every function here gives back what it is given.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 ALL = slice(None)
+Value = TypeVar("Value")
 
 
 def world() -> int:
@@ -48,11 +50,22 @@ def share_of(rows: Tensor) -> slice:
     return slice(*(int(rows[:end].sum()) for end in (own.start, own.stop)))
 
 
+def turns() -> slice:
+    """Return which of many pieces of work, to be done one after another, are this process's own: every P-th."""
+    return slice(rank(), None, world())
+
+
 def gather(z: Tensor) -> Tensor:
     """Return the rows of all processes, in their order, `(sum of B, ...)`, of `z` `(B, ...)`; differentiable."""
     if world() == 1:
         return z
     return _Gather.apply(z.byte()).bool() if z.dtype == torch.bool else _Gather.apply(z)
+
+
+def gather_texts(texts: Sequence[str]) -> list[str]:
+    """Return the texts of all processes, in their order."""
+    ended = "".join(f"{text}\0" for text in texts).encode()
+    return bytes(gather(torch.tensor(list(ended), dtype=torch.uint8)).tolist()).decode().split("\0")[:-1]
 
 
 def mean_of_all(z: Tensor) -> Tensor:
@@ -79,6 +92,15 @@ def in_turn() -> Iterator[None]:
     for number in range(world()):
         if number == rank():
             yield
+        wait()
+
+
+@contextmanager
+def led(context: AbstractContextManager[Value], value: Value) -> Iterator[Value]:
+    """Enter `context`, which gives `value`, on the first process: before the others go on, and until they are done."""
+    with context if is_first() else nullcontext(value):
+        wait()
+        yield value
         wait()
 
 
