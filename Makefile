@@ -20,7 +20,7 @@ docs: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e ".[notebooks]"
 	test -e runs/demo/report.html || $(VENV)/bin/mandorla demo
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" jupyter execute --inplace docs/notebooks/*.ipynb
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" python docs/notebook_pages.py
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -1,12 +1,24 @@
-"""Turn executed notebooks into pages of the site: text as it is, code and what it printed as blocks, pictures as files.
+"""Executed notebooks as pages of the site: text as it is, code and what it printed as blocks, pictures as files.
 
-The notebooks themselves are made by `make notebooks`, which runs every cell.
+`make notebooks` runs this file, which runs every cell of every notebook again.
 """
 
 import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def execute(notebooks: Path) -> None:
+    """Run the notebooks in a folder from top to bottom and keep what they show."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    for path in sorted(notebooks.glob("*.ipynb")):
+        notebook, place = nbformat.read(path, as_version=4), {"metadata": {"path": str(path.parent)}}
+        NotebookClient(notebook, timeout=None, resources=place, record_timing=False, coalesce_streams=True).execute()
+        nbformat.write(notebook, path)
+        print(f"executed: {path.name}")
 
 
 def write(notebooks: Path, folder: Path) -> None:
@@ -34,5 +46,9 @@ def _blocks(cell: dict, picture: Path) -> Iterator[str]:
             path = picture.with_suffix(".png")
             path.write_bytes(base64.b64decode(data["image/png"]))
             yield f"![What the lines above show]({path.name})"
-        elif printed := "".join(output.get("text") or data.get("text/plain", "")).rstrip():
+        elif printed := "".join(output.get("text") or data.get("text/plain", "")).strip("\n"):
             yield f"```text\n{printed}\n```"
+
+
+if __name__ == "__main__":
+    execute(Path(__file__).parent / "notebooks")

@@ -195,14 +195,15 @@ class _Job(NamedTuple):
     made: dict[str, object]
 
     def draw(
-        self, x: Arrays, keys: Sequence[tuple[int, ...]], which: slice = slice(None)
+        self, x: Arrays, keys: Sequence[tuple[int, ...]], where: str, which: slice = slice(None)
     ) -> Iterator[tuple[slice, Arrays]]:
         """Yield the draws `(num_samples, B, C, *size)` of each wanted modality for a few rows of `x` at a time.
 
-        `which` of these times are wanted: all, or those of one process.
+        `which` of these times are wanted: all, or those of one process. `where` names what is drawn for in a warning
+        that it looks like nothing that the model was trained on.
         """
         if found := self.model.strange(x):
-            warnings.warn(found, MandorlaWarning, stacklevel=3)
+            warnings.warn(f"{where}: {found}", MandorlaWarning, stacklevel=3)
         at_once = max(1, self.model.at_once // self.num_samples)
         for start in range(0, len(keys), at_once)[which]:
             rows = slice(start, start + at_once)
@@ -235,7 +236,7 @@ def _translate_arrays(job: _Job, x: Arrays, folder: Path, source: str) -> None:
     count, shapes = len(next(iter(x.values()))), {m.name: m.shape for m in job.model.modalities}
     made = job.made | {"Sources": [source]}
     with arrays_in(folder / "samples.npz", {n: (job.num_samples, count, *shapes[n]) for n in job.wanted}) as arrays:
-        for rows, drawn in job.draw(x, [(index,) for index in range(count)], turns()):
+        for rows, drawn in job.draw(x, [(index,) for index in range(count)], source, turns()):
             for name, draws in drawn.items():
                 arrays[name][:, rows] = draws
                 for statistic, values in job.statistics(draws).items():
@@ -264,7 +265,8 @@ def _translate_inputs(job: _Job, inputs: Sequence[Input], few: int, folder: Path
             counts = [len(next(iter(read.values.values()))) for _, read in batch]
             keys = [(one.number, number) for one, read in batch for number in read.numbers or [0]]
             results: dict[tuple[str, str], np.ndarray] = {}
-            for rows, drawn in job.draw(x, keys):
+            where = " to ".join(dict.fromkeys((batch[0][0].name, batch[-1][0].name)))
+            for rows, drawn in job.draw(x, keys, where):
                 for name, draws in drawn.items():
                     for statistic, values in job.statistics(draws).items():
                         if (name, statistic) not in results:
