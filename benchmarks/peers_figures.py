@@ -6,13 +6,10 @@ far generated tuples are from real ones. `peers/task.py` says what an answer is.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from statistics import mean
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +27,7 @@ from mandorla.evaluate.figures.translation import LIKENESS, by_group
 from mandorla.evaluate.gather import Gathered, choose
 from mandorla.evaluate.images import foreground
 from mandorla.evaluate.judges import Judge, find_judges
-from mandorla.evaluate.record import Record, bootstrap_error, standard_error
+from mandorla.evaluate.record import Record, averaged, bootstrap_error
 from mandorla.latents import Latents
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe
@@ -138,8 +135,7 @@ class Truth:
         few = settings.model_copy(update={"num_residual": 0})  # what would need the model itself
         codes = Codes(None, few, self.seed, judges, known, test)
         truth = test.factors[label]
-        right = {name: codes.judged(label, name) for name in judges}
-        reference = {"chance": codes.chance(label), "ceiling": float(np.mean(over_views(right)))}
+        reference = codes.reference
         records = [r for r in class_figures(codes) if r.name.count("/") == 1 and r.group != "ceiling"]
         own, others = [], []
         for source in self.names:
@@ -154,12 +150,10 @@ class Truth:
             kept = np.mean(judge_all(judges, swapped, label) == truth, 0)
             text = "Share in which a view, decoded with the private part of another sample, {}."
             records.append(codes.record("swap/class", kept, text.format("keeps its class"), **reference))
-            if factors := self._private_factors():
+            if factors := self._private_factors(codes):
                 moved = [judges[n].classes(swapped[n], f) == test.factors[f][self.donor] for n, f in factors.items()]
                 kind, text = settings.private_label, text.format(f"takes over its '{settings.private_label}'")
-                chance = float(np.mean([codes.chance(factor) for factor in factors.values()]))
-                best = float(np.mean([codes.judged(factor, name).mean() for name, factor in factors.items()]))
-                records.append(codes.record(f"swap/{kind}", np.mean(moved, 0), text, chance=chance, ceiling=best))
+                records.append(codes.record(f"swap/{kind}", np.mean(moved, 0), text, **codes.private_reference))
         return records + self._joint_records(answer, codes)
 
     def _joint_records(self, answer: Path, codes: Codes) -> list[Record]:
@@ -180,7 +174,8 @@ class Truth:
                 records.append(codes.record(name, agreement(classes), text, control=control, **reference))
         made = read_images(answer / "joint")
         factors = {"class": dict.fromkeys(judges, label)}
-        factors |= {self.settings.private_label: self._private_factors()} if self._private_factors() else {}
+        if private := self._private_factors(codes):
+            factors[self.settings.private_label] = private
         for kind, of_view in factors.items():
             distances = []
             for name, factor in of_view.items():
@@ -191,10 +186,10 @@ class Truth:
             records.append(codes.record(f"joint/{kind} histogram", np.array(distances), text, "lower"))
         return records + self.distances("joint", self.test.x, made)
 
-    def _private_factors(self) -> dict[str, str]:
+    def _private_factors(self, codes: Codes) -> dict[str, str]:
         """Return the private factor of each modality, none where some modality has none that a judge knows."""
-        factors = {name: f"{self.settings.private_label}_{name}" for name in self.names}
-        return factors if all(factor in self.judges[name].heads for name, factor in factors.items()) else {}
+        factors = codes.private_factors
+        return factors if len(factors) == len(self.names) else {}
 
     def distances(self, start: str, real: Images, made: Images) -> list[Record]:
         """Measure the Fréchet distance of made to real images in each space, beside that of training images.
@@ -218,7 +213,7 @@ class Truth:
                 name = f"{start}/{space} frechet{scope}"
                 found[scope] = Record(name, value, error, num, text, "lower", ceiling=ceiling, seed=self.seed)
             each_one = [record for scope, record in found.items() if scope.startswith("/")]
-            records += [averaged(f"{start}/{space} frechet", each_one), *found.values()]
+            records += [averaged(f"{start}/{space} frechet", each_one, text), *found.values()]
         return records
 
     def _measure_routes(self, name: str, answer: Path) -> Columns:
@@ -270,25 +265,12 @@ class Truth:
             named |= {f"translation/{route}/{kind}": of for route, of in of_route.items()} if kind == "psnr" else {}
             for name, values in named.items():
                 text = f"{kind} against the truth, mean over patients" + ", over all routes" * (name.count("/") == 1)
-                records.append(self.record(name, values, text, unit, better))
+                records.append(Record.of(name, values, text, better, unit=unit, seed=self.seed))
         found: dict[str, list[Record]] = {}
         for images in guess.values():
             for record in self.distances("translation", truth, images):
                 found.setdefault(record.name, []).append(record)
-        return records + [averaged(name, of_routes) for name, of_routes in found.items()]
-
-    def record(
-        self, name: str, scores: np.ndarray, text: str, unit: str = "", better: Literal["higher", "lower"] = "higher"
-    ) -> Record:
-        """Return the mean of `scores` `(N,)` and its standard error as a record."""
-        value, error = float(np.mean(scores)), standard_error(scores)
-        return Record(name, value, error, len(scores), text, better, unit=unit, seed=self.seed)
-
-
-def averaged(name: str, records: Sequence[Record]) -> Record:
-    """Return the mean of like figures."""
-    mean_of = {key: mean(getattr(record, key) for record in records) for key in ("value", "error", "ceiling")}
-    return replace(records[0], name=name, **mean_of)
+        return records + [averaged(name, of_routes, of_routes[0].definition) for name, of_routes in found.items()]
 
 
 def each(drawn: Mapping[tuple[str, ...], Images], change: Callable[[Tensor], Tensor]) -> dict[tuple[str, ...], Images]:

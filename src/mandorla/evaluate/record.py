@@ -1,7 +1,7 @@
 """One figure with everything needed to judge it: chance, ceiling, control, sample size and standard error."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from mandorla.storage import read_json
 
 FILE = "metrics.json"
 _LARGEST = 2**25  # bytes of it
+
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Record:
     error: float
     n: int
     definition: str
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     chance: float | None = None
     ceiling: float | None = None
     control: float | None = None
@@ -41,6 +43,25 @@ class Record:
     seed: int = 0
     sd: float | None = None
     p: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        scores: np.ndarray,
+        definition: str,
+        better: Better = "higher",
+        *,
+        chance: float | None = None,
+        ceiling: float | None = None,
+        control: float | None = None,
+        unit: str = "",
+        seed: int = 0,
+        sd: float | None = None,
+    ) -> "Record":
+        """Return the mean of `scores` `(N,)` with its standard error."""
+        value, error, n = float(np.mean(scores)), standard_error(scores), len(scores)
+        return cls(name, value, error, n, definition, better, chance, ceiling, control, unit, seed, sd)
 
     @property
     def group(self) -> str:
@@ -78,6 +99,16 @@ def read_records(run: Path) -> list[Record]:
 
 
 _RECORDS = TypeAdapter(list[Record])
+
+
+def averaged(name: str, records: Sequence[Record], definition: str) -> Record:
+    """Return the mean of like figures, of their errors and references; the rest is that of the first."""
+    numbers = {key: [getattr(record, key) for record in records] for key in _AVERAGED}
+    means = {key: float(np.mean(each)) for key, each in numbers.items() if None not in each}
+    return replace(records[0], name=name, definition=definition, p=None, **means)
+
+
+_AVERAGED = ("value", "error", "chance", "ceiling", "control")
 
 
 def standard_error(scores: np.ndarray) -> float:

@@ -90,10 +90,7 @@ def coherence_without_prior(s: Codes) -> list[Record]:
         return []
     label, judges = s.settings.label, {view: s.judges[view] for view in s.views}
     private = {view: s.test.latents.private[view][rows] for view in s.views}
-    reference = {
-        "chance": s.chance(label),
-        "ceiling": float(np.mean(over_views({view: s.judged(label, view) for view in s.views}))),
-    }
+    reference = s.reference
     draws: dict[str, tuple[Callable[[Tensor, int], Latents], str]] = {
         "shuffled": (lambda c, seed: Latents(c, _shuffled(private, seed)), "the u of another sample"),
         "prior": (lambda c, seed: Latents(c, _standard_normal(private, seed)), "u from N(0, I)"),

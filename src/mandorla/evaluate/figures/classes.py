@@ -13,15 +13,14 @@ def class_figures(subject: Codes) -> list[Record]:
     s, views, train, test = subject, subject.views, subject.train, subject.test
     if not views:
         return []
-    label, chance = s.settings.label, s.chance(s.settings.label)
+    label, known = s.settings.label, s.reference
     judged = {view: s.judged(label, view) for view in views}
-    ceiling = float(np.mean(over_views(judged)))
     records = [
         s.record(
             "ceiling/class",
             over_views(judged),
             f"Accuracy of '{label}' by a supervised classifier per view on real test images, mean over views.",
-            chance=chance,
+            chance=known["chance"],
         )
     ]
     shared = {v: s.read_off("linear", train.alone[v], label, v, test.alone[v]) for v in views}
@@ -38,7 +37,7 @@ def class_figures(subject: Codes) -> list[Record]:
     for name, (scores, text, better) in probes.items():
         if not scores:
             continue
-        reference = {"chance": chance, "ceiling": ceiling, "better": better}
+        reference = {**known, "better": better}
         text = text.format(label)
         records.append(s.record(name, over_views(scores), f"{text}, mean over views.", **reference))
         for view, right in scores.items():
@@ -48,9 +47,8 @@ def class_figures(subject: Codes) -> list[Record]:
         votes = sum(np.log(test.verdicts[view][label] + 1e-9) for view in views).argmax(1) == test.factors[label]
         right = s.read_off("linear", train.latents.shared, label, views[0], test.latents.shared)
         text = f"Logistic regression of '{label}' on the shared part read from all views; ceiling: all judges together."
-        records.append(s.record("shared/class/all", right, text, chance=chance, ceiling=float(votes.mean())))
-    reference = {"chance": chance, "ceiling": ceiling}
-    return records + _residual_figures(subject, reference) + _private_factor_figures(subject)
+        records.append(s.record("shared/class/all", right, text, chance=known["chance"], ceiling=float(votes.mean())))
+    return records + _residual_figures(subject, known) + _private_factor_figures(subject)
 
 
 def _residual_figures(subject: Codes, reference: dict[str, float]) -> list[Record]:
@@ -79,14 +77,10 @@ def _residual_figures(subject: Codes, reference: dict[str, float]) -> list[Recor
 
 
 def _private_factor_figures(subject: Codes) -> list[Record]:
-    s, kind = subject, subject.settings.private_label
-    factors = {view: f"{kind}_{view}" for view in s.views if f"{kind}_{view}" in s.judges[view].heads}
+    s, kind, factors = subject, subject.settings.private_label, subject.private_factors
     if not factors:
         return []
-    reference = {
-        "chance": float(np.mean([s.chance(factor) for factor in factors.values()])),
-        "ceiling": float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
-    }
+    reference = s.private_reference
     private = {
         v: s.read_off("linear", s.train.latents.private[v], f, v, s.test.latents.private[v])
         for v, f in factors.items()

@@ -12,7 +12,7 @@ from mandorla.evaluate.coherence import (
     judge_all,
     swapped,
 )
-from mandorla.evaluate.figures.subject import Subject, over_views
+from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.judges import Judge
 from mandorla.evaluate.priors import PRIORS
 from mandorla.evaluate.record import Record, bootstrap_error
@@ -27,8 +27,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
     if not views or len(rows) < 2:
         return []
     judges = {view: s.judges[view] for view in views}
-    ceiling = float(np.mean(over_views({view: s.judged(label, view) for view in views})))
-    reference = {"chance": s.chance(label), "ceiling": ceiling}
+    reference = s.reference
     truth = s.test.factors[label][rows]
     alone = {view: s.test.alone[view][rows] for view in views}
     own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
@@ -37,6 +36,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
     swapped_classes = judge_all(judges, swaps, label)
     kept = (swapped_classes == truth).mean(0)
     real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
+    of_tuples = {"chance": chance_agreement(truth, len(judges)), "ceiling": float(agreement(real).mean())}
     drawn = "with its private part drawn from p(private | shared), is judged to show the source's class"
     records = [
         s.record(
@@ -59,8 +59,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
             "swap/agreement",
             agreement(swapped_classes),
             "Share of such swapped tuples in which the judges of all views name one class; ceiling: real test tuples.",
-            chance=chance_agreement(truth, len(judges)),
-            ceiling=float(agreement(real).mean()),
+            **of_tuples,
         ),
     ]
     few = min(s.settings.num_residual, len(rows))
@@ -74,20 +73,18 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 **reference,
             )
         )
-    kind = s.settings.private_label
-    if all(f"{kind}_{view}" in s.judges[view].heads for view in views):
-        factors = {view: f"{kind}_{view}" for view in views}
+    kind, factors = s.settings.private_label, s.private_factors
+    if len(factors) == len(views):
         moved = [s.judges[v].classes(swaps[v], f) == s.test.factors[f][rows][donor] for v, f in factors.items()]
         records.append(
             s.record(
                 f"swap/{kind}",
                 np.mean(moved, axis=0),
                 f"Share in which a view, decoded with the private part of another sample, takes over its '{kind}'.",
-                chance=float(np.mean([s.chance(factor) for factor in factors.values()])),
-                ceiling=float(np.mean([s.judged(factor, view).mean() for view, factor in factors.items()])),
+                **s.private_reference,
             )
         )
-    return records + _joint_figures(subject, judges, truth, real) + _prior_figures(subject, judges, truth, real)
+    return records + _joint_figures(subject, judges, of_tuples) + _prior_figures(subject, judges, of_tuples)
 
 
 def _by_number(
@@ -109,7 +106,7 @@ def _by_number(
     return records
 
 
-def _joint_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray, real: np.ndarray) -> list[Record]:
+def _joint_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[str, float]) -> list[Record]:
     s, label, kind = subject.codes, subject.settings.label, subject.settings.private_label
     made = subject.samples
     classes = judge_all(judges, made.x, label)
@@ -120,20 +117,19 @@ def _joint_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray
             agreement(classes),
             "Share of jointly generated tuples in which the judges of all views name one class; control: every view"
             " decoded with the shared part of another tuple; ceiling: real test tuples.",
-            chance=chance_agreement(truth, len(judges)),
-            ceiling=float(agreement(real).mean()),
+            **of_tuples,
             control=float(agreement(mixed).mean()),
         )
     ]
     factors = {"class": {view: label for view in judges}}
-    if all(f"{kind}_{view}" in judge.heads for view, judge in judges.items()):
-        factors[kind] = {view: f"{kind}_{view}" for view in judges}
+    if len(s.private_factors) == len(judges):
+        factors[kind] = s.private_factors
     for name, of_view in factors.items():
         records.append(_histogram_figure(subject, name, of_view))
     return records
 
 
-def _prior_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray, real: np.ndarray) -> list[Record]:
+def _prior_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[str, float]) -> list[Record]:
     """Measure the agreement of tuples from simpler priors on the same latents: what stage 2 is worth."""
     s = subject.codes
     rows = np.flatnonzero(np.all(list(s.train.present.values()), axis=0))
@@ -148,8 +144,7 @@ def _prior_figures(subject: Subject, judges: dict[str, Judge], truth: np.ndarray
                 f"joint/agreement {name}",
                 agreement(judge_all(judges, x, s.settings.label)),
                 f"As joint/agreement, of latents drawn {_PRIORS[name]} in place of stage 2.",
-                chance=chance_agreement(truth, len(judges)),
-                ceiling=float(agreement(real).mean()),
+                **of_tuples,
             )
         )
     return records

@@ -4,7 +4,7 @@ import numpy as np
 
 from mandorla.evaluate.audit import suspicious
 from mandorla.evaluate.figures.subject import Subject
-from mandorla.evaluate.record import Record, standard_error
+from mandorla.evaluate.record import Record
 
 
 def copy_figures(subject: Subject) -> list[Record]:
@@ -20,8 +20,7 @@ def copy_figures(subject: Subject) -> list[Record]:
 
     def add(name: str, scores: np.ndarray, definition: str, **reference: float) -> None:
         """Add a share that is the lower the better."""
-        value, error = float(scores.mean()), standard_error(scores)
-        records.append(Record(name, value, error, len(scores), definition, "lower", **reference, seed=subject.seed))
+        records.append(Record.of(name, scores, definition, "lower", **reference, seed=subject.seed))
 
     for space, where in (("pixels", "in pixels"), ("features", "in the space of features 'random'")):
         made, real = found.made[space], found.held_out[space]

@@ -6,7 +6,6 @@ decoder alone costs) are compared with test samples.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from mandorla.evaluate.features import Networks
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.gather import choose
 from mandorla.evaluate.images import has_ssim, ms_ssim
-from mandorla.evaluate.record import Record, bootstrap_error, standard_error
+from mandorla.evaluate.record import Record, averaged, bootstrap_error, standard_error
 
 ALL = "all together"  # modalities, their features side by side
 _CHUNK = 250
@@ -140,9 +139,8 @@ def _over_modalities(found: list[Record]) -> list[Record]:
     if not each:
         return []
     first, scope = each[0], each[0].name.rsplit("/", 1)[1]
-    mean = {key: float(np.mean([getattr(record, key) for record in each])) for key in ("value", "error", "ceiling")}
     text = first.definition.replace(f"', {scope};", "', mean over modalities;")
-    return [replace(first, name=first.name.rsplit("/", 1)[0], definition=text, **mean)]
+    return [averaged(first.name.rsplit("/", 1)[0], each, text)]
 
 
 def _variety(subject: Subject) -> list[Record]:
@@ -159,11 +157,9 @@ def _variety(subject: Subject) -> list[Record]:
             " ones; above it, samples are more alike than real images are."
         )
         records.append(
-            Record(
+            Record.of(
                 f"fidelity/ms-ssim of pairs/{name}",
-                float(made.mean()),
-                standard_error(made),
-                len(made),
+                made,
                 text,
                 "lower",
                 ceiling=float(usual.mean()),

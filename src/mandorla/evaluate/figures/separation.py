@@ -11,7 +11,7 @@ from mandorla.data.dataset import Dataset
 from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.figures.subject import Codes, Subject, with_mean
 from mandorla.evaluate.information import critic_information, gaussian_information, principal
-from mandorla.evaluate.record import Record
+from mandorla.evaluate.record import Record, averaged
 from mandorla.evaluate.retrieval import ranks, recall_at
 from mandorla.latents import SHARED, Components
 from mandorla.vae.latent_cache import encode_batch
@@ -93,9 +93,8 @@ def information_figures(subject: Subject) -> list[Record]:
             )
     records = []
     for kind, each in values.items():
-        mean = {key: float(np.mean([getattr(record, key) for record in each])) for key in ("value", "error", "control")}
         text = f"{each[0].definition[:-1]}; mean over modalities."
-        records += [replace(each[0], name=f"information/{kind}", definition=text, p=None, **mean), *each]
+        records += [averaged(f"information/{kind}", each, text), *each]
     return records
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import Gathered, choose, gather
 from mandorla.evaluate.judges import Judge, find_judges
 from mandorla.evaluate.probes import Kind, chance_share, features, hits, probe
-from mandorla.evaluate.record import Record, standard_error
+from mandorla.evaluate.record import Better, Record
 from mandorla.evaluate.settings import EvaluateConfig, Suite
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ class Codes:
         name: str,
         scores: np.ndarray,
         definition: str,
-        better: Literal["higher", "lower"] = "higher",
+        better: Better = "higher",
         chance: float | None = None,
         ceiling: float | None = None,
         control: float | None = None,
         unit: str = "",
     ) -> Record:
         """Return the mean of `scores` `(N,)` and its standard error as a record."""
-        value, error, seed = float(np.mean(scores)), standard_error(scores), self.seed
-        return Record(name, value, error, len(scores), definition, better, chance, ceiling, control, unit, seed)
+        references = {"chance": chance, "ceiling": ceiling, "control": control}
+        return Record.of(name, scores, definition, better, **references, unit=unit, seed=self.seed)
 
     def probed(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
         """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.
@@ -95,6 +95,28 @@ class Codes:
         """Return where the judge of `view` is right about `factor` on real test images: the ceiling."""
         rows = self.test.present[view]
         return self.test.verdicts[view][factor][rows].argmax(1) == self.test.factors[factor][rows]
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """Return chance and ceiling of naming the class, mean over views."""
+        label = self.settings.label
+        judged = over_views({view: self.judged(label, view) for view in self.views})
+        return {"chance": self.chance(label), "ceiling": float(np.mean(judged))}
+
+    @property
+    def private_factors(self) -> dict[str, str]:
+        """Return the private factor of each view whose judge knows it."""
+        factors = {view: f"{self.settings.private_label}_{view}" for view in self.views}
+        return {view: factor for view, factor in factors.items() if factor in self.judges[view].heads}
+
+    @property
+    def private_reference(self) -> dict[str, float]:
+        """Return chance and ceiling of naming the private factors, means over views."""
+        factors = self.private_factors
+        return {
+            "chance": float(np.mean([self.chance(factor) for factor in factors.values()])),
+            "ceiling": float(np.mean([self.judged(factor, view).mean() for view, factor in factors.items()])),
+        }
 
 
 @dataclass(frozen=True)
