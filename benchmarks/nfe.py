@@ -3,9 +3,9 @@
 
     python benchmarks/nfe.py runs/mine [--num 1000] [--nfe 2 4 8 16 32 64] [--samplers heun multistep euler sde]
 
-Prints a table: Fréchet distance to real test samples in the two spaces of features that are always there (of the run's
-judges, where the data have classes, and of random networks), all modalities together, and how often the judges see one
-class in all modalities of a sample. Distances of reconstructions stand below: what the decoder alone costs.
+Prints a table: Fréchet distance to real test samples in the spaces of features of `mandorla evaluate`, all modalities
+together, and how often the judges see one class in all modalities of a sample, where the data have classes. Distances
+of reconstructions stand below: what the decoder alone costs.
 
 The noise is the same in every row, so that rows differ by their sampler alone.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 import mandorla
-from mandorla.evaluate import agreement, frechet_distance, random_features
+from mandorla.evaluate import agreement, frechet_distance
 from mandorla.evaluate.coherence import judge_all
+from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import choose
 from mandorla.evaluate.judges import find_judges
 
@@ -42,14 +43,15 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
     data, settings = model.data(), model.recipe.evaluate
     judges = find_judges(model.run / "evaluate" / "judges.safetensors", data, settings, model.recipe.seed, "auto")
     judges = judges if all(settings.label in judge.heads for judge in judges.values()) else {}
+    spaces, _ = feature_spaces(model.modalities, judges, settings.features)
     rows = choose(data.test, num, model.recipe.seed)
-    real = read(data.test.batch(rows).x, judges)
+    real = read(data.test.batch(rows).x, spaces)
     names = list(real)
     yield f"| sampler | evaluations | {' | '.join(f'Fréchet, {name}' for name in names)} | one class in all |"
     yield "|---|" + "---|" * (len(names) + 2)
 
     def line(title: str, evaluations: int | str, x: Images) -> str:
-        distances = [float(frechet_distance(real[name], z)) for name, z in read(x, judges).items()]
+        distances = [float(frechet_distance(real[name], z)) for name, z in read(x, spaces).items()]
         agreed = f"{agreement(judge_all(judges, x, settings.label)).mean():.3f}" if judges else ""
         return f"| {title} | {evaluations} | {' | '.join(f'{d:.4g}' for d in distances)} | {agreed} |"
 
@@ -63,11 +65,9 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
     yield line("training samples", "", train.x)
 
 
-def read(x: Images, judges: dict) -> dict[str, torch.Tensor]:
+def read(x: Images, spaces: dict[str, Networks]) -> dict[str, torch.Tensor]:
     """Return the features of all modalities side by side, by space."""
-    spaces = {"judge": lambda name, z: judges[name].features(z)} if judges else {}
-    spaces["random"] = lambda name, z: random_features(z)
-    return {space: torch.cat([of(name, z) for name, z in x.items()], 1) for space, of in spaces.items()}
+    return {space: torch.cat([of[name].features(z) for name, z in x.items()], 1) for space, of in spaces.items()}
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ What is marked `gpu` is skipped where torch sees no CUDA device. A run is traine
 write into one take `copy_of`.
 """
 
+import importlib.util
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -81,3 +85,19 @@ def copy_of(tmp_path):
         return shutil.copytree(run, tmp_path / run.name)
 
     return copy
+
+
+@pytest.fixture
+def benchmark_named(monkeypatch) -> Callable[[str], ModuleType]:
+    """Return what imports a script of `benchmarks/`, anew for each test."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

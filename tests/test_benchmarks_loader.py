@@ -1,21 +1,14 @@
 """The benchmark of the loaders runs, delivers the same images by each of them, and prints its ratios."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "loader.py"
-
 
 @pytest.fixture
-def loader():
-    spec = importlib.util.spec_from_file_location("loader", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def loader(benchmark_named):
+    return benchmark_named("loader")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".nii.gz"])

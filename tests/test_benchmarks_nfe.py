@@ -1,21 +1,13 @@
 """The benchmark of samplers measures each of them, and counts evaluations rather than steps."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 import mandorla
 
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "nfe.py"
-
 
 @pytest.fixture
-def nfe():
-    spec = importlib.util.spec_from_file_location("nfe", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def nfe(benchmark_named):
+    return benchmark_named("nfe")
 
 
 def test_every_row_is_measured(nfe, polydigits_run, copy_of):

@@ -1,6 +1,5 @@
 """The benchmark against peers: what models answer is measured as it should be, by models that answer what is known."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -60,13 +59,9 @@ report = {"minutes": asked["minutes"], "minutes_on_clock": 2 * asked["minutes"],
 
 
 @pytest.fixture
-def peers(tmp_path, monkeypatch):
+def peers(tmp_path, monkeypatch, benchmark_named):
     """Return the benchmark with models that need no training, its table and its folder in a place of their own."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks" / "peers.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "peers", module)
-    spec.loader.exec_module(module)
+    module = benchmark_named("peers")
     (tmp_path / "fake.py").write_text(FAKE)
     fake = module.Model(tmp_path / "fake.py", classes=True, routes=True, python=Path(sys.executable))
     monkeypatch.setattr(module, "MODELS", module.MODELS | dict.fromkeys(("truth", "scrambled", "private"), fake))

@@ -1,18 +1,11 @@
 """The benchmark of times measures real steps: of as many modalities, pixels and samples as it says."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "speed.py"
 
 
 @pytest.fixture
-def speed(monkeypatch):
-    spec = importlib.util.spec_from_file_location("speed", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def speed(monkeypatch, benchmark_named):
+    module = benchmark_named("speed")
     monkeypatch.setattr(module, "ROWS", 32)
     return module
 

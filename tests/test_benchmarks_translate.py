@@ -1,20 +1,13 @@
 """The benchmark of translate runs, and prints seconds and memory for each number of files."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "translate.py"
-
 
 @pytest.mark.slow
-def test_it_runs(capsys):
-    spec = importlib.util.spec_from_file_location("translate", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(["--files", "1,2", "--shape", "80,96,12", "--steps", "1"])
+def test_it_runs(capsys, benchmark_named):
+    benchmark_named("translate").main(["--files", "1,2", "--shape", "80,96,12", "--steps", "1"])
     said = capsys.readouterr().out
     found = re.findall(
         r"(\d) pair.s.: +[\d.]+ s by the clock .*, +([\d.]+) s of processor, .* at most +(\d+) MiB", said

@@ -178,6 +178,7 @@ def test_a_weaker_network_is_trained_first(polydigits_run, copy_of):
         model.sample(2).latents.shared, mandorla.load(polydigits_run).sample(2).latents.shared, rtol=0, atol=0
     )
     assert not torch.equal(model.sample(2).latents.shared, led)
+    assert model.hashes != mandorla.load(polydigits_run).hashes, "what was made by two networks was not made by one"
     shutil.rmtree(run / "diffusion" / "weak")
     with pytest.raises(MandorlaError, match="weak/weights.safetensors is missing"):
         mandorla.load(run).sample(2)

@@ -361,8 +361,8 @@ def test_input_that_does_not_fit_is_refused_and_nothing_is_written(model, t1, tm
 
 
 def test_translate_refuses_names_that_the_model_lacks(model, t1, tmp_path):
-    with pytest.raises(MandorlaError, match=r"unknown modality 't3', did you mean 't2'\?; this model has t1, t2, v"):
-        translate(model, t1, tmp_path / "out", wanted=("t3",))
+    with pytest.raises(MandorlaError, match=r"unknown modality 't22', did you mean 't2'\?; this model has t1, t2, v"):
+        translate(model, t1, tmp_path / "out", wanted=("t22",))
     with pytest.raises(MandorlaError, match="t1: no such folder; several given"):
         translate(model, t1, tmp_path / "out", given=("t1", "t2"))
     with pytest.raises(MandorlaError, match=r"a.png: shape \(1, 1, 6, 8\), expected \(N, 2\)"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -11,6 +12,7 @@ from tiny import interrupted, tiny_recipe
 
 import mandorla.track as track
 from mandorla.cli import main
+from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
 from mandorla.vae.training import fit_vae, load_data, train_vae
 
@@ -97,6 +99,16 @@ def test_every_tracker_gets_the_figures_of_the_log(tmp_path, stand_ins):
     assert ("param", "r1", "vae.training.steps", "6") in stand_ins.mlflow and stand_ins.mlflow[-1] == ("end", "r1")
     assert list((tmp_path / "run" / "vae" / "tensorboard").iterdir())
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true" and os.environ["WANDB_ERROR_REPORTING"] == "false"
+
+
+def test_the_weaker_network_of_stage_2_is_named_as_it_lies(polydigits_run, copy_of, stand_ins):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(tiny_recipe(run, "polydigits", "diffusion.weak_share=0.5", "track=[wandb]"))
+    begun = [settings for entry, settings, *_ in (e for e in stand_ins.wandb if e[0] == "init")]
+    assert [settings["name"] for settings in begun] == [f"{run.name}/diffusion/weak", f"{run.name}/diffusion"]
+    for settings in begun:
+        assert settings["group"] == run.name and settings["config"]["diffusion.training.steps"] == 6
 
 
 def test_only_who_asks_for_it_sends_anything(tmp_path, stand_ins, monkeypatch):

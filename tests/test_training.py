@@ -55,6 +55,7 @@ def train(folder: Path, module: nn.Module | None = None, *, bad_step: int = -1, 
         picture=lambda trained: b"picture",
         export=lambda trained: trained.state_dict(),
         title="test",
+        key="test.training",
     )
     return module
 
@@ -177,6 +178,7 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
         picture=lambda m: None,
         export=lambda m: m.state_dict(),
         title="test",
+        key="test.training",
     )
     assert saved == ["weights.safetensors"] * 2 + ["last.safetensors"]
 
@@ -184,7 +186,7 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bad_step", [0, 5, 11])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, bad_step):
     with pytest.raises(
-        MandorlaError, match=f"at step {bad_step + 1} .batch: training samples .* lower .*training.learning_rate"
+        MandorlaError, match=f"at step {bad_step + 1} .batch: training samples .* lower test.training.learning_rate"
     ):
         train(tmp_path, bad_step=bad_step)
     state = tmp_path / "last.safetensors"
@@ -302,8 +304,8 @@ def raise_(error: Exception):
 def test_a_lack_of_memory_names_the_key_to_lower(tmp_path, fail):
     module = network()
     module.register_forward_pre_hook(lambda m, _: fail())
-    with pytest.raises(MandorlaError, match=r"step 1: lower vae.training.batch_size \(now 8\)"):
-        train(tmp_path / "vae", module)
+    with pytest.raises(MandorlaError, match=r"step 1: lower test.training.batch_size \(now 8\)"):
+        train(tmp_path, module)
 
 
 def test_other_failures_stay_what_they_are(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mandorla.config import dump_brief
+from mandorla.config import CONFIG, dump_brief
 from mandorla.data.check import Facts, examine
 from mandorla.data.check_advice import LARGEST, Problem, advise, judge
 from mandorla.data.check_guess import TABLES, Guess, guess
@@ -19,7 +19,7 @@ from mandorla.data.check_page import Findings, print_page, render
 from mandorla.data.check_source import Stock, gather
 from mandorla.errors import MandorlaError
 from mandorla.imports import settle
-from mandorla.recipe import CONFIG, Recipe, read_recipe
+from mandorla.recipe import Recipe, read_recipe
 from mandorla.storage import write_text
 from mandorla.vae.model import check_names
 

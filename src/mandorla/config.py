@@ -69,6 +69,7 @@ class Relative:
 AnySettings = TypeVar("AnySettings", bound=Settings)
 Keys = tuple[str | int, ...]
 COMMAND_LINE = "on the command line"
+CONFIG = "config.yaml"  # of a run folder
 
 
 def load_settings(

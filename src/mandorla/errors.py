@@ -5,6 +5,9 @@ line prints that line alone and exits with status 2; `--debug` shows the traceba
 the work goes on.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class MandorlaError(Exception):
     """Report a mistake in the user's files, settings or arguments."""
@@ -12,3 +15,9 @@ class MandorlaError(Exception):
 
 class MandorlaWarning(UserWarning):
     """Report what may be a mistake in the user's data."""
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return a hint at the one of `words` that is most like `word`, to go on with in a message; empty if none is."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -25,8 +25,8 @@ from mandorla.data.images import TIFF
 from mandorla.data.readers import library, split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
 from mandorla.diffusion.labels import Value
-from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, nearest, read_arrays, read_input
+from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
+from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_arrays, read_input
 from mandorla.model import Mandorla
 from mandorla.outputs import (
     arrays_in,
@@ -118,7 +118,7 @@ def translate(
     known = [modality.name for modality in model.modalities]
     for name in [*given, *wanted]:
         if name not in known:
-            raise MandorlaError(f"unknown modality {name!r}{nearest(name, known)}; this model has {listed(known)}")
+            raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
     path, part = split_place(str(source))

@@ -4,7 +4,6 @@ An *input* is one sample to be: a picture, a volume or a table per given modalit
 any number of them takes the memory of a few.
 """
 
-import difflib
 import re
 import warnings
 import zlib
@@ -23,7 +22,7 @@ from mandorla.data.pairing import Found
 from mandorla.data.readers import SUFFIXES, find, is_series, split_place, stem
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.stored import StoredConfig
-from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.model import Mandorla
 
 Arrays = dict[str, np.ndarray]
@@ -82,7 +81,7 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
                 return [Input(source.resolve().name, source.resolve().name, alone)]
             found = [path.name for path in source.iterdir() if path.is_dir()]
             raise MandorlaError(
-                f"{folder}: no such folder{nearest(name, found)}; several given modalities need one each"
+                f"{folder}: no such folder{did_you_mean(name, found)}; several given modalities need one each"
             )
         folder = folder if folder.is_dir() else source
         is_one = name in whole and is_series(folder)
@@ -179,12 +178,6 @@ def read_arrays(path: Path, modalities: Sequence[Modality], all_of_them: bool = 
     if all_of_them and (missing := [name for name in names if name not in x]):
         raise MandorlaError(f"{path}: no array for {listed(missing)}; add it, or leave it out of what is given")
     return x
-
-
-def nearest(name: str, names: Sequence[str] | Mapping) -> str:
-    """Return a hint at the one of `names` that is most like `name`; empty if none is."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def listed(names: Sequence[str] | Mapping) -> str:

@@ -6,7 +6,6 @@ are in the scale of stage 1; whitening happens inside. What is drawn for sample 
 many are drawn.
 """
 
-import difflib
 import math
 import os
 import warnings
@@ -29,7 +28,7 @@ from mandorla.diffusion.labels import Given, to_labels
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion, to_tensors
-from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.latents import SHARED, Components, Latents, Whitening
 from mandorla.nets.blocks import touched
 from mandorla.recipe import read_run
@@ -163,8 +162,7 @@ class Mandorla:
         known = {} if joint else {SHARED: shared.repeat_interleave(best_of, 0)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
         keys = [(first + i // best_of, i % best_of) if best_of > 1 else (first + i,) for i in range(count)]
-        asked = {name: z.repeat_interleave(best_of, 0) for name, z in self._asked(labels, num).items()}
-        latents = self._generate(known, wanted, keys, seed, steps, labels=asked)
+        latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, num, best_of))
         samples = Samples(self.decode(latents), latents)
         if best_of == 1:
             return samples
@@ -210,9 +208,8 @@ class Mandorla:
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
         count = len(next(iter(components.values()))) if components else 1
         components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
-        asked = {name: z.repeat_interleave(num, 0) for name, z in self._asked(labels, count).items()}
         keys = [(i, k) for i in range(count) for k in range(num)]
-        return self._generate(components, wanted, keys, seed, labels=asked)
+        return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
     def vary(self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0) -> Samples:
         """Return samples like those of `source`; the more unlike, the greater `strength` in [0, 1] (1: drawn anew).
@@ -328,8 +325,7 @@ class Mandorla:
         if keys is not None and len(keys) != count:
             raise MandorlaError(f"{len(keys)} keys for {count} samples: give one for each")
         keys = [(*key, draw) for key in keys or [(i,) for i in range(count)] for draw in range(num_samples)]
-        asked = {name: z.repeat_interleave(num_samples, 0) for name, z in self._asked(labels, count).items()}
-        latents = self._generate(known, wanted, keys, seed, steps, labels=asked)
+        latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, count, num_samples))
         decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
 
@@ -440,8 +436,10 @@ class Mandorla:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Return a hash of the weights of each stage, `vae` and `diffusion`: of what was made, the maker."""
-        diffusion = {name: z.cpu() for name, z in to_tensors(*self._stage_2).items()}
-        return {"vae": self.weights, "diffusion": hash_tensors(diffusion)}
+        tensors = to_tensors(*self._stage_2)
+        if self.diffusion.weak:
+            tensors |= {f"weak.{name}": z for name, z in self.diffusion.weak.state_dict().items()}
+        return {"vae": self.weights, "diffusion": hash_tensors({name: z.cpu() for name, z in tensors.items()})}
 
     @property
     def diffusion(self) -> Diffusion:
@@ -542,11 +540,10 @@ class Mandorla:
             parts.append(Latents(here.shared, moved if residual else whitening.colour(moved), residual))
         return _cat(parts)
 
-    def _asked(self, labels: Given | None, num: int) -> Components:
-        """Return the labels of `num` samples, on the model's device, as stage 2 takes them."""
-        if not labels:
-            return {}
-        return {name: z.to(self.device) for name, z in to_labels(labels, self.diffusion.labels, num).items()}
+    def _asked(self, labels: Given | None, num: int, times: int = 1) -> Components:
+        """Return the labels of `num` samples, each `times` times, on the model's device, as stage 2 takes them."""
+        known = to_labels(labels, self.diffusion.labels, num) if labels else {}
+        return {name: z.repeat_interleave(times, 0).to(self.device) for name, z in known.items()}
 
     def _shared_of_training(self, first: int, num: int, seed: int) -> Tensor:
         parts, _ = open_latents(self.run)
@@ -575,8 +572,7 @@ class Mandorla:
             raise MandorlaError(f"expected names of modalities, such as {list(known[:1])}, not a {_kind(names)}")
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f", did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(str(name), known)
                 raise MandorlaError(f"unknown modality {name!r}{hint}; this model has {', '.join(known)}")
         return list(names)
 

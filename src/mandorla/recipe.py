@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mandorla.config import COMMAND_LINE, Relative, Settings, differences, dump, load_settings, read_yaml
+from mandorla.config import COMMAND_LINE, CONFIG, Relative, Settings, differences, dump, load_settings, read_yaml
 from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.data.root import VARIABLE, RootedConfig
@@ -29,7 +29,6 @@ from mandorla.training import STATE, WEIGHTS, TrainerConfig, TrainingConfig
 from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion"]
-CONFIG = "config.yaml"
 SHIPPED = Path(__file__).parent / "recipes"
 HOW_READ = {"root", "cache", "workers"}  # keys of data: where its files lie and how they are read, not what they hold
 

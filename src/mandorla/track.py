@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from mandorla.config import read_yaml
+from mandorla.config import CONFIG, read_yaml
 from mandorla.errors import MandorlaError
 from mandorla.storage import write_text
 
@@ -80,15 +80,15 @@ class WeightsAndBiases(Tracker):
 
     def __init__(self, folder: Path, step: int):
         wandb = import_module("wandb")
-        run = folder.parent.name
+        run = _run_of(folder)
         self.run = wandb.init(
             project=PROJECT,
             dir=str(folder),
             id=_remembered(folder / "wandb-id", lambda: secrets.token_hex(4)),
-            name=f"{run}/{folder.name}",
-            group=run,
+            name=_title(folder),
+            group=run.name,
             resume="allow",
-            config=_settings(folder.parent),
+            config=_settings(run),
             settings=wandb.Settings(console="off", disable_git=True, save_code=False, x_disable_meta=True),
         )
 
@@ -111,8 +111,8 @@ class MLflow(Tracker):
         def begin() -> str:
             experiment = self.client.get_experiment_by_name(PROJECT)
             number = experiment.experiment_id if experiment else self.client.create_experiment(PROJECT)
-            run = self.client.create_run(number, run_name=f"{folder.parent.name}/{folder.name}").info.run_id
-            settings = _settings(folder.parent).items()
+            run = self.client.create_run(number, run_name=_title(folder)).info.run_id
+            settings = _settings(_run_of(folder)).items()
             self.client.log_batch(run, params=[mlflow.entities.Param(key, str(value)) for key, value in settings])
             return run
 
@@ -133,9 +133,19 @@ _TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
 }
 
 
+def _run_of(folder: Path) -> Path:
+    """Return the run folder that a training's `folder` lies in."""
+    return next((above for above in folder.parents if (above / CONFIG).is_file()), folder.parent)
+
+
+def _title(folder: Path) -> str:
+    """Return the name of a run and of what is trained in it, such as `lgg/vae`."""
+    return folder.relative_to(_run_of(folder).parent).as_posix()
+
+
 def _settings(run: Path) -> dict[str, object]:
     """Return the settings of a run, `vae.training.steps` and so on; none of a folder that has none."""
-    tree, flat = read_yaml(run / "config.yaml")[0] if (run / "config.yaml").is_file() else {}, {}
+    tree, flat = read_yaml(run / CONFIG)[0] if (run / CONFIG).is_file() else {}, {}
     waiting = list(tree.items())
     for key, value in waiting:
         if isinstance(value, dict):

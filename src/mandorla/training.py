@@ -104,6 +104,7 @@ def fit(
     picture: Callable[[nn.Module], bytes | None],
     export: Callable[[nn.Module], dict[str, Tensor]],
     title: str,
+    key: str,
     track: Sequence[Name] = ("tensorboard",),
     sharded: Callable[[nn.Module], Iterable[nn.Module]] | None = None,
 ) -> None:
@@ -114,6 +115,7 @@ def fit(
     - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module)` gives a PNG
     - `export(module)` names the tensors that belong to the model; those of the best validation become
       `weights.safetensors`
+    - `title` and `key` name the training and its settings, such as `vae.training`, in messages
     - `track` names the trackers that the figures go to
     - `sharded(module)` names parts whose weights the processes divide among them (FSDP), inner ones first; without it
       each process has all weights (DDP)
@@ -121,7 +123,7 @@ def fit(
     Processes that work together call all of these together, each with the indices of the whole batch. Control-C saves
     the state after the current step. Raises MandorlaError if the loss stops being finite, or memory does not suffice.
     """
-    training = _Training(module, config, folder, seed, num_samples, title, sharded)
+    training = _Training(module, config, folder, seed, num_samples, title, key, sharded)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():
             raise MandorlaError(
@@ -186,11 +188,12 @@ class _Training:
         seed: int,
         num_samples: int,
         title: str,
+        key: str,
         sharded: Callable[[nn.Module], Iterable[nn.Module]] | None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.module, self.config, self.folder, self.seed, self.title = module, config, folder, seed, title
-        self.num_samples = num_samples
+        self.module, self.config, self.folder, self.seed = module, config, folder, seed
+        self.num_samples, self.title, self.key = num_samples, title, key
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
         moments, self.step, self.best, self.waiting = _restore(folder, module, self.average)
@@ -231,13 +234,13 @@ class _Training:
         """Raise MandorlaError if a term since the last line of figures is not finite."""
         if (ago := self.log.not_finite_since()) is None:
             return
-        step, where = self.step - ago, self.folder.name
+        step = self.step - ago
         rows = batch_indices(self.seed, step - 1, self.config.batch_size, self.num_samples)
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
         raise MandorlaError(
             f"the loss of {self.title} is not finite at step {step} (batch: training samples {shown}, counted from 0):"
-            f" lower {where}.training.learning_rate (now {self.config.learning_rate:g}) or set"
-            f" {where}.training.precision to fp32; {self.folder} keeps the last good state"
+            f" lower {self.key}.learning_rate (now {self.config.learning_rate:g}) or set"
+            f" {self.key}.precision to fp32; {self.folder} keeps the last good state"
         )
 
     def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> dict[str, float]:
@@ -374,9 +377,7 @@ def _divided(
     mesh = init_device_mesh(next(module.parameters()).device.type, (world(),))
     for network in (module, average):
         for part in sharded(network):
-            fully_shard(
-                part, mesh=mesh, reshard_after_forward=True
-            )  # else an average that is only looked at stays whole
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)  # False: what is only looked at stays whole
     return module
 
 
@@ -503,7 +504,7 @@ def _memory_named(training: _Training) -> Iterator[None]:
             raise
         raise MandorlaError(
             f"not enough memory for {training.title}, step {training.step + 1}: lower"
-            f" {training.folder.name}.training.batch_size (now {training.config.batch_size}) or"
+            f" {training.key}.batch_size (now {training.config.batch_size}) or"
             f" data.size, and choose another run folder or delete {training.folder}"
         ) from error
 

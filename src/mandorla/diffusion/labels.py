@@ -5,7 +5,6 @@ for what is not known: in training for samples without the label and for half of
 serve with it and without.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from mandorla.data.dataset import Dataset, Splits
 from mandorla.data.stored import StoredDataset
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, did_you_mean
 from mandorla.latents import Components
 
 Value = str | float
@@ -59,8 +58,7 @@ class LabelScale:
             return number
         name = str(value).lower() if isinstance(value, bool) else str(value)
         if name not in self.classes:
-            near = difflib.get_close_matches(name, self.classes, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, self.classes)
             raise MandorlaError(f"label {label!r} has no class {name!r}{hint}; it has {', '.join(self.classes)}")
         return float(self.classes.index(name))
 

@@ -1,5 +1,6 @@
 """Stage 2 in a run folder: weights with the whitening statistics, and which stage 1 and data they were trained on."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,19 +61,17 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
     labels = of_json(read_json(run / FOLDER / DESCRIPTION, "vae_weights").get("labels", {}))
     diffusion = Diffusion(read_run(run).diffusion, layout, labels)
     try:
-        diffusion.load_state_dict(_weights(tensors))
+        diffusion.network.load_state_dict(_part(tensors, _NETWORK))
         if diffusion.config.weak_share:
             weak, _ = load_tensors(run / FOLDER / WEAK / WEIGHTS)
-            other = Diffusion(diffusion.config, layout, labels)
-            other.load_state_dict(_weights(weak))
-            diffusion.weak = other.network
+            diffusion.weak = copy.deepcopy(diffusion.network)
+            diffusion.weak.load_state_dict(_part(weak, _NETWORK))
     except RuntimeError as error:
         raise MandorlaError(
             f"{run / FOLDER} does not fit diffusion in {run_config(run)}: train stage 2 again"
         ) from error
-    statistics = {name.removeprefix(_WHITENING): z for name, z in tensors.items() if name.startswith(_WHITENING)}
-    return diffusion.requires_grad_(False).eval(), Whitening.of_tensors(statistics)
+    return diffusion.requires_grad_(False).eval(), Whitening.of_tensors(_part(tensors, _WHITENING))
 
 
-def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: z for name, z in tensors.items() if name.startswith(_NETWORK)}
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): z for name, z in tensors.items() if name.startswith(prefix)}

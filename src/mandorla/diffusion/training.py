@@ -99,6 +99,7 @@ def train_diffusion(recipe: Recipe) -> None:
             picture=picture,
             export=lambda trained: to_tensors(trained, whitening),
             title=title,
+            key="diffusion.training",
             track=recipe.track,
             sharded=_parts if recipe.trainer.strategy == "fsdp" else None,
         )

@@ -77,6 +77,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         picture=picture,
         export=lambda trained: trained.vae.state_dict(),
         title="stage 1 (vae)",
+        key="vae.training",
         track=recipe.track,
     )
     return splits
