@@ -12,6 +12,7 @@ CHAPTERS = {
     "data": ("Data", ["data/*"]),
     "stage-1": ("Stage 1", ["vae/*", "trials"]),
     "stage-2": ("Stage 2", ["diffusion/*"]),
+    "refiner": ("The refiner", ["refiner/*"]),
     "training": (
         "Training and run folders",
         ["training", "track", "recipe", "config", "storage", "environment", "imports"],

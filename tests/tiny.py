@@ -19,9 +19,11 @@ _SIZES = [
     "vae.loss.agreement_first=0.3",
     "diffusion.network={width: 16, depth: 1, heads: 2, patch: 2}",
     "diffusion.sampling.steps=3",
+    "refiner.network={channels: [8, 8], embedding: 8}",
+    "refiner.steps=2",
     *(
         f"{stage}.training.{key}"
-        for stage in ("vae", "diffusion")
+        for stage in ("vae", "diffusion", "refiner")
         for key in ("steps=6", "batch_size=16", "checkpoint_every=2", "validate_every=3", "picture_every=6")
     ),
 ]

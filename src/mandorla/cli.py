@@ -22,7 +22,7 @@ from mandorla.processes import joined, speaks, start, starts, together
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 train = typer.Typer(no_args_is_help=True)
-app.add_typer(train, name="train", help="Train stage 1 (`vae`) or stage 2 (`diffusion`).")
+app.add_typer(train, name="train", help="Train stage 1 (`vae`), stage 2 (`diffusion`), or the `refiner`.")
 data = typer.Typer(no_args_is_help=True)
 app.add_typer(data, name="data", help="Look at data before a training; pack them.")
 
@@ -51,6 +51,7 @@ Labels = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by default the recipe's.")]
 Part = Literal["polydigits", "phantom", "both"]
+Stage = Literal["vae", "diffusion", "refiner"]
 Format = Literal["nifti", "png", "npz"]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
 
@@ -204,6 +205,21 @@ def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRu
     _use_idle_cores()
     train_diffusion(recipe)
     print(f"stage 2 (diffusion) is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
+
+
+@train.command("refiner")
+def train_refiner(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
+    """Train what adds the detail to images that stage 1 leaves out; every image that is made has it from then on."""
+    recipe = _read_recipe(settings, run, "refiner")
+    if dry_run:
+        return _print_yaml(recipe)
+    if starts(recipe.trainer):
+        sys.exit(start(recipe.trainer, _train_again("refiner", settings, run)))
+    from mandorla.refiner.training import train_refiner
+
+    _use_idle_cores()
+    train_refiner(recipe)
+    print(f"the refiner is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
 
 
 @data.command("check")
@@ -432,7 +448,7 @@ def config(
             console.print(Padding(Text(row.meaning), (0, 0, 0, 4), expand=False))
 
 
-def _read_recipe(settings: list[str] | None, run: Path | None, stage: Literal["vae", "diffusion"] | None = None):
+def _read_recipe(settings: list[str] | None, run: Path | None, stage: Stage | None = None):
     """Return the recipe that `[RECIPE] [KEY.SUB=VALUE]...` names; `stage` is what it is read for."""
     from mandorla.recipe import read_recipe
 
@@ -445,7 +461,7 @@ def _read_recipe(settings: list[str] | None, run: Path | None, stage: Literal["v
     return read_recipe(sources[0] if sources else "", overrides, stage)
 
 
-def _train_again(stage: Literal["vae", "diffusion"], settings: list[str] | None, run: Path | None) -> list[str]:
+def _train_again(stage: Stage, settings: list[str] | None, run: Path | None) -> list[str]:
     return ["train", stage, *(settings or []), *(["--run", str(run)] if run else [])]
 
 

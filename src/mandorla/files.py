@@ -367,7 +367,8 @@ def _progress(num: int) -> Iterator[Callable[[float], None]]:
 def _sampling(model: Mandorla, steps: int | None) -> dict[str, object]:
     """Return what decides how samples are drawn, but the seed."""
     sampling = model.sampling if steps is None else model.sampling.model_copy(update={"steps": steps})
-    return sampling.model_dump(mode="json", exclude={"residual_steps"})
+    refined = {"refiner_steps": model.recipe.refiner.steps} if model.refiner else {}
+    return sampling.model_dump(mode="json", exclude={"residual_steps"}) | refined
 
 
 def _read_sample(model: Mandorla, text: str) -> Arrays:

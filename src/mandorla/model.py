@@ -29,9 +29,11 @@ from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
-from mandorla.latents import SHARED, Components, Latents, Whitening
+from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.nets.blocks import touched
 from mandorla.recipe import read_run
+from mandorla.refiner.model import Refiner
+from mandorla.refiner.store import load_refiner
 from mandorla.training import choose_device
 from mandorla.vae.latent_cache import encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
@@ -40,6 +42,7 @@ from mandorla.vae.store import hash_tensors, load_vae
 Data = Mapping[str, Tensor | np.ndarray]
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
+_DETAIL = 2**32 - 1  # ends the keys of a refiner's noise, and no others
 _CHUNK = 256  # samples that go through a network at once, at most
 _VALUES = 2**21  # and their values, about: what does not fit into a processor's cache takes half as long again
 
@@ -121,18 +124,26 @@ class Mandorla:
         return self.to_residual(_cat(parts)) if residual else _cat(parts)
 
     @torch.no_grad()
-    def decode(self, latents: Latents) -> dict[str, Tensor]:
-        """Return every modality whose private part is in `latents`, clipped to [0, 1]."""
+    def decode(
+        self,
+        latents: Latents,
+        seed: int = 0,
+        keys: Sequence[tuple[int, ...]] | None = None,
+        refined: bool = True,
+    ) -> dict[str, Tensor]:
+        """Return every modality whose private part is in `latents`, clipped to [0, 1].
+
+        Where the run has a refiner, images have the detail that it draws, unless they shall not be `refined`. That of
+        sample i depends on (seed, *keys[i]) beside its latents; `keys` are numbers from 0, by default (i,).
+        """
         if not isinstance(latents, Latents):
             raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {_kind(latents)}")
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
-        decoded = {
-            name: [self.vae.decode(name, latents.shared[rows], u[rows]) for rows in self._chunks(len(u))]
-            for name, u in latents.private.items()
-        }
-        return {name: torch.cat(parts).clamp(0, 1) for name, parts in decoded.items()}
+        keys = _keys_of(len(latents), keys)
+        parts = [self._decoded(latents[rows], seed, keys[rows], refined) for rows in self._chunks(len(latents))]
+        return {name: torch.cat([part[name] for part in parts]) for name in latents.private}
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
@@ -163,7 +174,7 @@ class Mandorla:
         wanted = [name for name in self.vae.layout.shapes if name not in known]
         keys = [(first + i // best_of, i % best_of) if best_of > 1 else (first + i,) for i in range(count)]
         latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, num, best_of))
-        samples = Samples(self.decode(latents), latents)
+        samples = Samples(self.decode(latents, seed, keys), latents)
         if best_of == 1:
             return samples
         best = self.consistency(samples).view(num, best_of).argmax(1).cpu()
@@ -224,7 +235,7 @@ class Mandorla:
         begin = {name: latents.components[name] for name in names}
         keys = [(index,) for index in range(len(latents))]
         drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength)
-        return Samples(self.decode(drawn), drawn)
+        return Samples(self.decode(drawn, seed), drawn)
 
     def inpaint(
         self, source: Data | Latents, region: Tensor | np.ndarray, part: Part = "both", seed: int = 0
@@ -322,11 +333,10 @@ class Mandorla:
         encoded = self.encode(x).components
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         count = len(encoded[SHARED])
-        if keys is not None and len(keys) != count:
-            raise MandorlaError(f"{len(keys)} keys for {count} samples: give one for each")
-        keys = [(*key, draw) for key in keys or [(i,) for i in range(count)] for draw in range(num_samples)]
+        keys = [(*key, draw) for key in _keys_of(count, keys) for draw in range(num_samples)]
         latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, count, num_samples))
-        decoded = self.decode(Latents(latents.shared, {name: latents.private[name] for name in wanted}))
+        drawn = Latents(latents.shared, {name: latents.private[name] for name in wanted})
+        decoded = self.decode(drawn, seed, keys)
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
 
     def swap(
@@ -358,10 +368,8 @@ class Mandorla:
         _check_whole("num", num, 1)
         first, last = self._ends(a, b)
         weights = torch.linspace(0, 1, num).tolist()
-        decoded = self.decode(
-            _cat([_mixed(first, last, w * (part != "private"), w * (part != "shared")) for w in weights])
-        )
-        return {name: x.unflatten(0, (num, -1)) for name, x in decoded.items()}
+        frames = [_mixed(first, last, w * (part != "private"), w * (part != "shared")) for w in weights]
+        return self._decode_frames(frames)
 
     def mix(
         self, a: Data | Latents, b: Data | Latents, shared: float, private: float, residual: bool = False
@@ -403,7 +411,7 @@ class Mandorla:
             moved[:, channel] += move * std
             moved = to_sphere(moved) if component == SHARED else moved
             frames.append(replace(Latents.of(here.components | {component: moved}), residual=here.residual))
-        return {name: x.unflatten(0, (num, -1)) for name, x in self.decode(_cat(frames)).items()}
+        return self._decode_frames(frames)
 
     def to_residual(self, latents: Latents) -> Latents:
         """Return each private part as the noise from which stage 2 makes it, given the shared part (abduction).
@@ -435,11 +443,19 @@ class Mandorla:
 
     @cached_property
     def hashes(self) -> dict[str, str]:
-        """Return a hash of the weights of each stage, `vae` and `diffusion`: of what was made, the maker."""
+        """Return a hash of the weights of `vae`, `diffusion` and, if there is one, `refiner`: of images, the maker."""
         tensors = to_tensors(*self._stage_2)
         if self.diffusion.weak:
             tensors |= {f"weak.{name}": z for name, z in self.diffusion.weak.state_dict().items()}
-        return {"vae": self.weights, "diffusion": hash_tensors({name: z.cpu() for name, z in tensors.items()})}
+        made_by = {"diffusion": tensors} | ({"refiner": self.refiner.state_dict()} if self.refiner else {})
+        hashes = {name: hash_tensors({n: z.cpu() for n, z in of.items()}) for name, of in made_by.items()}
+        return {"vae": self.weights} | hashes
+
+    @cached_property
+    def refiner(self) -> Refiner | None:
+        """Return what adds detail to decoded images; None if the run has none."""
+        refiner = load_refiner(self.run, self.vae, self.weights)
+        return refiner and refiner.to(self.device)
 
     @property
     def diffusion(self) -> Diffusion:
@@ -513,6 +529,22 @@ class Mandorla:
                 drawn[SHARED] = to_sphere(drawn[SHARED])
             parts.append(Latents.of(here | drawn))
         return _cat(parts)
+
+    def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
+        """Return the modalities of few `latents`, as `decode` does."""
+        images, steps = {}, self.recipe.refiner.steps if refined and self.refiner else 0
+        for name, u in latents.private.items():
+            x = images[name] = self.vae.decode(name, latents.shared, u).clamp(0, 1)
+            if steps and name in self.refiner.names:
+                own = [(*key, self.refiner.names.index(name), _DETAIL) for key in keys]
+                noise = sample_noise(Layout({name: tuple(x.shape[1:])}), seed, own)[name].to(self.device)
+                images[name] = self.refiner.refine(name, latents, x, noise, steps).clamp(0, 1)
+        return images
+
+    def _decode_frames(self, frames: Sequence[Latents]) -> dict[str, Tensor]:
+        """Return the images of the same samples in each of `frames`, `(num, B, C, *size)`, with the same detail."""
+        decoded = self.decode(_cat(frames), keys=_keys_of(len(frames[0])) * len(frames))
+        return {name: x.unflatten(0, (len(frames), -1)) for name, x in decoded.items()}
 
     def _chunks(self, count: int) -> Iterator[slice]:
         return (slice(start, min(start + self.at_once, count)) for start in range(0, count, self.at_once))
@@ -634,6 +666,13 @@ class Mandorla:
             f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may mean"
             " nothing: check the units and range of the values"
         )
+
+
+def _keys_of(count: int, keys: Sequence[tuple[int, ...]] | None = None) -> list[tuple[int, ...]]:
+    """Return the keys of `count` samples, (i,) where none are given."""
+    if keys is not None and len(keys) != count:
+        raise MandorlaError(f"{len(keys)} keys for {count} samples: give one for each")
+    return [(i,) for i in range(count)] if keys is None else list(keys)
 
 
 def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:

@@ -23,12 +23,13 @@ from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
+from mandorla.refiner.config import RefinerConfig
 from mandorla.storage import write_text
 from mandorla.track import Name, check_trackers
 from mandorla.training import STATE, WEIGHTS, TrainerConfig, TrainingConfig
 from mandorla.vae.config import VAEConfig
 
-Stage = Literal["vae", "diffusion"]
+Stage = Literal["vae", "diffusion", "refiner"]
 SHIPPED = Path(__file__).parent / "recipes"
 HOW_READ = {"root", "cache", "workers"}  # keys of data: where its files lie and how they are read, not what they hold
 
@@ -56,6 +57,8 @@ class Recipe(Settings):
     """stage 1"""
     diffusion: DiffusionConfig = DiffusionConfig()
     """stage 2"""
+    refiner: RefinerConfig = RefinerConfig()
+    """detail of images, if it is trained"""
     evaluate: EvaluateConfig = EvaluateConfig()
     """what is measured"""
 
@@ -137,14 +140,14 @@ def run_config(run: Path) -> Path:
 def claim_run(recipe: Recipe, stage: Stage) -> Path:
     """Write the resolved recipe into its run folder and return the folder.
 
-    A training changes what it uses, the device and the evaluation; the rest stays as it was. Stage 2 warns where the
-    recipe says anything else about stage 1 than what was trained. Raises MandorlaError if the run was begun with other
-    values and something was trained with those: two trainings do not share a folder.
+    A training changes what it uses, the device and the evaluation; the rest stays as it was. A training that
+    follows stage 1 warns where the recipe says anything else about it than what was trained. Raises MandorlaError if
+    the run was begun with other values and something was trained with those: two trainings do not share a folder.
     """
     run = Path(recipe.run)
     if (run / CONFIG).is_file():
         begun = _load_run(run)
-        for block in ("data", "vae", "diffusion", "seed"):
+        for block in dict.fromkeys((*_BLOCKS["vae"], *_BLOCKS[stage])):
             then, now = (_what_matters(getattr(each, block)) for each in (begun, recipe))
             if then == now or not _trained(run, block):
                 continue
@@ -154,8 +157,8 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
                     f"{difference}: choose another run folder, or delete {run / _OWNER.get(block, 'vae')} to train it"
                     " anew"
                 )
-            if stage == "diffusion":
-                warnings.warn(f"{difference}: stage 2 follows what was trained", MandorlaWarning, stacklevel=3)
+            if stage != "vae":
+                warnings.warn(f"{difference}: {_TITLE[stage]} follows what was trained", MandorlaWarning, stacklevel=3)
         kept = (*_BLOCKS[stage], *_ANY_TIME, *(("imports",) if stage == "vae" else ()))
         recipe = begun.model_copy(update={block: getattr(recipe, block) for block in kept})
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
@@ -169,9 +172,14 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     return run
 
 
-_BLOCKS = {"vae": ("data", "vae", "seed"), "diffusion": ("diffusion", "seed")}  # what a training depends on
+_BLOCKS = {  # what a training depends on
+    "vae": ("data", "vae", "seed"),
+    "diffusion": ("diffusion", "seed"),
+    "refiner": ("refiner", "seed"),
+}
+_TITLE = {"diffusion": "stage 2", "refiner": "the refiner"}
 _ANY_TIME = ("device", "trainer", "evaluate", "track")
-_OWNER = {"diffusion": "diffusion"}
+_OWNER = {"diffusion": "diffusion", "refiner": "refiner"}
 _ELSEWHERE = {
     "run": "is the folder that is given first",
     "seed": "was settled when the run was trained",
@@ -182,8 +190,9 @@ _ELSEWHERE = {
     "imports": "belongs to `mandorla train vae`",
     "vae": "belongs to `mandorla train vae`",
     "diffusion": "belongs to `mandorla train diffusion`",
+    "refiner": "belongs to `mandorla train refiner`",
 }
-_USED_BY = {"data": "vae", "vae": "vae", "imports": "vae", "diffusion": "diffusion"}
+_USED_BY = {"data": "vae", "vae": "vae", "imports": "vae", "diffusion": "diffusion", "refiner": "refiner"}
 
 
 def _load_run(run: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -216,10 +225,11 @@ def _what_matters(block):
     """
     if isinstance(block, RootedConfig):
         return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
-    if isinstance(block, VAEConfig | DiffusionConfig):
+    if isinstance(block, VAEConfig | DiffusionConfig | RefinerConfig):
         usual = TrainingConfig()
         often = {key: getattr(usual, key) for key in ("checkpoint_every", "picture_every")}
         block = block.model_copy(update={"training": block.training.model_copy(update=often)})
+    block = block.model_copy(update={"steps": 1}) if isinstance(block, RefinerConfig) else block
     return block.model_copy(update={"sampling": SamplingConfig()}) if isinstance(block, DiffusionConfig) else block
 
 

@@ -64,7 +64,7 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
     for start in range(0, len(s.test.indices), _CHUNK):
         batch = val.batch(s.test.indices[start : start + _CHUNK]).to(s.model.device)
         encoded = encode_batch(s.model.vae, batch.x, batch.present)
-        decoded = s.model.decode(encoded.latents)
+        decoded = s.model.decode(encoded.latents, refined=False)
         for name, rows in batch.present.items():
             rate = kl(encoded.latents.private[name][rows], encoded.std[name][rows].log())
             rates[name].append(rate.double().cpu().numpy())

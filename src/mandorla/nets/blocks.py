@@ -119,7 +119,7 @@ def trains_in_bf16(network: nn.Module) -> bool:
     return not (on_cpu and any(isinstance(layer, nn.Conv3d | nn.ConvTranspose3d) for layer in network.modules()))
 
 
-def _groups(channels: int) -> int:
+def num_groups(channels: int) -> int:
     """Return how many groups of channels are normalised together: eight, as far as each has two channels."""
     groups = math.gcd(8, channels)
     return groups if groups < channels else max(1, groups // 2)
@@ -132,7 +132,7 @@ class Residual(nn.Module):
         super().__init__()
         self.channels = channels
         self.layers = nn.Sequential(
-            nn.GroupNorm(_groups(channels), channels),
+            nn.GroupNorm(num_groups(channels), channels),
             nn.SiLU(),
             conv(dims, channels, channels, 3, padding=1),
             nn.SiLU(),

@@ -124,11 +124,13 @@ def explained_figures(subject: Subject) -> list[Record]:
         return []
     latents = s.model.encode(x)
     others = [torch.as_tensor(donors(num, s.seed + draw)) for draw in range(_DONORS)]
-    guesses = {
-        "shared alone": [s.model.swap(shared_from=latents, private_from=latents[donor]) for donor in others],
-        "private alone": [s.model.swap(shared_from=latents[donor], private_from=latents) for donor in others],
-        "both": [s.model.decode(latents)],
+    of_others = [latents[donor] for donor in others]
+    codes = {
+        "shared alone": [replace(other, shared=latents.shared) for other in of_others],
+        "private alone": [replace(latents, shared=other.shared) for other in of_others],
+        "both": [latents],
     }
+    guesses = {kind: [s.model.decode(z, refined=False) for z in each] for kind, each in codes.items()}
     share = {
         kind: {name: _explained(z, torch.stack([each[name] for each in made])) for name, z in x.items()}
         for kind, made in guesses.items()

@@ -195,7 +195,7 @@ class Subject:
     @cached_property
     def reconstructions(self) -> Images:
         """Return `translated`, encoded and decoded."""
-        return self.model.decode(self.model.encode(self.translated.x, self.translated.present))
+        return self.model.decode(self.model.encode(self.translated.x, self.translated.present), refined=False)
 
     @cached_property
     def audit(self) -> Audit | None:

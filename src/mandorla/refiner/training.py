@@ -1,0 +1,101 @@
+"""Train the refiner on the images of a run and what its stage 1 decodes of their latents."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mandorla.data import follow_record, load_data
+from mandorla.data.dataset import Batch, on_device
+from mandorla.errors import MandorlaError
+from mandorla.latents import Components, Latents
+from mandorla.parallel import in_turn, share
+from mandorla.pictures import grid
+from mandorla.processes import expect
+from mandorla.recipe import Recipe, claim_run, read_run, run_config
+from mandorla.refiner.model import Refiner
+from mandorla.refiner.store import FOLDER, belongs_to, write_description
+from mandorla.training import choose_device, fit
+from mandorla.vae.latent_cache import Encoded, open_latents
+from mandorla.vae.store import load_vae
+
+_MEASURED = 512  # samples that the size of the detail is measured on, and that a validation looks at
+_LEAST = 1e-6  # size of a detail
+
+
+def train_refiner(recipe: Recipe) -> None:
+    """Train (or go on training) the refiner of `recipe` in a run whose stage 1 is trained.
+
+    Raises MandorlaError if there is no stage 1, its latents do not match its weights, or no modality has pixels.
+    """
+    run = Path(recipe.run)
+    expect(recipe.trainer)
+    run_config(run)
+    parts, _ = open_latents(run)
+    vae, vae_weights = load_vae(run)
+    if belongs_to(run) not in (None, vae_weights):
+        raise MandorlaError(f"{run / FOLDER} was trained for another stage 1: delete it to train one for the present")
+    begun = read_run(run)
+    data = follow_record(run, load_data(begun.data, begun.seed))
+    device, seed = choose_device(recipe.device), recipe.seed
+    torch.manual_seed(seed)
+    refiner, vae = Refiner(recipe.refiner, vae.modalities, vae.layout).to(device), vae.to(device)
+    if not refiner.names:
+        raise MandorlaError(f"{run}: no modality has pixels, so there is no detail to learn: leave the refiner out")
+    with in_turn():
+        run = claim_run(recipe, "refiner")
+        (run / FOLDER).mkdir(exist_ok=True)
+        write_description(run, vae_weights)
+    images = {"train": on_device(data.train, device), "val": data.val}
+
+    def fetch(part: str, indices: np.ndarray) -> tuple[Batch, Encoded]:
+        return images[part].batch(indices).to(device), parts[part].batch(indices)
+
+    @torch.no_grad()
+    def decode(encoded: Encoded) -> tuple[Latents, Components]:
+        """Return latents drawn from their posteriors, as stage 2 learns them, and what stage 1 decodes of them."""
+        z = Latents.of(encoded.draw()).to(device)
+        return z, {name: vae.decode(name, z.shared, z.private[name]).clamp(0, 1) for name in refiner.names}
+
+    def loss(module: nn.Module, batch: tuple[Batch, Encoded], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        shown, (latents, decoded) = batch[0], decode(batch[1])
+        own = share(len(latents))
+        x, decoded, present = ({name: z[own] for name, z in part.items()} for part in (shown.x, decoded, shown.present))
+        total, per_modality = module(x, latents[own], decoded, present)
+        return total, per_modality | {"loss": total.detach()}
+
+    def few(part: str, num: int) -> tuple[Batch, Encoded]:
+        return fetch(part, np.linspace(0, len(parts[part]) - 1, min(num, len(parts[part]))).astype(int))
+
+    shown, encoded = few("train", _MEASURED)
+    for place, (name, decoded) in enumerate(decode(encoded)[1].items()):
+        rows = shown.present[name]
+        refiner.scale[place] = (shown.x[name] - decoded)[rows].std().clamp_min(_LEAST) if rows.any() else 1.0
+    check, pictured = few("val", _MEASURED), few("val", 8)
+
+    def picture(trained: Refiner) -> bytes | None:
+        (shown, encoded), rows, titles = pictured, [], []
+        latents, decoded = decode(encoded)
+        for name, x in decoded.items():
+            if x.ndim in (4, 5):
+                refined = trained.refine(name, latents, x, torch.randn_like(x), recipe.refiner.steps or 1)
+                rows += [shown.x[name], x, refined.clamp(0, 1)]
+                titles += [name, "decoded", "refined"]
+        return grid(rows, titles) if rows else None
+
+    fit(
+        refiner,
+        recipe.refiner.training,
+        run / FOLDER,
+        seed=seed,
+        num_samples=len(parts["train"]),
+        fetch=lambda indices, step: fetch("train", indices),
+        loss=loss,
+        validate=lambda trained: {name: float(value) for name, value in loss(trained, check, 1.0)[1].items()},
+        picture=picture,
+        export=lambda trained: trained.state_dict(),
+        title="refiner",
+        key="refiner.training",
+        track=recipe.track,
+    )

@@ -1,0 +1,211 @@
+"""The refiner: its flow is right where the answer is known, what is missing counts nothing, images get its detail."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny import interrupted, same_training, signals_recipe, tiny_recipe
+
+import mandorla
+from mandorla.cli import main
+from mandorla.data.dataset import Modality
+from mandorla.errors import MandorlaError
+from mandorla.latents import SHARED, Latents, Layout
+from mandorla.nets.unet import UNetConfig
+from mandorla.refiner.config import RefinerConfig
+from mandorla.refiner.model import Refiner
+from mandorla.refiner.training import train_refiner
+
+MODALITIES = (Modality("a", 1, (6, 5)), Modality("b", 2, (7,)), Modality("table", 3, ()))
+LAYOUT = Layout({SHARED: (3,), "a": (2, 3, 3), "b": (4,), "table": (2,)})
+
+
+def small() -> Refiner:
+    return Refiner(RefinerConfig(network=UNetConfig(channels=(4, 4), embedding=8)), MODALITIES, LAYOUT)
+
+
+def batch(num: int):
+    x = {m.name: torch.rand(num, *m.shape) for m in MODALITIES}
+    latents = Latents.of({name: torch.randn(num, *shape) for name, shape in LAYOUT.shapes.items()})
+    return x, latents, {name: torch.rand_like(z) for name, z in x.items()}
+
+
+class GaussianDetail(torch.nn.Module):
+    """The exact velocity of detail that is N(mean, std^2) in every pixel: E[x_1 - x_0 | x_t]."""
+
+    mean, std = 0.7, 0.5
+
+    def forward(self, x, times, vector):
+        t, x = times.view(-1, 1, 1, 1), x[:, :1]
+        slope = (t * self.std**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * self.std**2)
+        return self.mean + slope * (x - t * self.mean)
+
+
+def test_detail_is_drawn_from_what_the_velocity_says():
+    refiner = small()
+    refiner.networks[0], refiner.scale[0] = GaussianDetail(), 0.1
+    _, latents, _ = batch(400)
+    decoded = torch.full((400, 1, 6, 5), 0.5)
+    x = refiner.refine("a", latents, decoded, torch.randn(400, 1, 6, 5), 40)
+    assert x.mean().item() == pytest.approx(0.5 + 0.1 * GaussianDetail.mean, abs=3 * 0.1 * 0.5 / 12_000**0.5)
+    assert x.std().item() == pytest.approx(0.1 * GaussianDetail.std, rel=0.03)
+    flat = x.flatten(1) - x.mean()
+    assert (flat[:, 0] * flat[:, 1]).mean().abs() < 4 * 0.05**2 / 400**0.5, "pixels stay independent"
+
+
+def test_the_loss_is_least_where_the_velocity_is_right(monkeypatch):
+    """Of Gaussian detail: the exact velocity beats one of another mean, spread, or time."""
+    torch.manual_seed(0)
+    refiner = small()
+    refiner.names, refiner.scale[0] = ["a"], 0.1
+    decoded = {"a": torch.rand(20_000, 1, 6, 5)}
+    x = {"a": decoded["a"] + 0.1 * (GaussianDetail.mean + GaussianDetail.std * torch.randn(20_000, 1, 6, 5))}
+    latents = Latents(torch.zeros(20_000, 3), {"a": torch.zeros(20_000, 2, 3, 3)})
+
+    def loss() -> float:
+        torch.manual_seed(1)
+        return refiner.loss(x, latents, decoded, {"a": torch.ones(20_000, dtype=torch.bool)})[0].item()
+
+    refiner.networks[0] = GaussianDetail()
+    exact = loss()
+    for change in ({"mean": 0.6}, {"std": 0.6}):
+        refiner.networks[0] = GaussianDetail()
+        for name, value in change.items():
+            setattr(refiner.networks[0], name, value)
+        assert loss() > exact + 1e-3
+    refiner.networks[0] = GaussianDetail()
+    monkeypatch.setattr(GaussianDetail, "forward", lambda self, x, times, vector: x[:, :1])
+    assert loss() > exact + 0.1
+
+
+def test_what_is_missing_counts_nothing():
+    refiner, (x, latents, decoded) = small(), batch(6)
+    for parameter in refiner.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    present = {name: torch.ones(6, dtype=torch.bool) for name in x}
+    present["b"] = torch.tensor([True, False, True, True, False, True])
+
+    def loss(x):
+        torch.manual_seed(0)
+        return refiner.loss(x, latents, decoded, present)
+
+    total, each = loss(x)
+    assert set(each) == {"a", "b"}, "a table has no pixels"
+    torch.testing.assert_close(total, (each["a"] + each["b"]) / 2)
+    assert torch.equal(loss(x | {"b": torch.where(present["b"].view(-1, 1, 1), x["b"], 9.0)})[0], total)
+    assert not torch.equal(loss(x | {"b": x["b"] + 0.1})[0], total)
+    present["b"][:] = False
+    total, each = loss(x)
+    assert set(each) == {"a"} and total.isfinite()
+    total.backward()
+
+
+@pytest.fixture(scope="module")
+def refined(polydigits_run, tmp_path_factory):
+    """Return a run of three images with a refiner."""
+    run = tmp_path_factory.mktemp("refined") / "run"
+    shutil.copytree(polydigits_run, run)
+    train_refiner(tiny_recipe(run))
+    return run
+
+
+def scaled(model, by: float = 100.0):
+    """Make the detail of a model that has hardly been trained large enough to be seen."""
+    for network in model.refiner.networks:
+        torch.nn.init.normal_(network.write.weight, std=0.1)
+    model.refiner.scale *= by
+    return model
+
+
+def test_images_get_detail_and_reconstructions_may_do_without(refined, polydigits_run):
+    torch.manual_seed(0)
+    plain, model = mandorla.load(polydigits_run), mandorla.load(refined)
+    assert plain.refiner is None
+    assert model.hashes.items() > plain.hashes.items() and "refiner" in model.hashes
+    z = model.encode(model.data().test.batch(np.arange(5)).x)
+    for name, x in plain.decode(z).items():
+        assert torch.equal(model.decode(z, refined=False)[name], x)
+        assert not torch.equal(model.decode(z)[name], x)
+        assert model.decode(z)[name].min() >= 0 and model.decode(z)[name].max() <= 1
+    assert torch.equal(plain.sample(3).latents.shared, model.sample(3).latents.shared), "latents are what they were"
+
+
+def test_detail_depends_on_seed_and_sample_alone(refined):
+    torch.manual_seed(0)
+    model = scaled(mandorla.load(refined))
+    many, few = model.sample(5, seed=3).x["view1"], model.sample(2, seed=3, first=2).x["view1"]
+    torch.testing.assert_close(many[2:4], few)
+    assert not torch.allclose(model.decode(z := model.sample(5, seed=3).latents, seed=4)["view1"], many)
+    torch.testing.assert_close(model.decode(z, seed=3)["view1"], many)
+    torch.testing.assert_close(model.decode(z[1:], seed=3, keys=[(k,) for k in range(1, 5)])["view1"], many[1:])
+    alone = model.decode(Latents(z.shared, {"view1": z.private["view1"]}), seed=3)["view1"]
+    torch.testing.assert_close(alone, many, msg="whatever else is decoded")
+    x = model.data().test.batch(np.arange(3)).x
+    draws = model.translate({"view0": x["view0"]}, ["view1"], num_samples=2, seed=1)["view1"]
+    first = model.translate({"view0": x["view0"][1:]}, ["view1"], num_samples=1, seed=1, keys=[(1,), (2,)])["view1"]
+    torch.testing.assert_close(draws[0, 1:], first[0])
+    with pytest.raises(MandorlaError, match="2 keys for 5 samples: give one for each"):
+        model.decode(z, keys=[(0,), (1,)])
+
+
+def test_detail_stays_while_latents_move(refined):
+    torch.manual_seed(0)
+    model = scaled(mandorla.load(refined))
+    x = model.data().test.batch(np.arange(4)).x
+    a, b = ({name: z[rows] for name, z in x.items()} for rows in (slice(0, 2), slice(2, 4)))
+    steps = model.interpolate(a, b, num=3)["view2"]
+    torch.testing.assert_close(steps[0], model.decode(model.encode(a))["view2"])
+    torch.testing.assert_close(steps[2], model.decode(model.encode(b))["view2"])
+    moved = model.traverse(a, "view2", 0, num=3)["view2"]
+    torch.testing.assert_close(moved[1], model.decode(model.encode(a))["view2"])
+
+
+@pytest.mark.parametrize("name", ["phantom", "signals"])
+def test_maps_signals_and_missing_modalities(name, request, copy_of, tmp_path):
+    run = copy_of(request.getfixturevalue(f"{name}_run"))
+    other = shutil.copytree(run, tmp_path / "other")
+    recipe = tiny_recipe(run, name) if name == "phantom" else signals_recipe(run, tmp_path)
+    with interrupted(3):
+        train_refiner(recipe)
+    train_refiner(recipe)
+    train_refiner(recipe.model_copy(update={"run": str(other)}))
+    assert same_training(run / "refiner", other / "refiner"), "resumed is uninterrupted"
+    assert bool(list((run / "refiner").glob("pictures/*.png"))) == (name == "phantom")
+    shapes = {m.name: m.shape for m in mandorla.load(run).modalities}
+    assert {n: tuple(x.shape[1:]) for n, x in mandorla.load(run).sample(2).x.items()} == shapes
+
+
+def test_a_refiner_of_another_stage_1_is_refused(refined, copy_of):
+    run = copy_of(refined)
+    (run / "refiner" / "model.json").write_text(json.dumps({"vae_weights": "other"}))
+    with pytest.raises(MandorlaError, match="refiner was trained for other weights .*: delete it"):
+        mandorla.load(run).sample(1)
+    with pytest.raises(MandorlaError, match="was trained for another stage 1: delete it"):
+        train_refiner(tiny_recipe(run))
+
+
+def test_other_settings_need_another_run(refined, copy_of):
+    run = copy_of(refined)
+    with pytest.raises(MandorlaError, match=r"refiner.network.channels=.* or delete .*refiner to train it anew"):
+        train_refiner(tiny_recipe(run, "polydigits", "refiner.network.channels=[8]"))
+    train_refiner(tiny_recipe(run, "polydigits", "refiner.steps=0"))
+    model = mandorla.load(run)
+    z = model.sample(2).latents
+    assert torch.equal(model.decode(z)["view0"], model.decode(z, refined=False)["view0"]), "no steps, no detail"
+
+
+def test_the_command(polydigits_run, copy_of, capsys):
+    run = copy_of(polydigits_run)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "refiner", str(run), "refiner.training.steps=2"])
+    assert not ended.value.code and "the refiner is trained in" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "refiner", str(run), "vae.training.steps=2"])
+    assert ended.value.code == 2
+    assert "`vae.training.steps` is used by `mandorla train vae`" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", str(run), "--num", "1", "--out", str(run / "out")])
+    notes = [json.loads(path.read_text()) for path in (run / "out").rglob("*.json")]
+    assert any("refiner_steps" in json.dumps(note) for note in notes)
