@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from mandorla.errors import MandorlaError
 from mandorla.latents import Layout
 from mandorla.nets.transformer import ComponentTransformer, Tokenizer, TransformerConfig, attend, time_features
 
@@ -15,7 +16,7 @@ LAYOUT = Layout({"shared": (3,), "t1": (2, 5), "t2": (2, 4, 3), "ct": (1, 2, 3, 
 def test_cut_and_join_are_inverse(shape, patch):
     """With reading and writing set to the identity, what is cut comes back, also where the patch does not divide."""
     values = shape[0] * min(patch, shape[1] if shape[1:] else 1) * 64  # wide enough for any token
-    tokenizer = Tokenizer(shape, values, patch).double()
+    tokenizer = Tokenizer(shape, values, tuple(min(patch, n) for n in shape[1:])).double()
     size = tokenizer.read.in_features
     with torch.no_grad():
         tokenizer.position.zero_()
@@ -29,7 +30,7 @@ def test_cut_and_join_are_inverse(shape, patch):
 
 
 def test_tokens_are_patches():
-    tokenizer = Tokenizer((1, 4, 4), 4, 2)
+    tokenizer = Tokenizer((1, 4, 4), 4, (2, 2))
     with torch.no_grad():
         tokenizer.position.zero_()
         tokenizer.read.bias.zero_()
@@ -39,17 +40,17 @@ def test_tokens_are_patches():
     assert tokenizer.cut(z)[0].tolist() == expected
 
 
-def trained(seed: int = 0) -> ComponentTransformer:
+def trained(seed: int = 0, layout: Layout = LAYOUT, stack: bool = False) -> ComponentTransformer:
     """Return a network none of whose weights is zero, as at the start they are."""
     torch.manual_seed(seed)
-    network = ComponentTransformer(TransformerConfig(width=16, depth=2, heads=2), LAYOUT)
+    network = ComponentTransformer(TransformerConfig(width=16, depth=2, heads=2, stack=stack), layout)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network
 
 
-def components(num: int) -> dict[str, torch.Tensor]:
-    return {name: torch.randn(num, *shape) for name, shape in LAYOUT.shapes.items()}
+def components(num: int, layout: Layout = LAYOUT) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(num, *shape) for name, shape in layout.shapes.items()}
 
 
 def test_output_has_the_shape_of_the_components():
@@ -139,9 +140,10 @@ def test_a_token_is_known_if_all_its_cells_are(shape, patch):
     assert patch > 1 or torch.equal(whole, cells)
 
 
-def test_known_regions_are_at_time_one():
+@pytest.mark.parametrize("stack", [False, True])
+def test_known_regions_are_at_time_one(stack):
     """All cells of a map held is the same as the map known; none held the same as without."""
-    network = trained()
+    network = trained(stack=stack)
     z = components(3)
     times = torch.rand(3, 4)
     plain = network(z, times)
@@ -162,3 +164,46 @@ def test_times_that_all_samples_share_are_given_once():
     one, each = (network(z, t) for t in (times, times.expand(5, -1)))
     for name in each:
         torch.testing.assert_close(one[name], each[name], atol=1e-6, rtol=0)
+
+
+REGISTERED = Layout({"shared": (3, 13, 8), "t1": (2, 7, 4), "v": (4,), "t2": (1, 13, 8), "signal": (2, 5)})
+
+
+@torch.no_grad()
+def test_stacked_maps_share_the_tokens_of_a_place():
+    network, z, times = trained(0, REGISTERED, stack=True), components(3, REGISTERED), torch.rand(3, 5)
+    assert network.num_tokens == [4 * 2, 1, 3], "the maps, the vector, the signal, which has one axis"
+    assert [tuple(t.patch) for t in network.tokenizers] == [(4, 4), (2, 2), (), (4, 4), (2,)]
+    out = network(z, times)
+    assert {name: tuple(x.shape[1:]) for name, x in out.items()} == REGISTERED.shapes
+    for k, name in enumerate(REGISTERED.shapes):
+        other = times.clone()
+        other[:, k] = 1 - other[:, k]
+        later, moved = network(z, other), network(z | {name: z[name] + 1}, times)
+        for target in REGISTERED.shapes:
+            assert not torch.allclose(out[target], later[target], atol=1e-4), (name, target)
+            assert not torch.allclose(out[target], moved[target], atol=1e-4), (name, target)
+    swapped = times[:, [1, 0, 2, 3, 4]]
+    assert not torch.allclose(network(z, swapped)["t2"], out["t2"], atol=1e-4), "each time is told whose it is"
+
+
+@torch.no_grad()
+def test_what_is_stacked_lies_at_the_same_place():
+    """Without attention, a change at one place of one map is seen at that place of all maps, and nowhere else."""
+    network, z, times = trained(0, REGISTERED, stack=True), components(1, REGISTERED), torch.rand(1, 5)
+    for block in network.blocks:
+        block.merge.weight.zero_()
+    out = network(z, times)
+    moved = z | {"t1": z["t1"].clone()}
+    moved["t1"][:, :, 4:6, 2:] += 1  # pixels 32 to 47 and 16 to 31, of strides of 8 and of 4
+    later = network(moved, times)
+    for name, (rows, columns) in {"t1": ((4, 6), (2, 4)), "shared": ((8, 12), (4, 8)), "t2": ((8, 12), (4, 8))}.items():
+        changed = (later[name] != out[name]).any(1)[0]
+        expected = torch.zeros_like(changed)
+        expected[rows[0] : rows[1], columns[0] : columns[1]] = True
+        assert torch.equal(changed, expected), name
+
+
+def test_maps_that_cannot_be_stacked():
+    with pytest.raises(MandorlaError, match="stack: maps of 9x9, 5x5, 8x8 cells cannot be cut alike: choose strides"):
+        ComponentTransformer(TransformerConfig(stack=True), Layout({"a": (1, 9, 9), "b": (2, 5, 5), "c": (1, 8, 8)}))

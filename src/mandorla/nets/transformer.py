@@ -5,13 +5,18 @@ a learned position. The time of a component modulates its own tokens (adaLN-zero
 each other, so what is known (t = 1) informs what is wanted (0 < t < 1), and what is unknown (t = 0) tells nothing. A
 region of a map may be known while the rest travels: its tokens are at t = 1. Labels modulate all tokens.
 
+Maps of registered images may be stacked: one token holds what all of them have at a place, modulated by all their
+times, so that more modalities cost next to nothing.
+
 References: Scalable Diffusion Models with Transformers, Peebles and Xie, 2023, https://arxiv.org/abs/2212.09748
 (adaLN-zero); One Transformer Fits All Distributions in Multi-Modal Diffusion, Bao et al., 2023,
 https://arxiv.org/abs/2303.06555 (one time per modality).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from einops import rearrange
@@ -20,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mandorla.config import Settings
+from mandorla.errors import MandorlaError
 from mandorla.latents import Components, Layout, Shape
 
 
@@ -33,7 +39,9 @@ class TransformerConfig(Settings):
     heads: int = Field(4, ge=1)
     """attention heads; they divide the width"""
     patch: int = Field(2, ge=1)
-    """cells of a map, per side, that form one token"""
+    """cells of a map, per side, that form one token; where maps are stacked, of the coarsest one"""
+    stack: bool = False
+    """maps of all components that cover the same place form one token: for registered images, where it is faster"""
 
     @model_validator(mode="after")
     def _heads_divide(self):
@@ -49,14 +57,19 @@ class ComponentTransformer(nn.Module):
         super().__init__()
         width = config.width
         self.layout, self.width = layout, width
-        self.tokenizers = nn.ModuleList(Tokenizer(shape, width, config.patch) for shape in layout.shapes.values())
-        self.register_buffer(
-            "owner",
-            torch.cat([torch.full((t.num_tokens,), k) for k, t in enumerate(self.tokenizers)]),
-            persistent=False,
-        )
+        shapes = list(layout.shapes.values())
+        self.groups = _groups(shapes, config.stack)
+        patches: dict[int, Shape] = {}
+        for group in self.groups:
+            patches |= zip(group, _patches([shapes[k][1:] for k in group], config.patch), strict=True)
+        self.tokenizers = nn.ModuleList(Tokenizer(shape, width, patches[k]) for k, shape in enumerate(shapes))
+        self.num_tokens = [self.tokenizers[group[0]].num_tokens for group in self.groups]
+        owner = [torch.full((num,), place) for place, num in enumerate(self.num_tokens)]
+        self.register_buffer("owner", torch.cat(owner), persistent=False)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.component = nn.Parameter(0.02 * torch.randn(len(self.tokenizers), width))
+        self.component = nn.Parameter(0.02 * torch.randn(len(shapes), width))
+        stacked = {k for group in self.groups if len(group) > 1 for k in group}
+        self.mix = nn.ModuleList(nn.Linear(width, width) if k in stacked else nn.Identity() for k in range(len(shapes)))
         self.label_names = list(labels or {})
         self.read_labels = nn.ModuleList(nn.Linear(size, width) for size in (labels or {}).values())
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
@@ -78,30 +91,38 @@ class ComponentTransformer(nn.Module):
         - `held[name]`, bool `(B, *grid)`, says which cells of a map are known; a token is, if all its cells are
         - `labels[name]`, `(B, size)`: what is known beside the components; NaN, or left out, where it is not
         """
-        owner = self.owner
+        cut = [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)]
+        tokens = torch.cat([_total(cut[k] for k in group) for group in self.groups], 1)
+        condition, owner = self._condition(times, held), self.owner
         if held:
-            marks = [
-                t.tokens_of(held[name]) if name in held else times.new_zeros(len(times), t.num_tokens, dtype=torch.bool)
-                for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)
-            ]
-            owner = owner + times.shape[1] * torch.cat(marks, 1)
-            times = torch.cat([times, torch.ones_like(times)], 1)
-        tokens = torch.cat(
-            [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)], dim=1
-        )
-        component = self.component.repeat(times.shape[1] // len(self.component), 1)
-        condition = self.embed_time(time_features(times, self.width)) + component
+            owner = torch.arange(len(owner), device=owner.device)
         for name, read in zip(self.label_names, self.read_labels, strict=True):
             if labels and name in labels:
                 condition = condition + read_known(read, labels[name])[:, None]
         condition = F.silu(condition)
         for block in self.blocks:
             tokens = block(tokens, condition, owner)
-        shift, scale = _of_tokens(self.modulate(condition), owner).chunk(2, -1)
+        shift, scale = self.modulate(condition)[:, owner].chunk(2, -1)
         tokens = F.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
-        parts = tokens.split([t.num_tokens for t in self.tokenizers], dim=1)
-        named = zip(self.layout.shapes, self.tokenizers, parts, strict=True)
-        return {name: tokenizer.join(part).float() for name, tokenizer, part in named}
+        parts = tokens.split(self.num_tokens, dim=1)
+        of = {k: part for group, part in zip(self.groups, parts, strict=True) for k in group}
+        return {name: self.tokenizers[k].join(of[k]).float() for k, name in enumerate(self.layout.shapes)}
+
+    def _condition(self, times: Tensor, held: Components | None) -> Tensor:
+        """Return what modulates the tokens: of each group of them, `(B, G, E)`, or of each one, `(B, L, E)`."""
+        embedded = self.embed_time(time_features(times, self.width))
+        told = [mix(embedded[:, k]) + self.component[k] for k, mix in enumerate(self.mix)]
+        if not held:
+            return torch.stack([_total(told[k] for k in group) for group in self.groups], 1)
+        last = self.embed_time(time_features(torch.ones_like(times[:1, :1]), self.width))[0]
+        of_tokens = []
+        for k, (name, tokenizer) in enumerate(zip(self.layout.shapes, self.tokenizers, strict=True)):
+            each = told[k][:, None].expand(-1, tokenizer.num_tokens, -1)
+            if name in held:
+                known = self.mix[k](last) + self.component[k]
+                each = torch.where(tokenizer.tokens_of(held[name])[..., None], known, each)
+            of_tokens.append(each)
+        return torch.cat([_total(of_tokens[k] for k in group) for group in self.groups], 1)
 
     def whole_tokens(self, name: str, cells: Tensor) -> Tensor:
         """Return the cells of the map `name` that lie in tokens all of which is in `cells`, bool `(B, *grid)`."""
@@ -115,14 +136,44 @@ def read_known(read: nn.Module, label: Tensor) -> Tensor:
     return read(label.nan_to_num()) * known
 
 
-class Tokenizer(nn.Module):
-    """Cut one component `(B, C, *grid)` into tokens `(B, L, E)`, and join outputs of the network to its shape."""
+def _groups(shapes: Sequence[Shape], stack: bool) -> list[list[int]]:
+    """Return which components share their tokens: maps of as many axes if they are stacked, otherwise none do."""
+    groups: dict[tuple, list[int]] = {}
+    for k, shape in enumerate(shapes):
+        groups.setdefault((len(shape),) if stack and len(shape) > 1 else (0, k), []).append(k)
+    return list(groups.values())
 
-    def __init__(self, shape: Shape, width: int, patch: int):
+
+def _patches(grids: Sequence[Shape], patch: int) -> list[Shape]:
+    """Return the cells per token of maps whose tokens cover the same places; raises MandorlaError if none do."""
+    coarsest = [min(sizes) for sizes in zip(*grids, strict=True)]
+    patches = [tuple(min(patch, m) * math.ceil(n / m) for n, m in zip(grid, coarsest, strict=True)) for grid in grids]
+    if len({_count(grid, own) for grid, own in zip(grids, patches, strict=True)}) > 1:
+        raise MandorlaError(
+            f"diffusion.network.stack: maps of {', '.join('x'.join(map(str, grid)) for grid in grids)} cells cannot be"
+            " cut alike: choose strides that divide each other, or leave stack out"
+        )
+    return patches
+
+
+def _count(grid: Shape, patch: Shape) -> Shape:
+    """Return how many tokens there are along each side."""
+    return tuple(math.ceil(n / p) for n, p in zip(grid, patch, strict=True))
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(add, parts)
+
+
+class Tokenizer(nn.Module):
+    """Cut one component `(B, C, *grid)` into tokens `(B, L, E)`, and join outputs of the network to its shape.
+
+    A token holds `patch` cells, along each side of the grid.
+    """
+
+    def __init__(self, shape: Shape, width: int, patch: Shape):
         super().__init__()
-        self.shape = shape
-        self.patch = tuple(min(patch, n) for n in shape[1:])
-        self.cells = tuple(math.ceil(n / p) for n, p in zip(shape[1:], self.patch, strict=True))
+        self.shape, self.patch, self.cells = shape, patch, _count(shape[1:], patch)
         self.num_tokens = math.prod(self.cells)
         axes = "dhw"[3 - len(self.cells) :]
         self.sides = {f"{axis}side": side for axis, side in zip(axes, self.patch, strict=True)}
@@ -174,8 +225,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def forward(self, tokens: Tensor, condition: Tensor, owner: Tensor) -> Tensor:
-        """Map `tokens` (B, L, E); `condition` is (B, K, E), `owner` (L,) or (B, L) which of it each token has."""
-        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = _of_tokens(self.modulate(condition), owner).chunk(6, -1)
+        """Map `tokens` (B, L, E); `condition` is (B, G, E), `owner` (L,) says which of it each token has."""
+        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = self.modulate(condition)[:, owner].chunk(6, -1)
         size = tokens.shape[-1:]
         h = F.layer_norm(tokens, size) * (1 + scale_a) + shift_a
         q, k, v = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -183,11 +234,6 @@ class Block(nn.Module):
         tokens = tokens + gate_a * self.merge(attended)
         h = F.layer_norm(tokens, size) * (1 + scale_b) + shift_b
         return tokens + gate_b * self.transform(h)
-
-
-def _of_tokens(z: Tensor, owner: Tensor) -> Tensor:
-    """Return for each token the row of `z` `(B, K, E)` that `owner` `(L,)` or `(B, L)` names, `(B, L, E)`."""
-    return z[:, owner] if owner.ndim == 1 else z.take_along_dim(owner[..., None], 1)
 
 
 _FUSED_FROM = 1024  # tokens from which on, on a CPU, the table of their products takes too much memory
