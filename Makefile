@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format docs notebooks peers
+.PHONY: demo test lint format docs notebooks peers bench
 
 demo: $(INSTALLED)
 	$(VENV)/bin/mandorla demo
@@ -29,6 +29,10 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Ours and peers in turns: ratios mean something on a machine that does nothing else.
+bench: $(INSTALLED) peers
+	$(VENV)/bin/python benchmarks/speed.py --write
 
 # The peers of benchmarks/peers.py need other builds of torch than ours: about 6 GB of their own.
 peers: .venv-peers/.installed

@@ -18,7 +18,6 @@ before is not trained again.
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -37,7 +36,7 @@ from peers_figures import Truth
 from mandorla.config import dump
 from mandorla.data.dataset import Dataset
 from mandorla.data.root import RootedConfig
-from mandorla.environment import commit
+from mandorla.environment import commit, processor
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.table import Runs, best_of, figures_table, side_by_side
@@ -241,13 +240,6 @@ def about(command: str, seeds: Sequence[int]) -> str:
     """Return what was done, in words."""
     runs = f"{len(seeds)} seeds, mean ± standard deviation" if len(seeds) > 1 else "one seed"
     return f"`{command}`, commit {commit() or 'unknown'}; {processor()}, no GPU; {runs}. Best of each row in bold.\n"
-
-
-def processor() -> str:
-    """Return the name of this machine's processor and how many of its cores there are."""
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
-    return f"{named[1] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def reports_table(reports: Mapping[str, Sequence[dict]]) -> str:

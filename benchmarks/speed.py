@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """How long things take, and how that grows.
 
+    make bench                                 # startup, stage1, stage2 and growth into experiments/SPEED.md
     python benchmarks/speed.py --part startup
-    python benchmarks/speed.py --part growth
 
 *startup*: seconds until `import mandorla` and `mandorla --help` are done, the median of `--repeats` new processes; the
 same for peers, where the environment of `make peers` is there.
+
+*stage1*, *stage2*: a training step of ours and of peers (`benchmarks/peers/steps.py`), each in a process of its own on
+`--threads` threads, which take steps in turns; the same images, as many parameters within a twentieth, bfloat16 where a
+peer does not say otherwise. The median over rounds, and of the ratio to ours the median and the quartiles.
 
 *growth*: milliseconds of a training step and the most memory of the process, against the number of modalities, the
 pixels along an edge and the number of samples, one at a time around a middle. Data are random; each line is a process
@@ -18,39 +22,160 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import count as count_from
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
+
+from mandorla.environment import commit, processor
+from mandorla.storage import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
+STEPS_OF_PEERS = ROOT / "benchmarks" / "peers" / "steps.py"
+TABLES = ROOT / "experiments" / "SPEED.md"
+PARTS = ("startup", "stage1", "stage2", "growth")
 MIDDLE = {"modalities": 2, "size": 64, "samples": 1_000}
 GROWTH = {"modalities": (2, 3, 5, 8), "size": (64, 128, 256), "samples": (1_000, 10_000, 100_000, 1_000_000)}
 BATCH = {"vae": 8, "diffusion": 64}
 SMALL = 16  # pixels along an edge of images whose latents are many
 ROWS = 2**16  # in a file of the cache
-WARM_UP, STEPS = 2, 5
+WARM_UP, MEASURED = 2, 5
+Step = Callable[[], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure one part and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["startup", "growth"], default="startup")
-    parser.add_argument("--repeats", type=int, default=5, help="of every start (default: 5)")
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all of them")
+    parser.add_argument("--repeats", type=int, default=7, help="of every start and of every turn (default: 7)")
+    parser.add_argument("--write", action="store_true", help=f"into {TABLES.relative_to(ROOT)}")
     parser.add_argument("--threads", type=int, default=1, help="of every training (default: 1)")
     parser.add_argument("--stages", nargs="+", choices=list(BATCH), default=list(BATCH), help="of growth")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a line of growth, as JSON, in a process of its own
+    parser.add_argument("--steps", help=argparse.SUPPRESS)  # whose steps to take when asked, as JSON
     asked = parser.parse_args(arguments)
     if asked.one:
         return print(json.dumps(measure_step(**json.loads(asked.one))))
+    if asked.steps:
+        return take_steps(**json.loads(asked.steps))
+    tables = {
+        "startup": lambda: startup(asked.repeats),
+        "stage1": lambda: turns(STAGE_1, asked.repeats, asked.threads),
+        "stage2": lambda: turns(STAGE_2, asked.repeats, asked.threads),
+        "growth": lambda: growth(asked.stages, asked.threads),
+    }
+    text = [f"# Speed\n\nMade by `{shlex.join(['python', 'benchmarks/speed.py', *sys.argv[1:]])}`. {machine()}\n"]
+    for part in asked.part:
+        text.append(f"## {part}\n")
+        print(text[-1], flush=True)
+        for line in tables[part]():
+            print(line, flush=True)
+            text.append(line)
+        text.append("")
+    if asked.write:
+        write_text(TABLES, "\n".join(text))
+
+
+def machine() -> str:
+    """Return what this was measured on, in a sentence."""
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    print(f"{os.cpu_count()} cores, load {load}")
-    for line in startup(asked.repeats) if asked.part == "startup" else growth(asked.stages, asked.threads):
-        print(line, flush=True)
+    return f"{processor()}, no GPU used, load at the start {load}; {versions()}; commit {commit() or 'unknown'}."
+
+
+def versions() -> str:
+    """Return which torch ours runs on, and which that of the peers, with their versions."""
+    found = [f"torch {version('torch')}"]
+    if PEERS.is_file():
+        names = ("torch", "monai", "multivae")
+        ask = f"from importlib.metadata import version; print(*map(version, {names}))"
+        out = subprocess.run([PEERS, "-c", ask], check=True, stdout=subprocess.PIPE, text=True).stdout
+        found.append("peers: " + ", ".join(" ".join(pair) for pair in zip(names, out.split(), strict=True)))
+    return "; ".join(found)
+
+
+# ------------------------------------------------------------------------------------------------------ ours and peers
+
+MAPS = {"modalities": 2, "size": 64}
+VIEWS = {"modalities": 3, "size": 32, "batch": 64}
+STAGE_1 = [
+    ({"what": "vae", "batch": 8} | MAPS, ["autoencoder-kl"]),
+    ({"what": "views"} | VIEWS, ["mmvae+"]),
+]
+STAGE_2 = [({"what": "diffusion", "batch": 32} | MAPS, ["unet-cached", "unet-images"])]
+
+
+def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threads: int) -> Iterator[str]:
+    """Yield the lines of a table of steps of ours and of peers."""
+    if not PEERS.is_file():
+        raise SystemExit(f"error: the peers' environment {PEERS.parents[1].name} is missing: run `make peers`")
+    yield "| step of | batch | parameters | ms | times ours | quartiles |\n|---|---|---|---|---|---|"
+    for setting, peers in comparisons:
+        setting = setting | {"threads": threads}
+        ours = Worker([sys.executable, __file__, "--steps"], setting)
+        known = {"parameters": ours.built["parameters"], "autoencoder": ours.built.get("vae", 0)}
+        known |= {"network": ours.built["network"]}
+        workers = {setting["what"]: ours}
+        workers |= {peer: Worker([str(PEERS), str(STEPS_OF_PEERS)], setting | known | {"what": peer}) for peer in peers}
+        seconds = {name: [] for name in workers}
+        for _ in range(WARM_UP + repeats):
+            for name, worker in workers.items():
+                seconds[name].append(worker.step())
+        seconds = {name: of[WARM_UP:] for name, of in seconds.items()}
+        for name, worker in workers.items():
+            ratios = [theirs / own for theirs, own in zip(seconds[name], seconds[setting["what"]], strict=True)]
+            low, middle, high = quantiles(ratios, n=4)
+            title = f"ours, {name}" if worker is ours else name
+            yield (
+                f"| {title} | {setting['batch']} | {worker.built['parameters']:,} | {1e3 * median(seconds[name]):.0f}"
+                f" | {middle:.2f} | {low:.2f}-{high:.2f} |"
+            )
+            worker.end()
+
+
+class Worker:
+    """A process that takes a training step when it is asked to; `built` is what it says of its model."""
+
+    def __init__(self, command: Sequence[str], setting: dict):
+        self.process = subprocess.Popen(
+            [*command, json.dumps(setting)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.built = json.loads(self._line())
+
+    def step(self) -> float:
+        """Return how many seconds a step took."""
+        print(file=self.process.stdin, flush=True)
+        return float(self._line())
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _line(self) -> str:
+        if line := self.process.stdout.readline():
+            return line
+        raise SystemExit(f"error: {' '.join(map(str, self.process.args))} ended with status {self.process.wait()}")
+
+
+def take_steps(what: str, threads: int, modalities: int, size: int, batch: int) -> None:
+    """Build ours, say so, and take a step for each line that is read."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    step, facts = STEPS[what](modalities, size, batch)
+    print(json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        step()
+        print(time.perf_counter() - begun, flush=True)
 
 
 def startup(repeats: int) -> Iterator[str]:
@@ -96,9 +221,9 @@ def measure_step(stage: str, threads: int, modalities: int, size: int, samples: 
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    step = (vae_step if stage == "vae" else diffusion_step)(modalities, size, samples)
+    step, _ = STEPS[stage](modalities, size, BATCH[stage], samples)
     times = []
-    for _ in range(WARM_UP + STEPS):
+    for _ in range(WARM_UP + MEASURED):
         begun = time.perf_counter()
         step()
         times.append(time.perf_counter() - begun)
@@ -106,8 +231,17 @@ def measure_step(stage: str, threads: int, modalities: int, size: int, samples: 
     return {"ms": 1e3 * median(times[WARM_UP:]), "mib": kib / 2**10}
 
 
-def vae_step(modalities: int, size: int, samples: int) -> Callable[[], None]:
-    """Return a step of stage 1 with maps, on random images."""
+def vae_step(modalities: int, size: int, batch: int, samples: int = 0) -> tuple[Step, dict]:
+    """Return a step of stage 1 with maps, on random images, and facts about it."""
+    return _stage_1("phantom", modalities, (1, size, size), batch)
+
+
+def views_step(modalities: int, size: int, batch: int, samples: int = 0) -> tuple[Step, dict]:
+    """Return a step of stage 1 with vectors, on random coloured images, and facts about it."""
+    return _stage_1("polymnist-quadrant-mini", modalities, (3, size, size), batch)
+
+
+def _stage_1(recipe: str, modalities: int, shape: tuple[int, ...], batch: int) -> tuple[Step, dict]:
     import torch
 
     from mandorla.data.dataset import Batch, Modality, all_present
@@ -115,46 +249,54 @@ def vae_step(modalities: int, size: int, samples: int) -> Callable[[], None]:
     from mandorla.vae.model import VAE
     from mandorla.vae.objective import Objective
 
-    config = read_recipe("phantom", []).vae
-    named = tuple(Modality(f"m{k}", 1, (size, size)) for k in range(modalities))
+    config = read_recipe(recipe).vae
+    named = tuple(Modality(f"m{k}", shape[0], shape[1:]) for k in range(modalities))
     objective = Objective(VAE(config.model, named), config.loss).to(memory_format=torch.channels_last)
-    x = {m.name: torch.rand(BATCH["vae"], *m.shape) for m in named}
-    return optimise(objective, lambda: objective(Batch(x, all_present(x)))[0])
+    x = {m.name: torch.rand(batch, *m.shape) for m in named}
+    network = config.model.encoder_decoder.model_dump(mode="json")
+    facts = {"parameters": count(objective.vae), "network": network}
+    return optimise(objective, lambda: objective(Batch(x, all_present(x)))[0]), facts
 
 
-def diffusion_step(modalities: int, size: int, samples: int) -> Callable[[], None]:
-    """Return a step of stage 2 on maps, of images of that size, read from a cache of so many samples on disk."""
+def diffusion_step(modalities: int, size: int, batch: int, samples: int = 1_000) -> tuple[Step, dict]:
+    """Return a step of stage 2 on maps of images of that size, read from a cache of so many samples, and facts."""
     import numpy as np
-    import torch
 
+    from mandorla.data.dataset import Modality
     from mandorla.diffusion.model import Diffusion
-    from mandorla.latents import SHARED, Layout
     from mandorla.recipe import read_recipe
     from mandorla.training import batch_indices
     from mandorla.vae.latent_cache import LatentPart, record
+    from mandorla.vae.model import VAE
 
-    recipe = read_recipe("phantom", [])
-    model = recipe.vae.model
-    private = {f"m{k}": model.private.shape((size, size)) for k in range(modalities)}
-    layout = Layout({SHARED: model.shared.shape((size, size)), **private})
-    diffusion, steps = Diffusion(recipe.diffusion, layout), iter(range(WARM_UP + STEPS))
-    records = np.zeros(min(samples, ROWS), record(layout))
+    recipe = read_recipe("phantom")
+    vae = VAE(recipe.vae.model, tuple(Modality(f"m{k}", 1, (size, size)) for k in range(modalities)))
+    diffusion, numbers = Diffusion(recipe.diffusion, vae.layout), count_from(0)
+    records = np.zeros(min(samples, ROWS), record(vae.layout))
     records["present"] = True
     folder = tempfile.TemporaryDirectory()
     for number, start in enumerate(range(0, samples, ROWS)):
         np.save(Path(folder.name) / f"train-{number:05d}.npy", records[: samples - start])
-    part = LatentPart(Path(folder.name), "train", layout, {"num": {"train": samples}, "rows": ROWS})
+    part = LatentPart(Path(folder.name), "train", vae.layout, {"num": {"train": samples}, "rows": ROWS})
 
-    def loss() -> torch.Tensor:
-        encoded = part.batch(batch_indices(0, next(steps), BATCH["diffusion"], samples))
+    def loss():
+        encoded = part.batch(batch_indices(0, next(numbers), batch, samples))
         return diffusion.loss(encoded.draw(), encoded.given)[0]
 
     step = optimise(diffusion, loss)
     step.folder = folder  # which is removed with the step
-    return step
+    return step, {"parameters": count(diffusion), "vae": count(vae), "network": {}}
 
 
-def optimise(module, loss: Callable) -> Callable[[], None]:
+STEPS = {"vae": vae_step, "views": views_step, "diffusion": diffusion_step}
+
+
+def count(module) -> int:
+    """Return how many parameters a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def optimise(module, loss: Callable) -> Step:
     """Return a step that descends `loss()` in bfloat16."""
     import torch
 

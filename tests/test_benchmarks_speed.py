@@ -42,3 +42,37 @@ def test_starts_are_timed(speed, monkeypatch):
     lines = list(speed.startup(3))
     assert "| import mandorla | 0.25 |" in lines
     assert "| mandorla --help | 1.50 |" in lines
+
+
+FAKE = """
+import json, sys, time
+asked = json.loads(sys.argv[1])
+print(json.dumps({"parameters": asked["parameters"], "asked": asked}), flush=True)
+for line in sys.stdin:
+    print(100.0, flush=True)
+"""
+
+
+def test_ours_and_peers_take_steps_in_turns(speed, monkeypatch, tmp_path):
+    (tmp_path / "steps.py").write_text(FAKE)
+    monkeypatch.setattr(speed, "PEERS", speed.Path(speed.sys.executable))
+    monkeypatch.setattr(speed, "STEPS_OF_PEERS", tmp_path / "steps.py")
+    for what in speed.STEPS:
+        setting = {"what": what, "modalities": 2, "size": 16, "batch": 4}
+        head, ours, theirs = speed.turns([(setting, ["fake"])], 3, 1)
+        ours, theirs = ([cell.strip() for cell in line.strip("|").split("|")] for line in (ours, theirs))
+        assert ours[0] == f"ours, {what}" and ours[4:] == ["1.00", "1.00-1.00"]
+        assert theirs[:2] == ["fake", "4"] and theirs[3] == "100000"
+        assert theirs[2] == ours[2] and int(ours[2].replace(",", "")) > 1000, "the peer is as large as ours"
+        assert float(theirs[4]) == pytest.approx(100_000 / float(ours[3]), rel=0.5)
+
+
+def test_a_peer_that_fails_is_told(speed, monkeypatch, tmp_path):
+    (tmp_path / "steps.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(speed, "STEPS_OF_PEERS", tmp_path / "steps.py")
+    monkeypatch.setattr(speed, "PEERS", speed.Path(speed.sys.executable))
+    with pytest.raises(SystemExit, match="fake.* ended with status 3"):
+        list(speed.turns([({"what": "vae", "modalities": 2, "size": 16, "batch": 2}, ["fake"])], 1, 1))
+    monkeypatch.setattr(speed, "PEERS", tmp_path / "none" / "bin" / "python")
+    with pytest.raises(SystemExit, match="run `make peers`"):
+        list(speed.turns(speed.STAGE_1, 1, 1))

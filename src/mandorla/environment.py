@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -42,6 +43,7 @@ def note_environment(folder: Path, seed: int) -> None:
         "python": platform.python_version(),
         "machine": {
             "system": platform.platform(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "processes": world(),
@@ -65,3 +67,10 @@ def commit() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").stdout.strip() or None
     except OSError:  # no git on this machine
         return None
+
+
+def processor() -> str:
+    """Return the name of this machine's processor and how many of its cores there are."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
+    return f"{named[1] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
