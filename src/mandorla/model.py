@@ -32,6 +32,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.nets.blocks import touched
 from mandorla.recipe import read_run
+from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
 from mandorla.training import choose_device
@@ -68,7 +69,7 @@ def load(run: Path | str) -> "Mandorla":
 class Mandorla:
     """Encode, decode, sample, translate, swap and interpolate with the two stages of a run.
 
-    `sampling` says how everything is drawn; it is the recipe's and may be replaced.
+    `sampling` says how everything is drawn, `refining` how detail is; they are the recipe's and may be replaced.
     """
 
     def __init__(self, run: Path):
@@ -80,6 +81,7 @@ class Mandorla:
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self.intensity: dict[str, Fitted] = read_intensity(run)
         self.sampling: SamplingConfig = self.recipe.diffusion.sampling
+        self.refining: RefinerConfig = self.recipe.refiner
         if lacking := [m.name for m in self.modalities if m.name not in self.intensity]:
             raise MandorlaError(f"{run / INTENSITY} is damaged (no {lacking[0]!r}): restore it, or begin a new run")
 
@@ -532,12 +534,13 @@ class Mandorla:
 
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
-        images, steps = {}, self.recipe.refiner.steps if refined and self.refiner else 0
+        images, steps = {}, self.refining.steps if refined and self.refiner else 0
         for name, u in latents.private.items():
             x = images[name] = self.vae.decode(name, latents.shared, u).clamp(0, 1)
             if steps and name in self.refiner.names:
                 own = [(*key, self.refiner.names.index(name), _DETAIL) for key in keys]
                 noise = sample_noise(Layout({name: tuple(x.shape[1:])}), seed, own)[name].to(self.device)
+                noise *= self.refining.temperature
                 images[name] = self.refiner.refine(name, latents, x, noise, steps).clamp(0, 1)
         return images
 

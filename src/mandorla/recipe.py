@@ -229,7 +229,8 @@ def _what_matters(block):
         usual = TrainingConfig()
         often = {key: getattr(usual, key) for key in ("checkpoint_every", "picture_every")}
         block = block.model_copy(update={"training": block.training.model_copy(update=often)})
-    block = block.model_copy(update={"steps": 1}) if isinstance(block, RefinerConfig) else block
+    if isinstance(block, RefinerConfig):
+        return block.model_copy(update={"steps": 1, "temperature": 1.0})
     return block.model_copy(update={"sampling": SamplingConfig()}) if isinstance(block, DiffusionConfig) else block
 
 

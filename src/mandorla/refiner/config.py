@@ -14,5 +14,8 @@ class RefinerConfig(Settings):
     """U-Net of each modality"""
     steps: int = Field(8, ge=0)
     """steps from noise to detail for every image that is made; 0: images stay as stage 1 decodes them"""
+    temperature: float = Field(0.8, ge=0)
+    """factor on the noise: 1 draws as learned; below, images stay nearer to what was decoded, and show the same more
+    often"""
     training: TrainingConfig = TrainingConfig(steps=2000, batch_size=64, learning_rate=2e-3, ema=0.998)
     """length, optimiser, logs"""

@@ -79,7 +79,8 @@ def train_refiner(recipe: Recipe) -> None:
         latents, decoded = decode(encoded)
         for name, x in decoded.items():
             if x.ndim in (4, 5):
-                refined = trained.refine(name, latents, x, torch.randn_like(x), recipe.refiner.steps or 1)
+                noise = recipe.refiner.temperature * torch.randn_like(x)
+                refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
                 rows += [shown.x[name], x, refined.clamp(0, 1)]
                 titles += [name, "decoded", "refined"]
         return grid(rows, titles) if rows else None
