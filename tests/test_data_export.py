@@ -64,6 +64,7 @@ class Identity:
     to_unit = Mandorla.to_unit
     _names = list
     at_once, sampling, hashes, weights = 64, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
+    refiner = None
 
     def strange(self, x):
         return ""

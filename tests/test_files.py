@@ -46,6 +46,7 @@ class FakeModel:
     to_unit = Mandorla.to_unit
     _names = list
     at_once, sampling, hashes, weights = 4, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
+    refiner = None
 
     def strange(self, x):
         return ""

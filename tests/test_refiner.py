@@ -190,11 +190,10 @@ def test_other_settings_need_another_run(refined, copy_of):
     run = copy_of(refined)
     with pytest.raises(MandorlaError, match=r"refiner.network.channels=.* or delete .*refiner to train it anew"):
         train_refiner(tiny_recipe(run, "polydigits", "refiner.network.channels=[8]"))
-    cold, warm = {}, mandorla.load(run).sample(2).x
-    for temperature in (0.5, 0.8):
-        train_refiner(tiny_recipe(run, "polydigits", f"refiner.temperature={temperature}"))
-        cold[temperature] = mandorla.load(run).sample(2).x
-    assert torch.equal(cold[0.8]["view0"], warm["view0"]) and not torch.equal(cold[0.5]["view0"], warm["view0"])
+    model, z = mandorla.load(run), mandorla.load(run).sample(2).latents
+    usual = model.decode(z)["view0"]
+    model.refining = model.refining.model_copy(update={"temperature": 0.5})
+    assert not torch.equal(model.decode(z)["view0"], usual)
     train_refiner(tiny_recipe(run, "polydigits", "refiner.steps=0"))
     model = mandorla.load(run)
     z = model.sample(2).latents

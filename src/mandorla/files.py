@@ -367,10 +367,10 @@ def _progress(num: int) -> Iterator[Callable[[float], None]]:
 def _sampling(model: Mandorla, steps: int | None) -> dict[str, object]:
     """Return what decides how samples are drawn, but the seed."""
     sampling = model.sampling if steps is None else model.sampling.model_copy(update={"steps": steps})
-    refined = model.recipe.refiner.model_dump(mode="json", include={"steps", "temperature"}) if model.refiner else {}
-    return sampling.model_dump(mode="json", exclude={"residual_steps"}) | {
-        f"refiner_{k}": v for k, v in refined.items()
-    }
+    drawn = sampling.model_dump(mode="json", exclude={"residual_steps"})
+    if not model.refiner:
+        return drawn
+    return drawn | {"refiner_steps": model.refining.steps, "refiner_temperature": model.refining.temperature}
 
 
 def _read_sample(model: Mandorla, text: str) -> Arrays:
