@@ -32,6 +32,7 @@ DIFFUSION = [
     "diffusion.sampling.steps=2",
     SMALL,
 ]
+REFINER = ["refiner={network: {channels: [8]}, steps: 1, training: {steps: 2, batch_size: 8}}"]
 DIGITS = ["data.num_train=64", "data.num_val=16", "data.num_test=20"]
 
 
@@ -73,7 +74,8 @@ def test_commands(world):
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
         if program == "mandorla":
-            arguments += {("train", "vae"): VAE, ("train", "diffusion"): DIFFUSION}.get(tuple(arguments[:2]), [])
+            small = {("train", "vae"): VAE, ("train", "diffusion"): DIFFUSION, ("train", "refiner"): REFINER}
+            arguments += small.get(tuple(arguments[:2]), [])
             with pytest.raises(SystemExit) as stop:
                 main(arguments)
             assert not stop.value.code, command
