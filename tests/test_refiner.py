@@ -213,3 +213,17 @@ def test_the_command(polydigits_run, copy_of, capsys):
         main(["sample", str(run), "--num", "1", "--out", str(run / "out")])
     notes = [json.loads(path.read_text()) for path in (run / "out").rglob("*.json")]
     assert any("refiner_steps" in json.dumps(note) for note in notes)
+
+
+def test_the_report_tells_how_images_were_made(refined, polydigits_run, copy_of):
+    few = "evaluate={suites: [translation], num_train: 20, num_test: 10, num_generated: 10, num_translated: 3}"
+    texts = []
+    for run in (refined, polydigits_run):
+        out = copy_of(run)
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(out), few])
+        assert not ended.value.code
+        texts.append(" ".join((out / "report.html").read_text().split()))
+        shutil.rmtree(out)
+    assert "drawn by 3 steps of the sampler" in texts[0] and "(2 steps, temperature 0.8)" in texts[0]
+    assert "images are what stage 1 decodes of them." in texts[1]

@@ -57,7 +57,23 @@ def protocol(subject: Subject) -> list[str]:
         "spaces": ", ".join(f"'{name}'" for name in subject.spaces[0]) if "fidelity" in suites else "",
     }
     texts = [_ALWAYS, *([_JUDGES] if subject.judges else []), *(text for s, text in _SUITES.items() if s in suites)]
-    return [text.format(**numbers) for text in texts] + _left_out(subject) + _borrowed(subject)
+    return [text.format(**numbers) for text in texts] + [_drawn(subject)] + _left_out(subject) + _borrowed(subject)
+
+
+def _drawn(subject: Subject) -> str:
+    """Say how samples were drawn and images made."""
+    model = subject.model
+    text = f"Latents are drawn by {model.sampling.steps} steps of the sampler '{model.sampling.sampler}'"
+    for name in ("guidance", "autoguidance"):
+        weight = getattr(model.sampling, name)
+        text += f", {name} {weight:g}" if weight != 1 else ""
+    if not (model.refiner and model.refining.steps):
+        return f"{text}; images are what stage 1 decodes of them."
+    return (
+        f"{text}; images are what stage 1 decodes of them and the refiner adds detail to ({model.refining.steps} steps,"
+        f" temperature {model.refining.temperature:g}), but for reconstruction and explained variance: those are of"
+        " images without it."
+    )
 
 
 def _left_out(subject: Subject) -> list[str]:
