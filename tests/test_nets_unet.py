@@ -7,9 +7,9 @@ from mandorla.nets.unet import UNet, UNetConfig
 
 
 @pytest.mark.parametrize("size", [(7,), (9, 12), (5, 6, 7)])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_sizes_that_no_stride_divides(size, batch):
-    network = UNet(UNetConfig(channels=(4, 6, 8), embedding=8), len(size), 3, 2, 5)
+@pytest.mark.parametrize("batch, patch", [(1, 1), (3, 1), (2, 2), (2, 3)])
+def test_sizes_that_no_stride_divides(size, batch, patch):
+    network = UNet(UNetConfig(channels=(4, 6, 8), embedding=8, patch=patch), len(size), 3, 2, 5)
     out = network(torch.randn(batch, 3, *size), torch.rand(batch), torch.randn(batch, 5))
     assert out.shape == (batch, 2, *size)
     assert not out.any(), "before any training it says nothing"

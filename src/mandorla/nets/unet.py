@@ -21,6 +21,8 @@ from mandorla.nets.transformer import time_features
 class UNetConfig(Settings):
     """Size of a U-Net."""
 
+    patch: int = Field(1, ge=1)
+    """pixels, per side, that the first layer joins and the last one divides: of large images more than one"""
     channels: tuple[PositiveInt, ...] = Field((32, 64, 96), min_length=1)
     """width of each level; each level after the first halves the grid"""
     num_blocks: int = Field(1, ge=1)
@@ -35,7 +37,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, dims: int, channels_in: int, channels_out: int, vector: int):
         super().__init__()
         widths, self.embedding = config.channels, config.embedding
-        self.stride = 2 ** (len(widths) - 1)
+        self.stride = config.patch * 2 ** (len(widths) - 1)
         self.embed = nn.Sequential(
             nn.Linear(self.embedding + vector, self.embedding),
             nn.SiLU(),
@@ -50,11 +52,12 @@ class UNet(nn.Module):
             )
 
         steps = list(zip(widths, widths[1:], strict=False))
-        self.read = conv(dims, channels_in, widths[0], 3, padding=1)
+        own, around = config.patch, config.patch + 2  # a patch, and one with its surroundings
+        self.read = conv(dims, channels_in, widths[0], around, stride=own, padding=1)
         self.down, self.up = blocks(), blocks()
         self.shrink = nn.ModuleList(conv(dims, fine, coarse, 4, stride=2, padding=1) for fine, coarse in steps)
         self.grow = nn.ModuleList(transposed_conv(dims, coarse, fine, 4, stride=2, padding=1) for fine, coarse in steps)
-        self.write = conv(dims, widths[0], channels_out, 3, padding=1)
+        self.write = transposed_conv(dims, widths[0], channels_out, around, stride=own, padding=1)
         nn.init.zeros_(self.write.weight)
         nn.init.zeros_(self.write.bias)
 
