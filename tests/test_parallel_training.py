@@ -18,12 +18,13 @@ from mandorla.nets.encoder_decoder import ConvolutionalConfig
 from mandorla.parallel import gather, share, world
 from mandorla.processes import together
 from mandorla.recipe import Recipe
+from mandorla.refiner.training import train_refiner
 from mandorla.training import load_tensors
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig
 from mandorla.vae.objective import LossConfig, Objective
 from mandorla.vae.training import train_vae
 
-FLOAT = [f"{stage}.training.precision=fp32" for stage in ("vae", "diffusion")]
+FLOAT = [f"{stage}.training.precision=fp32" for stage in ("vae", "diffusion", "refiner")]
 
 
 def on(num: int, folder: Path, train: Callable[[Recipe], None], recipe: Recipe, stop: int | None = None) -> None:
@@ -115,6 +116,17 @@ def test_stage_2_is_that_of_one_process(tmp_path, request, name, strategy, num):
         assert found.keys() == expected.keys()
         for key, z in found.items():
             torch.testing.assert_close(z, expected[key], atol=2e-4, rtol=1e-3, msg=key)
+
+
+@pytest.mark.parametrize("name", ["signals", "phantom"])
+def test_the_refiner_is_that_of_one_process(tmp_path, request, name):
+    recipe = request.getfixturevalue(name)
+    for run in ("alone", "run"):
+        shutil.copytree(recipe.run, tmp_path / run)
+    train_refiner(elsewhere(recipe, tmp_path / "alone"))
+    on(3, tmp_path, train_refiner, elsewhere(recipe, tmp_path / "run"))
+    for part in ("train", "val"):
+        assert_same_curve(tmp_path / "run", tmp_path / "alone", "refiner", part)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -63,10 +63,10 @@ def test_the_loss_is_least_where_the_velocity_is_right(monkeypatch):
     decoded = {"a": torch.rand(20_000, 1, 6, 5)}
     x = {"a": decoded["a"] + 0.1 * (GaussianDetail.mean + GaussianDetail.std * torch.randn(20_000, 1, 6, 5))}
     latents = Latents(torch.zeros(20_000, 3), {"a": torch.zeros(20_000, 2, 3, 3)})
+    rest = {"a": torch.ones(20_000, dtype=torch.bool)}, {"a": torch.randn(20_000, 1, 6, 5)}, {"a": torch.rand(20_000)}
 
     def loss() -> float:
-        torch.manual_seed(1)
-        return refiner.loss(x, latents, decoded, {"a": torch.ones(20_000, dtype=torch.bool)})[0].item()
+        return refiner.loss(x, latents, decoded, *rest)[0].item()
 
     refiner.networks[0] = GaussianDetail()
     exact = loss()
@@ -87,9 +87,10 @@ def test_what_is_missing_counts_nothing():
     present = {name: torch.ones(6, dtype=torch.bool) for name in x}
     present["b"] = torch.tensor([True, False, True, True, False, True])
 
+    noise, times = {n: torch.randn_like(z) for n, z in x.items()}, {n: torch.rand(6) for n in x}
+
     def loss(x):
-        torch.manual_seed(0)
-        return refiner.loss(x, latents, decoded, present)
+        return refiner.loss(x, latents, decoded, present, noise, times)
 
     total, each = loss(x)
     assert set(each) == {"a", "b"}, "a table has no pixels"

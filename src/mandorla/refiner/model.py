@@ -47,21 +47,27 @@ class Refiner(nn.Module):
         self.register_buffer("scale", torch.ones(len(self.names)))
 
     def loss(
-        self, x: Components, latents: Latents, decoded: Components, present: dict[str, Tensor]
+        self,
+        x: Components,
+        latents: Latents,
+        decoded: Components,
+        present: dict[str, Tensor],
+        noise: Components,
+        times: dict[str, Tensor],
     ) -> tuple[Tensor, Components]:
         """Return the flow-matching loss of images `x` that were `decoded` of `latents`, and its value per modality.
 
-        Images are `(B, C, *size)`, a process's own rows of a batch; `present[name]` (bool, `(B,)`) says which samples
-        have a modality. The loss is the mean over modalities of means over the whole batch.
+        Images, and the `noise` at t = 0, are `(B, C, *size)`, a process's own rows of a batch; `present[name]` (bool,
+        `(B,)`) says which samples have a modality, `times` `(B,)` at which t each is looked at. The loss is the mean
+        over modalities of means over the whole batch.
         """
         errors = {}
         for place, name in enumerate(self.names):
             rows = present[name]
             codes = (latents.shared[rows], latents.private[name][rows])
-            detail = (x[name] - decoded[name])[rows] / self.scale[place]
-            noise, times = torch.randn_like(detail), torch.sigmoid(torch.randn(len(detail), device=detail.device))
-            velocity = self._velocity(place, interpolate(noise, detail, times), decoded[name][rows], codes, times)
-            errors[name] = gather((velocity - (detail - noise)).square().flatten(1).mean(1))
+            detail, start, t = (x[name] - decoded[name])[rows] / self.scale[place], noise[name][rows], times[name][rows]
+            velocity = self._velocity(place, interpolate(start, detail, t), decoded[name][rows], codes, t)
+            errors[name] = gather((velocity - (detail - start)).square().flatten(1).mean(1))
         total = sum(error.sum() / max(1, len(error)) for error in errors.values()) / len(errors)
         return total, {name: error.mean().detach() for name, error in errors.items() if len(error)}
 

@@ -52,32 +52,39 @@ def train_refiner(recipe: Recipe) -> None:
     def fetch(part: str, indices: np.ndarray) -> tuple[Batch, Encoded]:
         return images[part].batch(indices).to(device), parts[part].batch(indices)
 
+    def draw(encoded: Encoded) -> Latents:
+        """Return latents drawn from their posteriors, as stage 2 learns them."""
+        return Latents.of(encoded.draw()).to(device)
+
     @torch.no_grad()
-    def decode(encoded: Encoded) -> tuple[Latents, Components]:
-        """Return latents drawn from their posteriors, as stage 2 learns them, and what stage 1 decodes of them."""
-        z = Latents.of(encoded.draw()).to(device)
-        return z, {name: vae.decode(name, z.shared, z.private[name]).clamp(0, 1) for name in refiner.names}
+    def decode(latents: Latents) -> Components:
+        return {n: vae.decode(n, latents.shared, latents.private[n]).clamp(0, 1) for n in refiner.names}
 
     def loss(module: nn.Module, batch: tuple[Batch, Encoded], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        shown, (latents, decoded) = batch[0], decode(batch[1])
+        shown, latents = batch[0], draw(batch[1])
+        noise = {name: torch.randn_like(shown.x[name]) for name in refiner.names}
+        times = {name: torch.sigmoid(torch.randn(len(latents), device=device)) for name in refiner.names}
         own = share(len(latents))
-        x, decoded, present = ({name: z[own] for name, z in part.items()} for part in (shown.x, decoded, shown.present))
-        total, per_modality = module(x, latents[own], decoded, present)
+        x, present, noise, times = (
+            {name: part[name][own] for name in refiner.names} for part in (shown.x, shown.present, noise, times)
+        )
+        latents = latents[own]
+        total, per_modality = module(x, latents, decode(latents), present, noise, times)
         return total, per_modality | {"loss": total.detach()}
 
     def few(part: str, num: int) -> tuple[Batch, Encoded]:
         return fetch(part, np.linspace(0, len(parts[part]) - 1, min(num, len(parts[part]))).astype(int))
 
     shown, encoded = few("train", _MEASURED)
-    for place, (name, decoded) in enumerate(decode(encoded)[1].items()):
+    for place, (name, decoded) in enumerate(decode(draw(encoded)).items()):
         rows = shown.present[name]
         refiner.scale[place] = (shown.x[name] - decoded)[rows].std().clamp_min(_LEAST) if rows.any() else 1.0
     check, pictured = few("val", _MEASURED), few("val", 8)
 
     def picture(trained: Refiner) -> bytes | None:
         (shown, encoded), rows, titles = pictured, [], []
-        latents, decoded = decode(encoded)
-        for name, x in decoded.items():
+        latents = draw(encoded)
+        for name, x in decode(latents).items():
             if x.ndim in (4, 5):
                 noise = recipe.refiner.temperature * torch.randn_like(x)
                 refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
