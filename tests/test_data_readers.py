@@ -3,8 +3,8 @@
 import gzip
 import os
 import struct
-import tracemalloc
 import sys
+import tracemalloc
 import warnings
 import zipfile
 import zlib
