@@ -301,8 +301,8 @@ def test_the_proposed_recipe_loads_and_trains(tmp_path, kind, capsys):
                 rows = rng.normal(0, 5, (30 + index, 2))
                 path.with_suffix(".csv").write_text("x,y\n" + "\n".join(f"{a:.3f},{b:.3f}" for a, b in rows))
     assert check_data(str(data), [], tmp_path / "page.html", tmp_path / "mine.yaml")
-    assert "written" in capsys.readouterr().out
-    recipe = str(tmp_path / "mine.yaml")
+    recipe, said = str(tmp_path / "mine.yaml"), "".join(capsys.readouterr().out.split())
+    assert f"This is {recipe}; then: mandorla train vae {recipe}".replace(" ", "") in said and "written" in said
     with pytest.raises(SystemExit) as stop:
         main(["train", "vae", recipe, "--dry-run"])
     assert stop.value.code in (0, None)

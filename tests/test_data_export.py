@@ -224,6 +224,24 @@ def test_a_bids_dataset_becomes_a_derivative_dataset(tmp_path):
         files.translate(model, study, tmp_path / "more", ["t2"], ["t1"], num_samples=1, seed=0)
 
 
+def test_every_run_of_a_bids_session_is_filled_in(tmp_path):
+    folder = tmp_path / "study" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    runs = ("acq-fine_run-1", "acq-fine_run-2", "run-1_echo-1")
+    for run in runs:
+        volume = nibabel.Nifti1Image(RNG.integers(0, 1000, SHAPE).astype(np.int16), OBLIQUE)
+        nibabel.save(volume, folder / f"sub-01_{run}_T1w.nii.gz")
+    model = Identity(tmp_path / "run", SHAPE, (0, 1000), {"geometry": {"axes": None}})
+    out = files.translate(model, tmp_path / "study", tmp_path / "out", ["t1"], ["t2"], num_samples=1, seed=0)
+    for run in runs:
+        made = nibabel.load(out / "sub-01" / "anat" / f"sub-01_{run}_desc-synthetic_T2w.nii.gz")
+        given = nibabel.load(folder / f"sub-01_{run}_T1w.nii.gz")
+        np.testing.assert_allclose(made.get_fdata(), given.get_fdata(), atol=20)
+    (folder / f"sub-01_{runs[0]}_T1w.nii").touch()
+    with pytest.raises(MandorlaError, match="would be called as what is made of sub-01_acq-fine_run-1_T1w.nii"):
+        files.translate(model, tmp_path / "study", tmp_path / "more", ["t1"], ["t2"], num_samples=1, seed=0)
+
+
 def test_dicom_images_that_are_no_volume_stay_images(tmp_path):
     series = generate_uid()
     for number in range(3):

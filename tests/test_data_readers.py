@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import sys
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -198,6 +199,20 @@ def test_tables(tmp_path):
     np.testing.assert_array_equal(read(f"{path}:a,b", OPTIONS).values, [[1], [2]])
 
 
+def test_a_large_table_takes_little_more_than_its_numbers(tmp_path):
+    wide, tall, num = tmp_path / "wide.csv", tmp_path / "tall.csv", 60_000
+    wide.write_text(",".join(f"c{number}" for number in range(num)) + "\n" + ",".join(["1"] * num) + "\n")
+    tall.write_text("a\n" + "1\n" * num)
+    assert read(str(wide), ReadOptions(dimensions=0)).values.shape == (
+        num,
+    )  # minutes, were each name looked for in all
+    tracemalloc.start()
+    assert read(str(tall), OPTIONS).values.shape == (1, num)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * num  # bytes; 8 a number, twice while it is copied; rows of text take some 90
+
+
 def test_places_and_stems(tmp_path):
     assert split_place("a/b.npz:x") == (Path("a/b.npz"), "x")
     assert split_place("a/b.h5:g/c.npz:d") == (Path("a/b.h5"), "g/c.npz:d")
@@ -254,6 +269,14 @@ def cut(path, keep=0.6):
 
 def nifti_cut(folder):
     return cut(write_nifti(folder / "a.nii.gz", RNG.normal(size=(9, 9, 9)).astype(np.float32)))
+
+
+def nifti_changed(folder):
+    path = write_nifti(folder / "a.nii.gz", RNG.normal(size=(9, 9, 9)).astype(np.float32))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # of values that cannot be packed: it unpacks all the same
+    path.write_bytes(content)
+    return path
 
 
 def nifti_plain_cut(folder):
@@ -501,6 +524,7 @@ def absent(folder):
 
 BROKEN = {
     nifti_cut: "cannot be read",
+    nifti_changed: "CRC check failed",
     nifti_plain_cut: "cannot be read",
     nifti_no_nifti: "cannot be read",
     nifti_complex: "complex64 values",

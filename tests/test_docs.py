@@ -17,6 +17,7 @@ from test_readme import DIFFUSION, VAE
 
 import mandorla.serve
 from mandorla.cli import main
+from mandorla.data.bids import find_bids
 from mandorla.recipe import read_recipe
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -135,6 +136,13 @@ RECIPES = [(page, text) for page in PAGES for _, language, text in blocks(page) 
 def test_recipes_are_valid(tmp_path, page, text):
     (tmp_path / "recipe.yaml").write_text(text.replace("imports: [mynets.py]\n", ""))
     read_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_a_recipe_for_scans_finds_what_the_commands_before_it_do(tmp_path):
+    write_study(tmp_path / "study")
+    (text,) = [text for page, text in RECIPES if page == "your-data" and "kind: bids" in text]
+    (tmp_path / "scans.yaml").write_text(text)
+    assert len(find_bids(read_recipe(str(tmp_path / "scans.yaml")).data)) == 24
 
 
 def test_the_api_as_a_program_asks_it(world):

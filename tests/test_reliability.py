@@ -10,11 +10,14 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny import same_training, tiny_recipe
 
 import mandorla
@@ -252,6 +255,20 @@ def test_a_hostile_run_folder_is_an_error_and_runs_nothing(
         use()
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "key", ["diffusion.network.depth", "diffusion.network.width", "vae.model.encoder_decoder.hidden"]
+)
+def test_networks_that_the_weights_do_not_fill_are_not_built(copy_of, polydigits_run, key):
+    """A run folder cannot make its reader build until memory ends."""
+    run_folder = copy_of(polydigits_run)
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    *outer, last = key.split(".")
+    reduce(getitem, outer, config)[last] = 2**24  # of blocks: hours; of numbers: terabytes
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(MandorlaError, match=f"does not fit {key.partition('.')[0]}.* train stage . again"):
+        mandorla.load(run_folder).sample(1, steps=1)
 
 
 def test_arrays_of_objects_are_refused(copy_of, polydigits_run):

@@ -7,6 +7,7 @@ judged under the given recipe; where it was guessed, under the proposed one.
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def check_data(
             raise MandorlaError(f"{path}: no file can be written there; name one in a folder that exists")
     if recipe_out is not None and recipe_out.exists():
         raise MandorlaError(f"{recipe_out}: exists already; name another file, or remove this one")
-    findings = find_out(source, overrides)
+    findings = find_out(source, overrides, recipe_out)
     written = {page: render(findings)}
     if recipe_out is not None and findings.config:
         written[recipe_out] = findings.config
@@ -56,8 +57,8 @@ def check_data(
     return not findings.num_mend
 
 
-def find_out(source: str, overrides: Sequence[str] = ()) -> Findings:
-    """Return what the data of `source` hold, what is wrong with them, and a recipe for them."""
+def find_out(source: str, overrides: Sequence[str] = (), recipe_out: Path | None = None) -> Findings:
+    """Return what the data of `source` hold, what is wrong with them, and a recipe for them, to be `recipe_out`."""
     guessed = _guess(source)
     base, given = (source, list(overrides)) if guessed is None else (BASE, [*_first(source, guessed), *overrides])
     recipe = read_recipe(base, given)
@@ -77,7 +78,8 @@ def find_out(source: str, overrides: Sequence[str] = ()) -> Findings:
     networks = _networks(facts, changes, overrides) if guessed else []
     proposed = _settle(read_recipe(base, [*given, *networks, *asked]))
     problems = [*_misnamed(facts), *judge(facts, proposed.data if guessed else recipe.data)]
-    advice = "Save this as mine.yaml; then: mandorla train vae mine.yaml"
+    name = shlex.quote(str(recipe_out or "mine.yaml"))
+    advice = f"{'This is' if recipe_out else 'Save this as'} {name}; then: mandorla train vae {name}"
     return Findings(source, taken, facts, problems, changes, dump_brief(proposed), advice)
 
 

@@ -52,8 +52,8 @@ class Input:
         (`statistic`) under its name and others beside it: `t2/p01`, `t2_std/p01`.
         """
         if self.folder:
-            first = next(iter(self.places.values()))
-            return derivative(first.relative_to(self.folder), modality, "" if statistic == "mean" else statistic)
+            paths = [path.relative_to(self.folder) for path in self.places.values()]
+            return derivative(paths, modality, "" if statistic == "mean" else statistic)
         return Path(modality if statistic == "mean" else f"{modality}_{statistic}", self.name)
 
 
@@ -187,15 +187,20 @@ def listed(names: Sequence[str] | Mapping) -> str:
 
 
 def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> list[Input]:
-    """Return the sessions of a BIDS dataset that have all modalities `given`; those that lack one are passed over."""
+    """Return the sessions of a BIDS dataset that have all modalities `given`; those that lack one are passed over.
+
+    Where a session has several files of the one modality that is given, such as runs, each is an input.
+    """
     own = {"folder": str(source.resolve()), "modalities": list(given)}
     bids = config.model_copy(update=own) if isinstance(config, BidsConfig) else BidsConfig(**own)
     places: dict[str, dict[str, Path]] = {}
     subjects = {}
-    for found in find_bids(bids):
+    for found in find_bids(bids, each=len(given) == 1 and not bids.entities):
         if isinstance(found, Found) and found.name in given:
-            places.setdefault(found.key, {})[found.name] = Path(found.place)
-            subjects[found.key] = found.subject
+            path = Path(found.place)
+            key = f"{found.key}/{stem(path)}" if found.name in places.get(found.key, {}) else found.key
+            places.setdefault(key, {})[found.name] = path
+            subjects[key] = found.subject
     inputs = [
         Input(key, subjects[key], {name: here[name] for name in given}, source.resolve())
         for key, here in sorted(places.items())
@@ -205,6 +210,11 @@ def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> li
         raise MandorlaError(
             f"{source}: no session of this dataset has {' and '.join(given)}; add files, or give others"
         )
+    targets: dict[Path, Input] = {}
+    for one in inputs:
+        if (other := targets.setdefault(one.target(given[0], "mean"), one)) is not one:
+            path, like = (next(iter(each.places.values())) for each in (one, other))
+            raise MandorlaError(f"{path}: what is made of it would be called as what is made of {like.name}; move one")
     if lacking := len(places) - len(inputs):
         text = f"{source}: {lacking} of {len(places)} sessions lack one of {', '.join(given)} and are passed over"
         warnings.warn(text, MandorlaWarning, stacklevel=2)

@@ -339,6 +339,29 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise MandorlaError(f"{path} cannot be read ({error}): delete {path.parent} and make it again") from error
 
 
+@contextmanager
+def built_for(tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Raise RuntimeError as soon as modules that are built inside get more than twice the weights that `tensors` hold.
+
+    Settings of a run folder that do not go with its weights may ask for more memory, or blocks, than there can be.
+    """
+    left, seen = 2 * sum(z.numel() for z in tensors.values()), set()  # some build what they then replace
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        if parameter is not None and (module, name) not in seen:
+            seen.add((module, name))
+            left -= parameter.numel()
+        if left < 0:
+            raise RuntimeError("more weights than there are in the file")
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _key(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 

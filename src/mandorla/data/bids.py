@@ -64,11 +64,11 @@ def pair_bids(config: BidsConfig) -> Pairs:
     return add_labels(pairs, config, folder / PARTICIPANTS)
 
 
-def find_bids(config: BidsConfig) -> list[Found | Unpairable]:
+def find_bids(config: BidsConfig, each: bool = False) -> list[Found | Unpairable]:
     """Return the files of the modalities that are to be taken, the masks, and what is unpairable.
 
-    Raises `MandorlaError` for a missing folder, and several files of one modality that `data.entities` does not choose
-    from.
+    With `each` these are all files that a session has of a modality, else the one that `data.entities` chooses. Raises
+    `MandorlaError` for a missing folder, and several files of one modality that it does not choose from.
     """
     folder = config.locate(config.folder)
     subjects = _subjects(folder)
@@ -80,7 +80,8 @@ def find_bids(config: BidsConfig) -> list[Found | Unpairable]:
     parsed = [_parse(path, subject) for subject in subjects for path in _find(subject, config.datatypes)]
     files = [file for file in parsed if isinstance(file, _File)]
     wanted = [f for f in files if not config.modalities or f.name in config.modalities or is_mask(f.name)]
-    found = [Found(str(file.path), file.name, file.key, file.subject) for file in _choose(wanted, config.entities)]
+    taken = wanted if each else _choose(wanted, config.entities)
+    found = [Found(str(file.path), file.name, file.key, file.subject) for file in taken]
     return [*found, *(file for file in parsed if isinstance(file, Unpairable))]
 
 
@@ -89,18 +90,20 @@ def is_bids(folder: Path) -> bool:
     return bool(_subjects(folder))
 
 
-def derivative(path: Path, modality: str, description: str = "") -> Path:
-    """Return where a `modality` that is made of the file at `path`, relative to its dataset, belongs in a derivative.
+def derivative(paths: Sequence[Path], modality: str, description: str = "") -> Path:
+    """Return where a `modality` that is made of the files at `paths`, relative to a dataset, belongs in a derivative.
 
-    Without a suffix: `sub-01/anat/sub-01_desc-synthetic_T2w` for `sub-01/anat/sub-01_T1w.nii.gz` and t2; the
-    `description`, such as std, follows "synthetic".
+    Without a suffix: `sub-01/anat/sub-01_run-1_desc-synthetic_T2w` for `sub-01/anat/sub-01_run-1_T1w.nii.gz` and t2.
+    Entities that all of the files have are kept; the `description`, such as std, follows "synthetic".
     """
-    entities = dict(pair.partition("-")[::2] for pair in stem(path).split("_")[:-1])
+    pairs = [[pair.partition("-")[::2] for pair in stem(path).split("_")[:-1]] for path in paths]
+    common = {entity: value for entity, value in pairs[0] if all((entity, value) in other for other in pairs)}
     with_agent = modality.removesuffix("gd") if modality.endswith("gd") else ""
-    wanted = {"sub": entities["sub"], "ses": entities.get("ses"), "ce": "gadolinium" if with_agent else None}
-    wanted |= {"space": entities.get("space"), "desc": "synthetic" + description.capitalize()}
+    wanted: dict[str, str | None] = dict.fromkeys(("sub", "ses", "acq", "ce", "rec", "run")) | common  # their order
+    wanted["ce"] = "gadolinium" if with_agent else None
+    wanted["desc"] = "synthetic" + description.capitalize()
     name = "_".join(f"{entity}-{value}" for entity, value in wanted.items() if value)
-    return path.with_name(f"{name}_{_SUFFIX.get(with_agent or modality, with_agent or modality)}")
+    return paths[0].with_name(f"{name}_{_SUFFIX.get(with_agent or modality, with_agent or modality)}")
 
 
 def _subjects(folder: Path) -> list[Path]:

@@ -19,11 +19,14 @@ References: the NIfTI-1 data format (2004), https://nifti.nimh.nih.gov/nifti-1; 
 """
 
 import csv
+import gzip
 import io
 import os
 import re
 import warnings
 import zipfile
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -59,6 +62,7 @@ _GAP = 0.02  # by how much of a step slices may stray from equal distances
 _APART = 0.5  # voxels by which a NIfTI header's two ways into space may differ
 _FLAT = 1e-6  # volume of a voxel below which, its edges being 1, it is none
 _MM = {1: 1e3, 3: 1e-3}  # of NIfTI's units of length: the metre, the micrometre; others are millimetres
+_PART = 2**20  # bytes that are unpacked at once
 _FASTEST = 10**6  # samples per second of a sound
 
 
@@ -437,7 +441,15 @@ def _voxels(path: Path, changed: int) -> np.ndarray:
 
 def _scaled(image) -> np.ndarray:
     """Return the voxels of a NIfTI image: as stored, or float32 where the header scales them."""
-    values = np.asarray(image.dataobj)
+    path = image.get_filename()
+    if suffix(Path(path)) == ".nii":
+        values = np.asarray(image.dataobj)
+    else:
+        with gzip.open(path) as file:
+            values = np.asarray(type(image).from_stream(file).dataobj)
+            for _ in range(0, MOST_BYTES.get(), _PART):  # to its checksum, at the end, where nibabel does not look
+                if not file.read(_PART):
+                    break
     plain = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
     return values if plain else values.astype(np.float32)
 
@@ -559,30 +571,31 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
     """Return columns of numbers below one line of names."""
     check_text(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        names, *lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True) if line] or [[]]
-    if names and all(map(_is_number, names)):
-        raise MandorlaError(f"its first line holds numbers ({', '.join(names[:3])}); put a line of names above it")
-    wanted = names if key is None else [name.strip() for name in key.split(",")]
-    if "" in wanted:  # as pandas writes the numbers of rows
-        number = wanted.index("") + 1
-        raise MandorlaError(f"column {number} has no name; remove it, or name those to take, as in {path.name}:a,b")
-    for name in wanted:
-        if names.count(name) != 1:
-            raise MandorlaError(f"{names.count(name) or 'no'} column(s) {name!r}; it has {', '.join(names)}")
-    values = np.empty((len(wanted), len(lines)))  # of float64: a clock's seconds have ten digits
-    for number, line in enumerate(lines):
-        if len(line) != len(names):
-            raise MandorlaError(f"row {number + 1} has {len(line)} cells where the first line names {len(names)}")
-        for row, name in enumerate(wanted):
-            cell = line[names.index(name)]
-            if not _is_number(cell):
-                raise MandorlaError(f"row {number + 1}, column {name!r}: {cell!r} is no number")
-            values[row, number] = float(cell)
-    if options.dimensions == 0:
-        if len(lines) != 1:
-            raise MandorlaError(f"{len(lines)} rows where a vector has one; data.read.dimensions 1 makes it a sequence")
-        return Reading(values[:, 0])
-    return Reading(values)
+        lines = ([cell.strip() for cell in line] for line in csv.reader(file, strict=True) if line)
+        names = next(lines, [])
+        if names and all(map(_is_number, names)):
+            raise MandorlaError(f"its first line holds numbers ({', '.join(names[:3])}); put a line of names above it")
+        wanted = names if key is None else [name.strip() for name in key.split(",")]
+        if "" in wanted:  # as pandas writes the numbers of rows
+            number = wanted.index("") + 1
+            raise MandorlaError(f"column {number} has no name; remove it, or name those to take, as in {path.name}:a,b")
+        counts, place = Counter(names), {name: index for index, name in enumerate(names)}
+        for name in wanted:
+            if counts[name] != 1:
+                raise MandorlaError(f"{counts[name] or 'no'} column(s) {name!r}; it has {', '.join(names[:20])}")
+        places = [place[name] for name in wanted]
+        values, num = array("d"), 0  # of float64: a clock's seconds have ten digits
+        for num, line in enumerate(lines, 1):
+            if len(line) != len(names):
+                raise MandorlaError(f"row {num} has {len(line)} cells where the first line names {len(names)}")
+            for index in places:
+                if not _is_number(line[index]):
+                    raise MandorlaError(f"row {num}, column {names[index]!r}: {line[index]!r} is no number")
+                values.append(float(line[index]))
+    if options.dimensions == 0 and num != 1:
+        raise MandorlaError(f"{num} rows where a vector has one; data.read.dimensions 1 makes it a sequence")
+    rows = np.array(values).reshape(num, len(wanted))
+    return Reading(rows[0] if options.dimensions == 0 else rows.T)
 
 
 def check_columns(places: Iterable[str | None]) -> None:

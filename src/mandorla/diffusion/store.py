@@ -13,7 +13,7 @@ from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
 from mandorla.recipe import read_run, run_config
 from mandorla.storage import read_json, write_text
-from mandorla.training import WEIGHTS, load_tensors
+from mandorla.training import WEIGHTS, built_for, load_tensors
 
 FOLDER, DESCRIPTION = "diffusion", "model.json"
 WEAK = "weak"  # folder inside that of stage 2
@@ -59,8 +59,9 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
             " stage 2 again"
         )
     labels = of_json(read_json(run / FOLDER / DESCRIPTION, "vae_weights").get("labels", {}))
-    diffusion = Diffusion(read_run(run).diffusion, layout, labels)
     try:
+        with built_for(tensors):
+            diffusion = Diffusion(read_run(run).diffusion, layout, labels)
         diffusion.network.load_state_dict(_part(tensors, _NETWORK))
         if diffusion.config.weak_share:
             weak, _ = load_tensors(run / FOLDER / WEAK / WEIGHTS)

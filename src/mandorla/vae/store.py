@@ -15,7 +15,7 @@ from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_run, run_config
 from mandorla.storage import read_json, write_text
-from mandorla.training import WEIGHTS, load_tensors
+from mandorla.training import WEIGHTS, built_for, load_tensors
 from mandorla.vae.model import VAE
 
 FOLDER, DESCRIPTION = "vae", "model.json"
@@ -42,8 +42,9 @@ def load_vae(run: Path) -> tuple[VAE, str]:
         modalities = tuple(_MODALITY.validate_python(m) for m in described["modalities"])
     except (TypeError, ValueError) as error:
         raise MandorlaError(f"{run / FOLDER / DESCRIPTION} is damaged: restore it, or train stage 1 again") from error
-    vae = VAE(recipe.vae.model, modalities)
     try:
+        with built_for(weights):
+            vae = VAE(recipe.vae.model, modalities)
         vae.load_state_dict(weights)
     except RuntimeError as error:
         raise MandorlaError(
