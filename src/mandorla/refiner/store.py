@@ -7,7 +7,7 @@ from mandorla.errors import MandorlaError
 from mandorla.recipe import read_run, run_config
 from mandorla.refiner.model import Refiner
 from mandorla.storage import read_json, write_text
-from mandorla.training import WEIGHTS, load_tensors
+from mandorla.training import WEIGHTS, built_for, load_tensors
 from mandorla.vae.model import VAE
 
 FOLDER, DESCRIPTION = "refiner", "model.json"
@@ -36,9 +36,10 @@ def load_refiner(run: Path, vae: VAE, vae_weights: str) -> Refiner | None:
             f"{run / FOLDER} was trained for other weights than {run / 'vae'} holds: delete it, or delete it and run"
             f" `mandorla train refiner {run}`"
         )
-    refiner = Refiner(read_run(run).refiner, vae.modalities, vae.layout)
     tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
     try:
+        with built_for(tensors):
+            refiner = Refiner(read_run(run).refiner, vae.modalities, vae.layout)
         refiner.load_state_dict(tensors)
     except RuntimeError as error:
         raise MandorlaError(f"{run / FOLDER} does not fit refiner in {run_config(run)}: train it again") from error
