@@ -80,7 +80,8 @@ def test_bars_span_chance_and_ceiling():
 
 def test_standard_errors_are_binomial_and_bootstrapped():
     scores = np.repeat([0.0, 1.0], [300, 700])
-    assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000))
+    assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 999))
+    assert standard_error(scores[:1]) == 0
     assert bootstrap_error(lambda a: a.mean(), (scores,)) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.2)
 
 

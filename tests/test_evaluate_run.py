@@ -139,7 +139,7 @@ class Leaky(RunModel):
         generator = torch.Generator().manual_seed(seed)
         return {name: torch.rand(num, 6, generator=generator) for name in wanted}
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         return super().decode(Latents(latents.shared, {name: u[:, :2] for name, u in latents.private.items()}))
 
 
@@ -228,6 +228,30 @@ def test_labels_of_files_are_measured(complete, scans_run, copy_of, monkeypatch)
 
 def _page(run):
     return (run / "report.html").read_text().replace("&#39;", "'")
+
+
+class Patients(Bars):
+    """Four samples of each patient; the left view is missing in all of every third patient, the right in one sample."""
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        patient = np.asarray(indices) // 4
+        batch.factors["group"] = patient
+        batch.present["left"] = torch.as_tensor(patient % 3 != 0)
+        batch.present["right"] = torch.as_tensor(np.asarray(indices) % 4 != 0)
+        return batch
+
+
+def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch):
+    """Routes of different patients: counted per route, one patient would stand for several in errors and tests."""
+    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    model, worse = RunModel(tmp_path / "a", coherent=False), RunModel(tmp_path / "b", coherent=False)
+    model.data = lambda: Splits(Bars(300, 0), Bars(50, 1), Patients(48, 2))
+    found = by_name(evaluate_run(model, only("translation", num_translated=48), baseline=worse))
+    kinds = ("psnr mean", "psnr mean against baseline", "spread coverage")
+    assert {found[f"translation/{kind}"].n for kind in kinds} == {12}
+    assert found["translation/left to top/psnr mean"].n == 8 and found["translation/right to top/psnr mean"].n == 12
+    assert [found[f"reconstruction/{name}"].n for name in ("left", "right", "top")] == [8, 12, 12]
 
 
 class PartlyBars(Bars):
@@ -331,7 +355,7 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
             shared = next(iter(x.values())).flatten(1)[:, :8]
             return Latents(shared, {name: image.flatten(1) for name, image in x.items()})
 
-        def decode(self, latents):
+        def decode(self, latents, refined=True):
             return {name: u.view(-1, 1, 8, 8) for name, u in latents.private.items()}
 
         def sample_private(self, shared, seed=0, wanted=None):
