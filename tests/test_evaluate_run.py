@@ -81,6 +81,7 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
     assert records["coherence/cross from 2"].value == records["coherence/self from 3"].value == 1
     assert records["separation/shared_kept"].value > 0.95 and records["separation/private_kept"].value > 0.95
     assert records["reconstruction/left"].value == 100
+    assert records["separation/private_known"].error > 0, "also where all samples are measured at once"
 
 
 def test_its_leaks_and_its_control_are_at_chance(records):

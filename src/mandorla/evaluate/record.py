@@ -113,7 +113,7 @@ _AVERAGED = ("value", "error", "chance", "ceiling", "control")
 
 def standard_error(scores: np.ndarray) -> float:
     """Return the standard error of the mean of `scores` `(N,)`, 0 of a single one."""
-    return deviation(scores) / len(scores) ** 0.5
+    return float(deviation(scores) / np.sqrt(len(scores)))
 
 
 def deviation(scores: np.ndarray) -> float:
