@@ -343,33 +343,37 @@ class Lesions(Bars):
         return batch
 
 
+class LesionModel(RunModel):
+    """Everything is private, c is the left noise; the lesion is drawn at random."""
+
+    modalities = Lesions.modalities
+    test = Lesions(100, 2)
+
+    def data(self):
+        return Splits(Lesions(400, 0), Lesions(50, 1), self.test)
+
+    def encode(self, x, present=None):
+        shared = next(iter(x.values())).flatten(1)[:, :8]
+        return Latents(shared, {name: image.flatten(1) for name, image in x.items()})
+
+    def decode(self, latents, refined=True):
+        return {name: u.view(-1, 1, 8, 8) for name, u in latents.private.items()}
+
+    def sample_private(self, shared, seed=0, wanted=None):
+        rng = np.random.default_rng(seed)
+        batch = self.data().val.batch(rng.integers(50, size=len(shared)))
+        return Latents(shared, {name: batch.x[name].flatten(1) for name in wanted or batch.x})
+
+    def sample(self, num, seed=0):
+        latents = self.sample_private(torch.rand(num, 8), seed)
+        return SimpleNamespace(x=self.decode(latents), latents=latents)
+
+
+OF_LESIONS = only("disentanglement", "translation", lesion_modality="right", num_translated=80, label="none")
+
+
 def test_a_lesion_of_one_view_stays_there(tmp_path):
-    class Model(RunModel):
-        """Everything is private, c is the left noise; the lesion is drawn at random."""
-
-        modalities = Lesions.modalities
-
-        def data(self):
-            return Splits(Lesions(400, 0), Lesions(50, 1), Lesions(100, 2))
-
-        def encode(self, x, present=None):
-            shared = next(iter(x.values())).flatten(1)[:, :8]
-            return Latents(shared, {name: image.flatten(1) for name, image in x.items()})
-
-        def decode(self, latents, refined=True):
-            return {name: u.view(-1, 1, 8, 8) for name, u in latents.private.items()}
-
-        def sample_private(self, shared, seed=0, wanted=None):
-            rng = np.random.default_rng(seed)
-            batch = self.data().val.batch(rng.integers(50, size=len(shared)))
-            return Latents(shared, {name: batch.x[name].flatten(1) for name in wanted or batch.x})
-
-        def sample(self, num, seed=0):
-            latents = self.sample_private(torch.rand(num, 8), seed)
-            return SimpleNamespace(x=self.decode(latents), latents=latents)
-
-    settings = only("disentanglement", "translation", lesion_modality="right", num_translated=80, label="none")
-    records = by_name(evaluate_run(Model(tmp_path), settings))
+    records = by_name(evaluate_run(LesionModel(tmp_path), OF_LESIONS))
     assert abs(records["lesion/known from left"].value - 0.5) < 0.2
     assert records["lesion/known from private right"].value > 0.95
     assert abs(records["lesion/foretold from left"].value - 0.5) < 0.2
@@ -379,6 +383,18 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
         records["translation/left to right/anatomy psnr"].value
         > records["translation/left to right/anatomy psnr"].control
     )
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_is_not_defined_is_left_out_and_said(tmp_path):
+    """No AUC, no contrast where no test sample has a lesion: NaN is no JSON."""
+    model = LesionModel(tmp_path)
+    model.test = Lesions(100, 2)
+    model.test.bar[:] = 0
+    records = by_name(evaluate_run(model, OF_LESIONS))
+    assert {name for name in records if "lesion" in name} == {"lesion/rate from left"}
+    assert "Left out: lesion/known from left, " in _page(tmp_path)
+    assert all(np.isfinite([record.value, record.error]).all() for record in records.values())
 
 
 def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):

@@ -132,4 +132,6 @@ def bootstrap_error(
     """
     rng = np.random.default_rng(seed)
     rows = rng.integers(len(arrays[0]), size=(draws, len(arrays[0])))
-    return float(np.nanstd([statistic(*(array[row] for array in arrays)) for row in rows]))
+    found = np.array([statistic(*(array[row] for array in arrays)) for row in rows])
+    defined = found[~np.isnan(found)]
+    return float(np.std(defined)) if len(defined) else float("nan")
