@@ -35,7 +35,10 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     num = max(1, round(len(order) / _SEPARATED))
     found = measured(num)
     parts = found if num >= _PARTS else measured(_PARTS)
-    spread = f"±: from the spread over {len(parts)} parts of the samples."
+    if all(parts):
+        spread = f"±: from the spread over {len(parts)} parts of the samples."
+    else:
+        parts, spread = found, "±: not known of so few samples."
     texts = {
         "shared_kept": (f"Share of c that is read again after a swap; {spread}", "higher"),
         "private_kept": (f"Share of u that is read again after a swap; {spread}", "higher"),
@@ -48,7 +51,7 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
             error=standard_error(np.array([each[name] for each in parts])),
         )
         for name, text in texts.items()
-        if all(name in each for each in [*found, *parts])
+        if all(name in each for each in found)
     ]
 
 
