@@ -230,19 +230,22 @@ def test_records_are_unique_and_say_what_they_are(records):
         assert record.definition.endswith(".") and record.n > 0 and np.isfinite([record.value, record.error]).all()
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_labels_of_files_are_measured(complete, scans_run, copy_of, monkeypatch):
+@pytest.mark.parametrize("lacking", [None, "train", "test"])
+def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     """A class by name and a packed mask; a class that one sample lacks is left out."""
     model = mandorla.load(copy_of(scans_run))
-    if not complete:
+    if lacking:
         data = model.data()
-        data.train.labels["kind"][7] = -1
+        part = getattr(data, lacking)
+        kind = part.labels["kind"].copy()
+        kind[part.rows[:4]] = -1
+        data = replace(data, **{lacking: replace(part, labels=part.labels | {"kind": kind})})
         monkeypatch.setattr(model, "data", lambda: data)
-    settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement",)})
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement", "coherence")})
     names = by_name(evaluate_run(model, settings)).keys()
     assert {"lesion/known from t1", "lesion/contrast kept"} <= names
-    assert ("shared/class" in names) == complete
-    assert ("no classes 'kind' of every sample" in _page(model.run)) != complete
+    assert ("shared/class" in names) == (lacking is None)
+    assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
 
 
 def _page(run):
