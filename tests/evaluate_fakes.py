@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.latents import SHARED, Latents, Layout
 from mandorla.vae.model import to_sphere
 
@@ -82,6 +83,7 @@ class BarModel:
     modalities = MODALITIES
     vae = BarVAE()
     device = "cpu"
+    sampling, refiner = SamplingConfig(), None
     recipe = SimpleNamespace(
         seed=0, run="runs/bars", model_dump=lambda mode="json": {"run": "runs/bars", "data": {"kind": "bars"}}
     )
@@ -95,7 +97,7 @@ class BarModel:
         count = torch.stack(list(present.values())).sum(0)[:, None]
         return Latents(torch.stack(columns).sum(0) / count, {name: half(image) for name, image in x.items()})
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         shared = latents.shared
         return {name: draw(shared.argmax(1), u.argmax(1)) for name, u in latents.private.items()}
 

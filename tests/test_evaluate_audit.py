@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mandorla.data.dataset import Batch, all_present
-from mandorla.evaluate.audit import audit, flatten_tuples, nearest, suspicious
+from mandorla.evaluate.audit import audit, flatten_tuples, nearest, suspicious, usual_share
 
 
 def rows(num: int, seed: int) -> torch.Tensor:
@@ -29,6 +29,24 @@ def test_blur_alone_does_not_look_like_copying_in_the_ratio():
     found, real = nearest(blurred, train), nearest(held_out, train)
     assert suspicious(found.distance, real.distance).mean() > 0.5
     assert suspicious(found.ratio, real.ratio).mean() < 0.05
+
+
+def test_copies_are_caught_beside_empty_slices_and_samples_that_occur_twice():
+    train, held_out = rows(500, 0), rows(400, 1)
+    train[:20], held_out[:12] = 0, 0  # empty slices: none of them is a copy by its ratio
+    held_out[12:24] = train[30:42]  # unseen they are not
+    found, real = nearest(train[100:200], train), nearest(held_out, train)
+    assert suspicious(found.distance, real.distance).mean() > 0.5 < suspicious(found.ratio, real.ratio).mean()
+    assert (real.ratio[:12] == 1).all() and usual_share(real.distance) > 0.03
+
+
+@pytest.mark.parametrize("num", [10, 40, 400])
+def test_the_usual_share_is_that_of_samples_like_the_unseen_ones(num):
+    """Of ten unseen samples the nearest has the place of one in eleven."""
+    draws = np.random.default_rng(0).random((200, 200 + num))
+    pairs = [(suspicious(each[num:], each[:num]).mean(), usual_share(each[:num])) for each in draws]
+    expected, told = np.mean(pairs, axis=0)
+    assert told == pytest.approx(expected, abs=0.02)
 
 
 def test_large_images_are_averaged_down_and_modalities_joined():

@@ -50,7 +50,7 @@ def test_a_perfect_model_is_coherent(batch):
 class Selfish(BarModel):
     """Draw only the view right that the shared part was read from, which its largest value counts."""
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         source = MODALITIES[round(latents.shared.amax().item()) - 1].name
         wrong = Latents(latents.shared.roll(1, dims=1), latents.private)
         return super().decode(wrong) | {source: super().decode(latents)[source]}
@@ -119,7 +119,7 @@ def test_coherence_by_the_number_of_views_given(batch, num, right):
 class Partial(BarModel):
     """Decode one view wrongly: it counts only where it is not among those given."""
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         x = super().decode(latents)
         return x | {"top": super().decode(Latents(latents.shared.roll(1, 1), latents.private))["top"]}
 
@@ -135,7 +135,7 @@ def test_a_collapsed_model_fails_the_control():
     """It always says the same, so that its views agree, and agree as well where they do not belong together."""
 
     class Collapsed(BarModel):
-        def decode(self, latents):
+        def decode(self, latents, refined=True):
             constant = torch.zeros_like(latents.shared)
             return super().decode(Latents(constant, latents.private))
 

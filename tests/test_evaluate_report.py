@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mandorla.evaluate.pictures import Picture, curves
+from mandorla.evaluate.probes import auc
 from mandorla.evaluate.record import Record, bootstrap_error, standard_error
 from mandorla.evaluate.report import position, print_summary, render, summary
 from mandorla.pictures import grid, tile
@@ -80,8 +81,11 @@ def test_bars_span_chance_and_ceiling():
 
 def test_standard_errors_are_binomial_and_bootstrapped():
     scores = np.repeat([0.0, 1.0], [300, 700])
-    assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000))
+    assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 999))
+    assert standard_error(scores[:1]) == 0
     assert bootstrap_error(lambda a: a.mean(), (scores,)) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.2)
+    only_one = np.arange(3) == 1
+    assert 0 < bootstrap_error(auc, (np.arange(3.0), only_one)) < 1, "resamples of one class have no AUC"
 
 
 def test_small_images_are_enlarged_pixel_by_pixel():

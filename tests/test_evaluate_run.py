@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from evaluate_fakes import BarModel, Bars, BarVAE, column
+from evaluate_fakes import BarModel, Bars, BarVAE, column, half
 from tiny import scans_recipe, write_scans
 
 import mandorla
@@ -74,17 +74,18 @@ def records(run):
 
 
 def test_a_perfect_model_scores_like_the_ceiling(records):
-    for name in ("shared/class", "shared/class/all", "private/half", "coherence/self", "coherence/cross"):
+    for name in ("shared/class", "shared/class mlp", "private/half mlp", "coherence/self", "coherence/cross"):
         assert records[name].value >= records[name].ceiling - 0.02 > 0.95
     for name in ("swap/class", "swap/class residual", "swap/agreement", "swap/half", "joint/agreement"):
         assert records[name].value > 0.95
     assert records["coherence/cross from 2"].value == records["coherence/self from 3"].value == 1
     assert records["separation/shared_kept"].value > 0.95 and records["separation/private_kept"].value > 0.95
     assert records["reconstruction/left"].value == 100
+    assert records["separation/private_known"].error > 0, "also where all samples are measured at once"
 
 
 def test_its_leaks_and_its_control_are_at_chance(records):
-    for name in ("private/class linear", "private/class mlp", "private/residual/class mlp", "shared/half"):
+    for name in ("private/class linear", "private/class mlp", "private/residual/class mlp", "shared/half mlp"):
         assert abs(records[name].value - records[name].chance) < 0.1
     for name in ("information/critic", "information/gaussian"):
         assert abs(records[name].value - records[name].control) < 0.03
@@ -139,7 +140,7 @@ class Leaky(RunModel):
         generator = torch.Generator().manual_seed(seed)
         return {name: torch.rand(num, 6, generator=generator) for name in wanted}
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         return super().decode(Latents(latents.shared, {name: u[:, :2] for name, u in latents.private.items()}))
 
 
@@ -151,6 +152,24 @@ def test_a_planted_leak_is_found_with_labels_and_without(tmp_path):
         for kind in ("critic", "gaussian"):
             record = found[f"information/{kind}/{view}"]
             assert record.value > record.control + 0.5 and record.p < 0.02
+
+
+class Folded(RunModel):
+    """Keep the half of a view in the shared part, as the product of two signs."""
+
+    def encode(self, x, present=None):
+        latents = super().encode(x, present)
+        upper = half(next(iter(x.values()))).argmax(1) * 2 - 1
+        sign = torch.randint(2, upper.shape, generator=torch.Generator().manual_seed(len(upper))) * 2 - 1
+        return Latents(torch.cat([latents.shared, torch.stack([sign, sign * upper], 1)], 1), latents.private)
+
+    def decode(self, latents, refined=True):
+        return super().decode(Latents(latents.shared[:, :4], latents.private))
+
+
+def test_a_leak_into_the_shared_part_that_no_line_shows_is_found(tmp_path):
+    found = by_name(evaluate_run(Folded(tmp_path), only("disentanglement", num_residual=0)))
+    assert found["shared/half"].value < 0.7 and found["shared/half mlp"].value > 0.8
 
 
 def test_only_what_is_asked_for_is_computed(tmp_path, monkeypatch):
@@ -211,23 +230,50 @@ def test_records_are_unique_and_say_what_they_are(records):
         assert record.definition.endswith(".") and record.n > 0 and np.isfinite([record.value, record.error]).all()
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_labels_of_files_are_measured(complete, scans_run, copy_of, monkeypatch):
+@pytest.mark.parametrize("lacking", [None, "train", "test"])
+def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     """A class by name and a packed mask; a class that one sample lacks is left out."""
     model = mandorla.load(copy_of(scans_run))
-    if not complete:
+    if lacking:
         data = model.data()
-        data.train.labels["kind"][7] = -1
+        part = getattr(data, lacking)
+        kind = part.labels["kind"].copy()
+        kind[part.rows[:4]] = -1
+        data = replace(data, **{lacking: replace(part, labels=part.labels | {"kind": kind})})
         monkeypatch.setattr(model, "data", lambda: data)
-    settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement",)})
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement", "coherence")})
     names = by_name(evaluate_run(model, settings)).keys()
     assert {"lesion/known from t1", "lesion/contrast kept"} <= names
-    assert ("shared/class" in names) == complete
-    assert ("no classes 'kind' of every sample" in _page(model.run)) != complete
+    assert ("shared/class" in names) == (lacking is None)
+    assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
 
 
 def _page(run):
     return (run / "report.html").read_text().replace("&#39;", "'")
+
+
+class Patients(Bars):
+    """Four samples of each patient; the left view is missing in all of every third patient, the right in one sample."""
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        patient = np.asarray(indices) // 4
+        batch.factors["group"] = patient
+        batch.present["left"] = torch.as_tensor(patient % 3 != 0)
+        batch.present["right"] = torch.as_tensor(np.asarray(indices) % 4 != 0)
+        return batch
+
+
+def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch):
+    """Routes of different patients: counted per route, one patient would stand for several in errors and tests."""
+    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    model, worse = RunModel(tmp_path / "a", coherent=False), RunModel(tmp_path / "b", coherent=False)
+    model.data = lambda: Splits(Bars(300, 0), Bars(50, 1), Patients(48, 2))
+    found = by_name(evaluate_run(model, only("translation", num_translated=48), baseline=worse))
+    kinds = ("psnr mean", "psnr mean against baseline", "spread coverage")
+    assert {found[f"translation/{kind}"].n for kind in kinds} == {12}
+    assert found["translation/left to top/psnr mean"].n == 8 and found["translation/right to top/psnr mean"].n == 12
+    assert [found[f"reconstruction/{name}"].n for name in ("left", "right", "top")] == [8, 12, 12]
 
 
 class PartlyBars(Bars):
@@ -318,33 +364,37 @@ class Lesions(Bars):
         return batch
 
 
+class LesionModel(RunModel):
+    """Everything is private, c is the left noise; the lesion is drawn at random."""
+
+    modalities = Lesions.modalities
+    test = Lesions(100, 2)
+
+    def data(self):
+        return Splits(Lesions(400, 0), Lesions(50, 1), self.test)
+
+    def encode(self, x, present=None):
+        shared = next(iter(x.values())).flatten(1)[:, :8]
+        return Latents(shared, {name: image.flatten(1) for name, image in x.items()})
+
+    def decode(self, latents, refined=True):
+        return {name: u.view(-1, 1, 8, 8) for name, u in latents.private.items()}
+
+    def sample_private(self, shared, seed=0, wanted=None):
+        rng = np.random.default_rng(seed)
+        batch = self.data().val.batch(rng.integers(50, size=len(shared)))
+        return Latents(shared, {name: batch.x[name].flatten(1) for name in wanted or batch.x})
+
+    def sample(self, num, seed=0):
+        latents = self.sample_private(torch.rand(num, 8), seed)
+        return SimpleNamespace(x=self.decode(latents), latents=latents)
+
+
+OF_LESIONS = only("disentanglement", "translation", lesion_modality="right", num_translated=80, label="none")
+
+
 def test_a_lesion_of_one_view_stays_there(tmp_path):
-    class Model(RunModel):
-        """Everything is private, c is the left noise; the lesion is drawn at random."""
-
-        modalities = Lesions.modalities
-
-        def data(self):
-            return Splits(Lesions(400, 0), Lesions(50, 1), Lesions(100, 2))
-
-        def encode(self, x, present=None):
-            shared = next(iter(x.values())).flatten(1)[:, :8]
-            return Latents(shared, {name: image.flatten(1) for name, image in x.items()})
-
-        def decode(self, latents):
-            return {name: u.view(-1, 1, 8, 8) for name, u in latents.private.items()}
-
-        def sample_private(self, shared, seed=0, wanted=None):
-            rng = np.random.default_rng(seed)
-            batch = self.data().val.batch(rng.integers(50, size=len(shared)))
-            return Latents(shared, {name: batch.x[name].flatten(1) for name in wanted or batch.x})
-
-        def sample(self, num, seed=0):
-            latents = self.sample_private(torch.rand(num, 8), seed)
-            return SimpleNamespace(x=self.decode(latents), latents=latents)
-
-    settings = only("disentanglement", "translation", lesion_modality="right", num_translated=80, label="none")
-    records = by_name(evaluate_run(Model(tmp_path), settings))
+    records = by_name(evaluate_run(LesionModel(tmp_path), OF_LESIONS))
     assert abs(records["lesion/known from left"].value - 0.5) < 0.2
     assert records["lesion/known from private right"].value > 0.95
     assert abs(records["lesion/foretold from left"].value - 0.5) < 0.2
@@ -354,6 +404,18 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
         records["translation/left to right/anatomy psnr"].value
         > records["translation/left to right/anatomy psnr"].control
     )
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_is_not_defined_is_left_out_and_said(tmp_path):
+    """No AUC, no contrast where no test sample has a lesion: NaN is no JSON."""
+    model = LesionModel(tmp_path)
+    model.test = Lesions(100, 2)
+    model.test.bar[:] = 0
+    records = by_name(evaluate_run(model, OF_LESIONS))
+    assert {name for name in records if "lesion" in name} == {"lesion/rate from left"}
+    assert "Left out: lesion/known from left, " in _page(tmp_path)
+    assert all(np.isfinite([record.value, record.error]).all() for record in records.values())
 
 
 def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):

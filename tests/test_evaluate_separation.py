@@ -19,7 +19,7 @@ class Additive:
     def encode(self, x):
         return self.latents
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         return {"a": latents.shared + latents.private["a"]}
 
     def swap(self, shared_from, private_from):

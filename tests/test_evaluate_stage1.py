@@ -75,7 +75,7 @@ class Leaky(BarModel):
         columns = {name: image[:, 0].amax(1)[:, ::2] for name, image in x.items()}
         return Latents(torch.zeros(len(next(iter(x.values()))), CLASSES), columns)
 
-    def decode(self, latents):
+    def decode(self, latents, refined=True):
         halves = {name: torch.zeros(len(u), 2) for name, u in latents.private.items()}
         parts = [super(Leaky, self).decode(Latents(u, {name: halves[name]})) for name, u in latents.private.items()]
         return {name: x for part in parts for name, x in part.items()}

@@ -2,8 +2,8 @@
 
 d(x) is the distance from x to its nearest training sample. Calibrated questions, asked of *pixels* and of the space of
 features *random*, which looks at texture and does not care where exactly it lies:
-- *distance*: is d(x) below the first percentile of held-out real samples? A generator that copies nothing scores .01;
-  smooth samples are close to everything, so this one also reacts to blur;
+- *distance*: is d(x) at most the first percentile of held-out real samples? A generator that copies nothing scores .01,
+  more where few samples are held out; smooth samples are close to everything, so this one also reacts to blur;
 - *ratio*: is d(x) that small beside the distance to the next neighbours? Only a copy has one neighbour that close;
 - *nearer*: is x nearer to the training set than to as many held-out samples? By chance in half of the cases.
 
@@ -123,8 +123,16 @@ def nearest(queries: Tensor, train: Tensor) -> Neighbours:
 
 
 def suspicious(samples: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Return which of `samples` `(B,)` lie below the first percentile of `held_out` `(N,)`."""
-    return samples < np.percentile(held_out, 1)
+    """Return which of `samples` `(B,)` do not lie above the first percentile of `held_out` `(N,)`, bool."""
+    return samples <= np.percentile(held_out, 1)
+
+
+def usual_share(held_out: np.ndarray) -> float:
+    """Return the share of `held_out` `(N,)` that the others of them make `suspicious`.
+
+    About .01 of many, but 1 / N of few, and more where held-out samples occur in the training set too.
+    """
+    return float(np.mean([suspicious(held_out[i], np.delete(held_out, i)) for i in range(len(held_out))]))
 
 
 class _Search:
@@ -145,7 +153,8 @@ class _Search:
     def neighbours(self, index: np.ndarray) -> Neighbours:
         """Return the nearest ones; the vector at place p is that of sample `index[p]`."""
         first, others = self.distance[:, 0], self.distance[:, 1:].mean(1)
-        return Neighbours(index[self.place[:, 0].numpy()], first.numpy(), (first / others.clamp_min(1e-12)).numpy())
+        ratio = torch.where(others > 0, first / others, 1.0)  # of equal ones, such as empty slices, none is a copy
+        return Neighbours(index[self.place[:, 0].numpy()], first.numpy(), ratio.numpy())
 
 
 def _read(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.images import Images, unit_images
 from mandorla.evaluate.judges import Judge
 from mandorla.evaluate.settings import OWN_SPACES
 
@@ -39,9 +40,12 @@ def random_network(modality: Modality) -> Judge:
     return network.eval()
 
 
-def random_features(images: Tensor | np.ndarray) -> Tensor:
-    """Return the features `(B, F)` of `images` `(B, C, *size)` in [0, 1] in the space *random*."""
-    images = torch.as_tensor(images).float()
+def random_features(images: Images) -> Tensor:
+    """Return the features `(B, F)` of `images` `(B, C, *size)` in [0, 1] in the space *random*.
+
+    Raises MandorlaError for what are no such images.
+    """
+    images = unit_images(images)
     return random_network(Modality("", images.shape[1], tuple(images.shape[2:]))).features(images)
 
 

@@ -1,40 +1,70 @@
 """Likeness of images in [0, 1]: one number per sample, so that means carry their standard error.
 
-Every function takes `(B, C, *size)` tensors, clips them to [0, 1], and returns float64 `(B,)`. With a `mask`
-`(B, 1 or C, *size)` only the pixels inside count.
+Every function takes tensors or arrays `(B, C, *size)` of floats, clips them to [0, 1], and returns float64 `(B,)`. With
+a `mask` `(B, 1 or C, *size)` only the pixels inside count. All raise MandorlaError for integers, NaN, and images that
+are not of one shape.
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from mandorla.errors import MandorlaError
+
+Images = Tensor | np.ndarray  # (B, C, *size), floats in [0, 1]
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 _WINDOW = 11  # pixels a side of the window of structural similarity
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
 
 
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def unit_images(images: Images, what: str = "images") -> Tensor:
+    """Return `images` `(B, C, *size)` as a float32 tensor on the CPU, clipped to [0, 1].
+
+    Raises MandorlaError, which says `what` they are, for integers, whose range nobody knows, and for NaN.
+    """
+    images = torch.as_tensor(images).detach().cpu()
+    if images.ndim < 2:
+        raise MandorlaError(f"{what} have shape {tuple(images.shape)}: expected (B, C, *size)")
+    if not images.is_floating_point():
+        raise MandorlaError(
+            f"{what} are {str(images.dtype).removeprefix('torch.')}: give floats in [0, 1], bytes / 255"
+        )
+    if images.isnan().any():
+        raise MandorlaError(f"{what} have NaN values: leave those samples out")
+    return images.float().clamp(0, 1)
+
+
+def _pair(images: Images, truth: Images) -> tuple[Tensor, Tensor]:
+    pair = unit_images(images), unit_images(truth, "true images")
+    if pair[0].shape != pair[1].shape:
+        raise MandorlaError(f"images {tuple(pair[0].shape)} and true ones {tuple(pair[1].shape)} differ in shape")
+    return pair
+
+
+def _mean(values: Tensor, mask: Images | None) -> Tensor:
     if mask is None:
         return values.double().flatten(1).mean(1)
-    weight = mask.cpu().expand_as(values).double().flatten(1)
+    weight = torch.as_tensor(mask).cpu().expand_as(values).double().flatten(1)
     return (values.double().flatten(1) * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
-def _difference(images: Tensor, truth: Tensor) -> Tensor:
-    return images.cpu().float().clamp(0, 1) - truth.cpu().float().clamp(0, 1)
+def _difference(images: Images, truth: Images) -> Tensor:
+    images, truth = _pair(images, truth)
+    return images - truth
 
 
-def mae(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarray:
+def mae(images: Images, truth: Images, mask: Images | None = None) -> np.ndarray:
     """Return the mean absolute error of each sample."""
     return _mean(_difference(images, truth).abs(), mask).numpy()
 
 
-def psnr(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarray:
+def psnr(images: Images, truth: Images, mask: Images | None = None) -> np.ndarray:
     """Return the peak signal-to-noise ratio of each sample, -10 log10(mean squared error), in dB."""
     error = _mean(_difference(images, truth).square(), mask).clamp_min(_LEAST_ERROR)
     return (-10 * error.log10()).numpy()
 
 
-def ssim(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarray:
+def ssim(images: Images, truth: Images, mask: Images | None = None) -> np.ndarray:
     """Return the structural similarity of each sample, 2D or 3D (window 11, sigma 1.5).
 
     Reference: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004,
@@ -42,7 +72,7 @@ def ssim(images: Tensor, truth: Tensor, mask: Tensor | None = None) -> np.ndarra
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    images, truth = (z.cpu().float().clamp(0, 1) for z in (images, truth))
+    images, truth = _with_window(*_pair(images, truth))
     mean, local = structural_similarity_index_measure(
         images, truth, reduction="none", data_range=1.0, return_full_image=True
     )
@@ -54,7 +84,15 @@ def has_ssim(x: Tensor) -> bool:
     return x.ndim in (4, 5) and min(x.shape[2:]) >= _WINDOW
 
 
-def ms_ssim(a: Tensor, b: Tensor) -> np.ndarray:
+def _with_window(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if not has_ssim(a):
+        raise MandorlaError(
+            f"images {tuple(a.shape)} have no structural similarity: two or three axes of {_WINDOW} pixels at least"
+        )
+    return a, b
+
+
+def ms_ssim(a: Images, b: Images) -> np.ndarray:
     """Return the structural similarity over several scales of each pair; small images have fewer of the five scales.
 
     Reference: Wang et al., "Multi-scale structural similarity for image quality assessment", 2003,
@@ -62,7 +100,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> np.ndarray:
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    a, b = (z.cpu().float().clamp(0, 1) for z in (a, b))
+    a, b = _with_window(*_pair(a, b))
     scales = max(n for n in range(1, 6) if n == 1 or min(a.shape[2:]) >= _WINDOW * max(2 ** (n - 1), (n - 1) ** 2))
     weights = _SCALE_WEIGHTS[:scales]
     betas = tuple(weight / sum(weights) for weight in weights)
@@ -75,12 +113,12 @@ def ms_ssim(a: Tensor, b: Tensor) -> np.ndarray:
     )
 
 
-def foreground(truth: Tensor, above: float = 0.05) -> Tensor:
+def foreground(truth: Images, above: float = 0.05) -> Tensor:
     """Return where the true image is brighter than `above`, bool `(B, C, *size)`."""
-    return truth > above
+    return torch.as_tensor(truth) > above
 
 
-def spread_and_error(samples: Tensor, truth: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:
+def spread_and_error(samples: Images, truth: Images, mask: Images | None = None) -> dict[str, np.ndarray]:
     """Return how well K `samples` `(K, B, C, *size)` of an answer tell their own error, each `(B,)`, float64.
 
     If samples and truth come from one distribution, then, of the pixels inside `mask`:
@@ -89,10 +127,17 @@ def spread_and_error(samples: Tensor, truth: Tensor, mask: Tensor | None = None)
     - `coverage` = share of true values between the smallest and the largest sample: (K - 1) / (K + 1)
     - `correlation` of the samples' standard deviation with the absolute error of their mean: above 0
 
+    Raises MandorlaError for a single sample, which has no spread.
+
     Reference: Fortin et al., "Why Should Ensemble Spread Match the RMSE of the Ensemble Mean?", 2014,
     https://doi.org/10.1175/JHM-D-14-0008.1, equation 15
     """
-    samples, truth = (z.cpu().double().clamp(0, 1) for z in (samples, truth))
+    samples, truth = unit_images(samples, "samples").double(), unit_images(truth, "true images").double()
+    if samples.shape[1:] != truth.shape or len(samples) < 2:
+        raise MandorlaError(
+            f"samples {tuple(samples.shape)} do not fit true images {tuple(truth.shape)}: expected (K, B, C, *size), K"
+            " at least 2"
+        )
     variance, error = samples.var(0), samples.mean(0) - truth
     inside = (samples.amin(0) <= truth) & (truth <= samples.amax(0))
     spread = _mean(variance, mask) * (1 + 1 / len(samples))

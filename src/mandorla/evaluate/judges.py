@@ -174,7 +174,8 @@ def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
     """Return how many classes a factor has; none if it is a number, or if some sample lacks it."""
     if not isinstance(data.train, StoredDataset):
         return int(probe.factors[factor].max()) + 1
-    complete = factor in data.classes and data.train.labels[factor].min() >= 0
+    labels = [part.labels[factor] for part in (data.train, data.test) if factor in getattr(part, "labels", {})]
+    complete = factor in data.classes and min(values.min() for values in labels) >= 0
     return len(data.classes[factor]) if complete else 0
 
 

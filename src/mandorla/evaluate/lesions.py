@@ -31,8 +31,8 @@ def contrast(images: Tensor, mask: np.ndarray) -> np.ndarray:
 def contrast_share(images: Tensor, truth: Tensor, mask: np.ndarray) -> np.ndarray:
     """Return each lesion's contrast in `images` over the mean contrast in `truth`, `(lesions,)`; 1 is faithful.
 
-    Division by the mean keeps one faint lesion from deciding the figure.
+    Division by the mean keeps one faint lesion from deciding the figure. One NaN where there is no lesion.
     """
     found, real = contrast(images, mask), contrast(truth, mask)
     has = ~np.isnan(real)
-    return found[has] / real[has].mean()
+    return found[has] / real[has].mean() if has.any() else np.array([np.nan])

@@ -5,7 +5,8 @@ from mandorla.evaluate.settings import Suite
 
 _ALWAYS = (
     "All figures are of test samples that took no part in training. Codes are posterior means. ± is one standard error"
-    " over the n samples (patients, where samples have one) of this run; sd is the standard deviation between them."
+    " over the n samples of this run, as if these were independent; translations and reconstructions are averaged per"
+    " patient first, where samples have one, and n counts patients; sd is the standard deviation between them."
 )
 _JUDGES = (
     "The judges are small convolutional networks, one per modality, trained on {judged} labelled images of the training"

@@ -112,8 +112,13 @@ _AVERAGED = ("value", "error", "chance", "ceiling", "control")
 
 
 def standard_error(scores: np.ndarray) -> float:
-    """Return the standard error of the mean of `scores` `(N,)`; for hits and misses the binomial one."""
-    return float(np.std(scores) / np.sqrt(len(scores)))
+    """Return the standard error of the mean of `scores` `(N,)`, 0 of a single one."""
+    return float(deviation(scores) / np.sqrt(len(scores)))
+
+
+def deviation(scores: np.ndarray) -> float:
+    """Return the standard deviation between the `scores` `(N,)` of samples, N - 1 its degrees of freedom."""
+    return float(np.std(scores, ddof=min(1, len(scores) - 1)))
 
 
 def bootstrap_error(
@@ -121,8 +126,12 @@ def bootstrap_error(
 ) -> float:
     """Return the standard deviation of `statistic(*arrays)` over resamples of the rows that all `arrays` share.
 
+    Resamples of which it is NaN, such as an AUC of one class alone, are passed over.
+
     Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979, https://doi.org/10.1214/aos/1176344552
     """
     rng = np.random.default_rng(seed)
     rows = rng.integers(len(arrays[0]), size=(draws, len(arrays[0])))
-    return float(np.std([statistic(*(array[row] for array in arrays)) for row in rows]))
+    found = np.array([statistic(*(array[row] for array in arrays)) for row in rows])
+    defined = found[~np.isnan(found)]
+    return float(np.std(defined)) if len(defined) else float("nan")

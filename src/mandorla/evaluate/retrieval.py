@@ -7,16 +7,23 @@ Where modalities share a class and nothing else, no more than the class can be f
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mandorla.errors import MandorlaError
 
-def ranks(queries: Tensor, gallery: Tensor) -> np.ndarray:
+
+def ranks(queries: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> np.ndarray:
     """Return how many of `gallery` `(N, ...)` are more like query i than its own partner, gallery i, `(N,)`.
 
     Likeness is the cosine; candidates exactly as like as the partner count half.
+    Raises MandorlaError where the codes are not as many and as long.
     """
-    q, g = (F.normalize(z.detach().double().cpu().flatten(1), dim=1) for z in (queries, gallery))
+    q, g = (torch.as_tensor(z).detach().double().cpu().flatten(1) for z in (queries, gallery))
+    if q.shape != g.shape:
+        raise MandorlaError(f"{len(q)} codes of {q.shape[1]} numbers have no partners in {len(g)} of {g.shape[1]}")
+    q, g = F.normalize(q, dim=1), F.normalize(g, dim=1)
     likeness = q @ g.T
     own = likeness.diagonal()[:, None]
     return ((likeness > own).sum(1) + 0.5 * ((likeness == own).sum(1) - 1)).numpy()

@@ -1,6 +1,7 @@
 """The evaluation of a run: measure, draw, write `metrics.json`, `pictures/` and `report.html`."""
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -148,6 +149,11 @@ def evaluate_run(
         clock.start("pictures")
         pictures = draw_all(subject)
     clock.start("done")
+    undefined = [record.name for record in records if not math.isfinite(record.value)]
+    records = [record for record in records if record.name not in undefined]
+    notes = protocol(subject)
+    if undefined:
+        notes.append(f"Left out: {', '.join(undefined)}; not defined on these samples, as where none has a lesion.")
     metrics = {
         "records": [record.to_json() for record in records],
         "settings": settings.model_dump(mode="json"),
@@ -164,7 +170,7 @@ def evaluate_run(
         facts["measured"] = ", ".join(settings.suites)
     if changed:
         facts["for this call"] = " ".join(changed)
-    page = render(Path(model.run).resolve().name, records, pictures, protocol(subject), facts, dump(model.recipe))
+    page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
     old = read_json(out / FILE).get("pictures", []) if (out / FILE).is_file() else []
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:

@@ -23,7 +23,9 @@ def class_figures(subject: Codes) -> list[Record]:
             chance=known["chance"],
         )
     ]
-    shared = {v: s.read_off("linear", train.alone[v], label, v, test.alone[v]) for v in views}
+    shared, folded = (
+        {v: s.read_off(kind, train.alone[v], label, v, test.alone[v]) for v in views} for kind in ("linear", "mlp")
+    )
     own = [view for view in views if view in test.latents.private]  # a model of somebody else's may have none
     linear, mlp = (
         {v: s.read_off(kind, train.latents.private[v], label, v, test.latents.private[v]) for v in own}
@@ -31,6 +33,7 @@ def class_figures(subject: Codes) -> list[Record]:
     )
     probes = {
         "shared/class": (shared, "Logistic regression of '{}' on the shared part read from one view alone", "higher"),
+        "shared/class mlp": (folded, "A probe with 256 hidden units for '{}' on the same shared part", "higher"),
         "private/class linear": (linear, "Leak: logistic regression of '{}' on the private part", "lower"),
         "private/class mlp": (mlp, "Leak: a probe with 256 hidden units for '{}' on the private part", "lower"),
     }
@@ -77,20 +80,24 @@ def _residual_figures(subject: Codes, reference: dict[str, float]) -> list[Recor
 
 
 def _private_factor_figures(subject: Codes) -> list[Record]:
+    """Measure what the private and, as a leak, the shared part of each view know of its own factor."""
     s, kind, factors = subject, subject.settings.private_label, subject.private_factors
     if not factors:
         return []
     reference = s.private_reference
-    private = {
-        v: s.read_off("linear", s.train.latents.private[v], f, v, s.test.latents.private[v])
-        for v, f in factors.items()
-        if v in s.test.latents.private
-    }
-    shared = {v: s.read_off("linear", s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
-    text = f"ogistic regression of each view's own '{kind}' on its"
-    leak = f"Leak: l{text} shared part, mean over views."
-    records = [s.record(f"shared/{kind}", over_views(shared), leak, better="lower", **reference)]
-    if private:
-        text = f"L{text} private part, mean over views."
-        records.insert(0, s.record(f"private/{kind}", over_views(private), text, **reference))
+    records = []
+    for probe, text in (("linear", "Logistic regression of"), ("mlp", "A probe with 256 hidden units for")):
+        shared = {v: s.read_off(probe, s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
+        private = {
+            v: s.read_off(probe, s.train.latents.private[v], f, v, s.test.latents.private[v])
+            for v, f in factors.items()
+            if v in s.test.latents.private
+        }
+        of = f"{text} each view's own '{kind}' on its"
+        leak = f"Leak: {of[0].lower()}{of[1:]} shared part, mean over views."
+        name = kind if probe == "linear" else f"{kind} {probe}"
+        if private:
+            text = f"{of} private part, mean over views."
+            records.append(s.record(f"private/{name}", over_views(private), text, **reference))
+        records.append(s.record(f"shared/{name}", over_views(shared), leak, better="lower", **reference))
     return records

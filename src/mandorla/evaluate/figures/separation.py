@@ -11,13 +11,14 @@ from mandorla.data.dataset import Dataset
 from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.figures.subject import Codes, Subject, with_mean
 from mandorla.evaluate.information import critic_information, gaussian_information, principal
-from mandorla.evaluate.record import Record, averaged
+from mandorla.evaluate.record import Record, averaged, standard_error
 from mandorla.evaluate.retrieval import ranks, recall_at
 from mandorla.latents import SHARED, Components
 from mandorla.vae.latent_cache import encode_batch
 from mandorla.vae.separation import separation
 
 _SEPARATED = 512  # samples that the separation is measured on at once
+_PARTS = 4  # parts of the samples, at least, whose spread gives the standard error
 _DONORS = 8  # other samples whose parts stand in for a part that is not known
 _MOST = 1000  # candidates of a retrieval, pairs of codes that information is measured on
 _FEW = 40  # samples below which no critic is trained
@@ -26,15 +27,29 @@ _FEW = 40  # samples below which no critic is trained
 def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     """Measure on the test samples of `part` what of c and u survives a swap: see `mandorla.vae.separation`."""
     order = np.random.default_rng(s.seed).permutation(s.test.indices)
-    groups = np.array_split(order, max(1, round(len(order) / _SEPARATED)))
-    found = [separation(s.model.vae, part.batch(rows).to(s.model.device)) for rows in groups]
+
+    def measured(num: int) -> list[dict[str, float]]:
+        groups = np.array_split(order, num)
+        return [separation(s.model.vae, part.batch(rows).to(s.model.device)) for rows in groups]
+
+    num = max(1, round(len(order) / _SEPARATED))
+    found = measured(num)
+    parts = found if num >= _PARTS else measured(_PARTS)
+    if all(parts):
+        spread = f"±: from the spread over {len(parts)} parts of the samples."
+    else:
+        parts, spread = found, "±: not known of so few samples."
     texts = {
-        "shared_kept": ("Share of c that is read again after a swap.", "higher"),
-        "private_kept": ("Share of u that is read again after a swap.", "higher"),
-        "private_known": ("Leak: share of u that kernel ridge regression foretells from c.", "lower"),
+        "shared_kept": (f"Share of c that is read again after a swap; {spread}", "higher"),
+        "private_kept": (f"Share of u that is read again after a swap; {spread}", "higher"),
+        "private_known": (f"Leak: share of u that kernel ridge regression foretells from c; {spread}", "lower"),
     }
     return [
-        replace(s.record(f"separation/{name}", np.array([each[name] for each in found]), *text), n=len(order))
+        replace(
+            s.record(f"separation/{name}", np.array([each[name] for each in found]), *text),
+            n=len(order),
+            error=standard_error(np.array([each[name] for each in parts])),
+        )
         for name, text in texts.items()
         if all(name in each for each in found)
     ]

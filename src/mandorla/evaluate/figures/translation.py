@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.evaluate.figures.subject import Route, Subject, over_views
+from mandorla.evaluate.figures.subject import Route, Subject
 from mandorla.evaluate.images import foreground, has_ssim, mae, psnr, spread_and_error, ssim
-from mandorla.evaluate.record import Record
+from mandorla.evaluate.record import Record, deviation
 
 LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Literal["higher", "lower"]]] = {
     "psnr": (psnr, "dB", "higher"),
@@ -30,9 +30,10 @@ _SPREAD = {
 
 @dataclass(frozen=True)
 class _Measured:
-    """Hold one figure of one route: a score per subject `(N,)`, those of its references and of the baseline."""
+    """Hold one figure of one route: a score of each of the `subjects` `(N,)`, those of references and baseline."""
 
     kind: str
+    subjects: np.ndarray
     scores: np.ndarray
     text: str
     unit: str = ""
@@ -67,7 +68,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
     samples, truth, copy = subject.translations[given][wanted][:, rows], batch.x[wanted][rows], batch.x[given][rows]
     others = {"chance": means[wanted].expand_as(truth), "ceiling": subject.reconstructions[wanted][rows]}
     others |= {"control": copy} if copy.shape == truth.shape else {}
-    group = batch.factors.get("group", np.arange(len(rows)))[rows.numpy()]
+    group = subject.groups[rows.numpy()]
     rivals = subject.baseline_translations[given][wanted][:, rows] if subject.baseline else None
     num, found = len(samples), []
 
@@ -85,7 +86,18 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
         text = f"{measure.upper()} of {text} {_ROUTE}"
         references = {key: score(x) for key, x in others.items()}
         baseline = None if rivals is None else score(image(rivals))
-        found.append(_Measured(f"{measure} {kind}", score(image(samples)), text, unit, better, references, baseline))
+        found.append(
+            _Measured(
+                f"{measure} {kind}",
+                np.unique(group[here.numpy()]),
+                score(image(samples)),
+                text,
+                unit,
+                better,
+                references,
+                baseline,
+            )
+        )
 
     for measure in LIKENESS:
         if measure != "ssim" or has_ssim(truth):
@@ -101,16 +113,19 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             )
     if f"clean_{wanted}" in batch.factors:
         clean = torch.as_tensor(batch.factors[f"clean_{wanted}"])[rows]
-        references = {"chance": psnr(means[f"clean_{wanted}"].expand_as(clean), clean)}
-        references |= {"control": psnr(copy, clean)} if "control" in others else {}
+
+        def likeness(x: Tensor) -> np.ndarray:
+            return by_group(psnr(x, clean), group)
+
+        references = {"chance": likeness(means[f"clean_{wanted}"].expand_as(clean))}
+        references |= {"control": likeness(copy)} if "control" in others else {}
         text = (
             f"PSNR of the mean of {num} samples against the shared anatomy rendered without the private parts;"
             " chance: the mean of these over the training set; control: copying the input."
         )
-        baseline = None if rivals is None else psnr(rivals.mean(0), clean)
-        found.append(
-            _Measured("anatomy psnr", psnr(samples.mean(0), clean), text, "dB", "higher", references, baseline)
-        )
+        baseline = None if rivals is None else likeness(rivals.mean(0))
+        ours, subjects = likeness(samples.mean(0)), np.unique(group)
+        found.append(_Measured("anatomy psnr", subjects, ours, text, "dB", "higher", references, baseline))
     return found + (_spread(samples, truth, group) if num > 1 else [])
 
 
@@ -124,6 +139,7 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
     return [
         _Measured(
             f"spread {name}",
+            np.unique(group[here.numpy()]),
             by_group(scores, group[here.numpy()]),
             _SPREAD[name].format(num=num),
             references={key: np.array([value]) for key, value in ideal[name].items()},
@@ -133,27 +149,28 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
 
 
 def by_group(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Return the mean score of each group (patient): samples of one patient are not independent."""
+    """Return the mean score of each group (patient), in their order: samples of one patient are not independent."""
     _, index = np.unique(group, return_inverse=True)
     return np.bincount(index, scores) / np.bincount(index)
 
 
 def _joined(same: list[_Measured]) -> _Measured:
-    """Return one figure over all routes: the mean per subject, where all routes have the same number of them."""
+    """Return one figure over all routes: the mean of each subject over the routes that it has."""
+    subjects = np.concatenate([figure.subjects for figure in same])
 
     def join(parts: list[np.ndarray]) -> np.ndarray:
-        return over_views(dict(enumerate(parts)))
+        whole = [np.broadcast_to(part, len(figure.subjects)) for part, figure in zip(parts, same, strict=True)]
+        return by_group(np.concatenate(whole), subjects)
 
     first = same[0]
     keys = [key for key in first.references if all(key in figure.references for figure in same)]
-    return _Measured(
-        first.kind,
-        join([figure.scores for figure in same]),
-        f"Mean over all {len(same)} routes. {first.text}",
-        first.unit,
-        first.better,
-        {key: join([figure.references[key] for figure in same]) for key in keys},
-        None if first.baseline is None else join([figure.baseline for figure in same]),
+    return replace(
+        first,
+        subjects=np.unique(subjects),
+        scores=join([figure.scores for figure in same]),
+        text=f"Mean over all {len(same)} routes. {first.text}",
+        references={key: join([figure.references[key] for figure in same]) for key in keys},
+        baseline=None if first.baseline is None else join([figure.baseline for figure in same]),
     )
 
 
@@ -161,7 +178,7 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
     """Return the record of a figure and, where there is a baseline, that of the difference."""
     references = {key: float(np.mean(scores)) for key, scores in figure.references.items()}
     record, style = subject.codes.record, {"unit": figure.unit, "better": figure.better}
-    records = [replace(record(name, figure.scores, figure.text, **style, **references), sd=_sd(figure.scores))]
+    records = [replace(record(name, figure.scores, figure.text, **style, **references), sd=deviation(figure.scores))]
     if figure.baseline is not None:
         gain = figure.scores - figure.baseline
         rival = subject.baseline.run.resolve().name
@@ -170,12 +187,8 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
             " signed-rank test, two-sided."
         )
         against = record(f"{name} against baseline", gain, text, **style, chance=0.0)
-        records.append(replace(against, sd=_sd(gain), p=signed_rank_p(gain)))
+        records.append(replace(against, sd=deviation(gain), p=signed_rank_p(gain)))
     return records
-
-
-def _sd(scores: np.ndarray) -> float:
-    return float(np.std(scores))
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
@@ -194,10 +207,10 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
         rows = batch.present[name]
         if not rows.any():
             continue
-        truth = batch.x[name][rows]
-        chance = float(psnr(s.train.means[name].expand_as(truth), truth).mean())
+        truth, group = batch.x[name][rows], subject.groups[rows.numpy()]
+        chance = float(by_group(psnr(s.train.means[name].expand_as(truth), truth), group).mean())
         text = "PSNR of the reconstruction from the shared part of all views and the own private part; chance: the mean"
-        scores = psnr(image[rows], truth)
+        scores = by_group(psnr(image[rows], truth), group)
         record = s.record(f"reconstruction/{name}", scores, f"{text} training image.", unit="dB", chance=chance)
-        records.append(replace(record, sd=_sd(scores)))
+        records.append(replace(record, sd=deviation(scores)))
     return records
