@@ -44,7 +44,8 @@ def said(ended: list[Ended]) -> list[str]:
 def training(run: Path, *more: str) -> list[str]:
     """Return the arguments of a training on signals, which lie beside the run."""
     changes = signals_changes(run, run.parent, *more)
-    return ["train", "vae", "polydigits", *(change for change in changes if not change.startswith("diffusion."))]
+    others = ("diffusion.", "refiner.")
+    return ["train", "vae", "polydigits", *(change for change in changes if not change.startswith(others))]
 
 
 def at_step(step: int, act) -> None:

@@ -1,10 +1,13 @@
 """Stage 1 on disk: weights that come back, and clear words where they do not fit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch import nn
 
 from mandorla.errors import MandorlaError
-from mandorla.training import load_tensors
+from mandorla.training import built_for, load_tensors
 from mandorla.vae.store import hash_tensors, load_vae
 
 
@@ -52,3 +55,11 @@ def test_mistakes(polydigits_run, copy_of, tmp_path):
     (run / "vae" / "weights.safetensors").unlink()
     with pytest.raises(MandorlaError, match="has no trained stage 1: run `mandorla train vae .*` first"):
         load_vae(run)
+
+
+def test_what_other_threads_build_is_not_counted():
+    """Several may load a run at once, as the page does."""
+    with ThreadPoolExecutor(1) as other, built_for({"weight": torch.zeros(3)}):
+        assert other.submit(lambda: nn.Linear(100, 100)).result().weight.shape == (100, 100)
+        with pytest.raises(RuntimeError, match="more weights than there are in the file"):
+            nn.Linear(100, 100)

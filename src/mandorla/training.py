@@ -346,10 +346,11 @@ def built_for(tensors: dict[str, Tensor]) -> Iterator[None]:
     Settings of a run folder that do not go with its weights may ask for more memory, or blocks, than there can be.
     """
     left, seen = 2 * sum(z.numel() for z in tensors.values()), set()  # some build what they then replace
+    here = threading.get_ident()  # the hook is asked of what other threads build too
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
-        if parameter is not None and (module, name) not in seen:
+        if parameter is not None and threading.get_ident() == here and (module, name) not in seen:
             seen.add((module, name))
             left -= parameter.numel()
         if left < 0:

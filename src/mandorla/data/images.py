@@ -18,6 +18,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 TIFF = {".tif", ".tiff"}
 HOLDS = {"uint8": SUFFIXES, "uint16": {".png", *TIFF}, "float32": TIFF}
 FORMATS = ("PNG", "JPEG", "TIFF")  # whatever a file is called: some decoders start other programs
+_MOST_PIXELS = 10**8  # of one image, in which a few damaged bytes may ask for a thousand times as many
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339  # TIFF tags
 
 
@@ -76,6 +77,8 @@ def decode_image(path: Path) -> np.ndarray:
         raise MandorlaError(f"{path}: no such file")
     try:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}")
             image.load()
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG may have a preview
             bits, odd = _bits(file, image), _oddity(image)
