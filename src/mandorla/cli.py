@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -161,16 +162,7 @@ def train_vae(
     if sweep or ablate or grid or seeds > 1:
         settings = [*(settings or []), *([f"run={json.dumps(str(run))}"] if run else [])]
         return _run_trials(settings, dry_run, sweep, ablate, grid or [], seeds)
-    recipe = _read_recipe(settings, run, "vae")
-    if dry_run:
-        return _print_yaml(recipe)
-    if starts(recipe.trainer):
-        sys.exit(start(recipe.trainer, _train_again("vae", settings, run)))
-    from mandorla.vae.training import train_vae
-
-    _use_idle_cores()
-    train_vae(recipe)
-    print(f"stage 1 (vae) is trained in {recipe.run}; next: mandorla train diffusion {shlex.quote(recipe.run)}")
+    _train("vae", settings, run, dry_run)
 
 
 def _run_trials(settings: list[str], dry_run: bool, sweep: bool, ablate: bool, grid: list[str], seeds: int) -> None:
@@ -195,31 +187,13 @@ def _run_trials(settings: list[str], dry_run: bool, sweep: bool, ablate: bool, g
 @train.command("diffusion")
 def train_diffusion(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
     """Train stage 2 on the latents that stage 1 wrote into the same run; the same command again resumes."""
-    recipe = _read_recipe(settings, run, "diffusion")
-    if dry_run:
-        return _print_yaml(recipe)
-    if starts(recipe.trainer):
-        sys.exit(start(recipe.trainer, _train_again("diffusion", settings, run)))
-    from mandorla.diffusion.training import train_diffusion
-
-    _use_idle_cores()
-    train_diffusion(recipe)
-    print(f"stage 2 (diffusion) is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
+    _train("diffusion", settings, run, dry_run)
 
 
 @train.command("refiner")
 def train_refiner(settings: Settings = None, run: RunTo = None, dry_run: DryRun = False) -> None:
     """Train what adds the detail to images that stage 1 leaves out; every image that is made has it from then on."""
-    recipe = _read_recipe(settings, run, "refiner")
-    if dry_run:
-        return _print_yaml(recipe)
-    if starts(recipe.trainer):
-        sys.exit(start(recipe.trainer, _train_again("refiner", settings, run)))
-    from mandorla.refiner.training import train_refiner
-
-    _use_idle_cores()
-    train_refiner(recipe)
-    print(f"the refiner is trained in {recipe.run}; next: mandorla evaluate {shlex.quote(recipe.run)}")
+    _train("refiner", settings, run, dry_run)
 
 
 @data.command("check")
@@ -461,8 +435,26 @@ def _read_recipe(settings: list[str] | None, run: Path | None, stage: Stage | No
     return read_recipe(sources[0] if sources else "", overrides, stage)
 
 
-def _train_again(stage: Stage, settings: list[str] | None, run: Path | None) -> list[str]:
-    return ["train", stage, *(settings or []), *(["--run", str(run)] if run else [])]
+def _train(stage: Stage, settings: list[str] | None, run: Path | None, dry_run: bool) -> None:
+    """Train `stage`, on as many processes as the recipe says; or print the recipe."""
+    recipe = _read_recipe(settings, run, stage)
+    if dry_run:
+        return _print_yaml(recipe)
+    if starts(recipe.trainer):
+        again = ["train", stage, *(settings or []), *(["--run", str(run)] if run else [])]
+        sys.exit(start(recipe.trainer, again))
+    training = import_module(f"mandorla.{stage}.training")
+    _use_idle_cores()
+    getattr(training, f"train_{stage}")(recipe)
+    title, following = _TRAINED[stage]
+    print(f"{title} is trained in {recipe.run}; next: mandorla {following} {shlex.quote(recipe.run)}")
+
+
+_TRAINED: dict[Stage, tuple[str, str]] = {  # what is trained, and what is typed next
+    "vae": ("stage 1 (vae)", "train diffusion"),
+    "diffusion": ("stage 2 (diffusion)", "evaluate"),
+    "refiner": ("the refiner", "evaluate"),
+}
 
 
 def _load(run: Path):

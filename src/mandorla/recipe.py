@@ -19,18 +19,18 @@ from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.data.root import VARIABLE, RootedConfig
 from mandorla.diffusion.config import DiffusionConfig
-from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.refiner.config import RefinerConfig
 from mandorla.storage import write_text
 from mandorla.track import Name, check_trackers
-from mandorla.training import STATE, WEIGHTS, TrainerConfig, TrainingConfig
+from mandorla.training import STATE, WEIGHTS, TrainerConfig
 from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion", "refiner"]
 SHIPPED = Path(__file__).parent / "recipes"
+HOW_DRAWN = {"sampling", "steps", "temperature"}  # keys of diffusion and refiner: how samples are drawn
 HOW_READ = {"root", "cache", "workers"}  # keys of data: where its files lie and how they are read, not what they hold
 
 
@@ -154,7 +154,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
             difference = f"{run} was begun with {_first_difference(block, then, now)}"
             if block in _BLOCKS[stage]:
                 raise MandorlaError(
-                    f"{difference}: choose another run folder, or delete {run / _OWNER.get(block, 'vae')} to train it"
+                    f"{difference}: choose another run folder, or delete {run / _USED_BY.get(block, 'vae')} to train it"
                     " anew"
                 )
             if stage != "vae":
@@ -179,7 +179,6 @@ _BLOCKS = {  # what a training depends on
 }
 _TITLE = {"diffusion": "stage 2", "refiner": "the refiner"}
 _ANY_TIME = ("device", "trainer", "evaluate", "track")
-_OWNER = {"diffusion": "diffusion", "refiner": "refiner"}
 _ELSEWHERE = {
     "run": "is the folder that is given first",
     "seed": "was settled when the run was trained",
@@ -225,17 +224,15 @@ def _what_matters(block):
     """
     if isinstance(block, RootedConfig):
         return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
-    if isinstance(block, VAEConfig | DiffusionConfig | RefinerConfig):
-        usual = TrainingConfig()
-        often = {key: getattr(usual, key) for key in ("checkpoint_every", "picture_every")}
-        block = block.model_copy(update={"training": block.training.model_copy(update=often)})
-    if isinstance(block, RefinerConfig):
-        return block.model_copy(update={"steps": 1, "temperature": 1.0})
-    return block.model_copy(update={"sampling": SamplingConfig()}) if isinstance(block, DiffusionConfig) else block
+    if not isinstance(block, VAEConfig | DiffusionConfig | RefinerConfig):
+        return block
+    training = block.training.model_copy(update=dict.fromkeys(("checkpoint_every", "picture_every")))
+    drawn = dict.fromkeys(HOW_DRAWN & type(block).model_fields.keys())
+    return block.model_copy(update={"training": training, **drawn})
 
 
 def _trained(run: Path, block: str) -> bool:
-    folder = run / _OWNER.get(block, "vae")
+    folder = run / _USED_BY.get(block, "vae")
     return any((folder / name).is_file() for name in (WEIGHTS, STATE))
 
 

@@ -1,8 +1,8 @@
 """What is measured: a model, its data, and what both gave, computed when a figure first asks for it and once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import Gathered, choose, gather
 from mandorla.evaluate.judges import Judge, find_judges
 from mandorla.evaluate.probes import Kind, chance_share, features, hits, probe
-from mandorla.evaluate.record import Better, Record
+from mandorla.evaluate.record import Record
 from mandorla.evaluate.settings import EvaluateConfig, Suite
 
 if TYPE_CHECKING:
@@ -54,20 +54,10 @@ class Codes:
         """Return the places of the test samples that lack no modality, `(n,)`."""
         return np.flatnonzero(np.all(list(self.test.present.values()), axis=0))
 
-    def record(
-        self,
-        name: str,
-        scores: np.ndarray,
-        definition: str,
-        better: Better = "higher",
-        chance: float | None = None,
-        ceiling: float | None = None,
-        control: float | None = None,
-        unit: str = "",
-    ) -> Record:
-        """Return the mean of `scores` `(N,)` and its standard error as a record."""
-        references = {"chance": chance, "ceiling": ceiling, "control": control}
-        return Record.of(name, scores, definition, better, **references, unit=unit, seed=self.seed)
+    @property
+    def record(self) -> Callable[..., Record]:
+        """Return `Record.of`, with the seed of this evaluation."""
+        return partial(Record.of, seed=self.seed)
 
     def probed(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
         """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.

@@ -178,7 +178,7 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
     """Return the record of a figure and, where there is a baseline, that of the difference."""
     references = {key: float(np.mean(scores)) for key, scores in figure.references.items()}
     record, style = subject.codes.record, {"unit": figure.unit, "better": figure.better}
-    records = [replace(record(name, figure.scores, figure.text, **style, **references), sd=deviation(figure.scores))]
+    records = [record(name, figure.scores, figure.text, **style, **references, sd=deviation(figure.scores))]
     if figure.baseline is not None:
         gain = figure.scores - figure.baseline
         rival = subject.baseline.run.resolve().name
@@ -186,8 +186,8 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
             f"The figure above minus that of the run '{rival}' on the same {len(gain)} subjects; p: Wilcoxon"
             " signed-rank test, two-sided."
         )
-        against = record(f"{name} against baseline", gain, text, **style, chance=0.0)
-        records.append(replace(against, sd=deviation(gain), p=signed_rank_p(gain)))
+        against = record(f"{name} against baseline", gain, text, **style, chance=0.0, sd=deviation(gain))
+        records.append(replace(against, p=signed_rank_p(gain)))
     return records
 
 
@@ -211,6 +211,6 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
         chance = float(by_group(psnr(s.train.means[name].expand_as(truth), truth), group).mean())
         text = "PSNR of the reconstruction from the shared part of all views and the own private part; chance: the mean"
         scores = by_group(psnr(image[rows], truth), group)
-        record = s.record(f"reconstruction/{name}", scores, f"{text} training image.", unit="dB", chance=chance)
-        records.append(replace(record, sd=deviation(scores)))
+        style = {"unit": "dB", "chance": chance, "sd": deviation(scores)}
+        records.append(s.record(f"reconstruction/{name}", scores, f"{text} training image.", **style))
     return records
