@@ -5,6 +5,8 @@ first of several pages, leaving out a channel beside the colours. Transparent pi
 become colours, and a camera's orientation tag is applied.
 """
 
+import io
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +20,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 TIFF = {".tif", ".tiff"}
 HOLDS = {"uint8": SUFFIXES, "uint16": {".png", *TIFF}, "float32": TIFF}
 FORMATS = ("PNG", "JPEG", "TIFF")  # whatever a file is called: some decoders start other programs
-_MOST_PIXELS = 10**8  # of one image, in which a few damaged bytes may ask for a thousand times as many
+MOST_BYTES: ContextVar[int] = ContextVar("MOST_BYTES", default=2**33)  # that one place may hold
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339  # TIFF tags
 
 
@@ -76,9 +78,9 @@ def decode_image(path: Path) -> np.ndarray:
     if not path.is_file():
         raise MandorlaError(f"{path}: no such file")
     try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}")
+        content = path.read_bytes()  # of a file a decoder may ask for as many bytes as damaged ones declare
+        with io.BytesIO(content) as file, Image.open(file, formats=FORMATS) as image:
+            check_size((len(image.getbands()), image.height, image.width), np.dtype(np.uint8))  # at least
             image.load()
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG may have a preview
             bits, odd = _bits(file, image), _oddity(image)
@@ -94,6 +96,17 @@ def decode_image(path: Path) -> np.ndarray:
             "convert to 8 bits, to 16-bit grey or to a .npy array (kind: arrays)"
         )
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise `MandorlaError` if an array of `shape` and `dtype` is larger than one sample can be meant to be."""
+    declared = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
+    most = MOST_BYTES.get()
+    if declared > most or min(shape, default=1) < 0:
+        raise MandorlaError(
+            f"declares {declared / 2**30:.1f} GiB (shape {tuple(map(int, shape))}), more than {most / 2**30:g} "
+            "GiB for one sample; divide it, or mend the file"
+        )
 
 
 def to_unit(pixels: np.ndarray) -> np.ndarray:

@@ -28,7 +28,6 @@ import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -40,8 +39,8 @@ from scipy.io import wavfile
 
 from mandorla.config import Settings
 from mandorla.data.geometry import Geometry
+from mandorla.data.images import MOST_BYTES, check_size, decode_image
 from mandorla.data.images import SUFFIXES as IMAGES
-from mandorla.data.images import decode_image
 from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.spectrogram import SpectrogramConfig, log_mel
 from mandorla.data.splits import FILE as SPLITS
@@ -53,7 +52,6 @@ DICOM = (".dcm", ".dicom", ".ima")
 SOUNDS = (".wav",)
 TABLES = (".csv",)
 SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *SOUNDS, *TABLES)
-MOST_BYTES: ContextVar[int] = ContextVar("MOST_BYTES", default=2**33)  # that one place may hold
 MOST_TEXT = 2**31  # bytes of one table
 _PLACE = re.compile(rf"(?P<path>.+?({'|'.join(map(re.escape, SUFFIXES))})):(?P<key>.+)", re.IGNORECASE | re.DOTALL)
 _MOST_NAMES = 2**16  # characters of a table in which the names of its columns are looked for
@@ -146,17 +144,6 @@ def to_regex(pattern: str) -> re.Pattern[str]:
     parts = {"**/": "(.*/)?", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
     split = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     return re.compile("".join(parts.get(part, re.escape(part)) for part in split), re.DOTALL)
-
-
-def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Raise `MandorlaError` if an array of `shape` and `dtype` is larger than one sample can be meant to be."""
-    declared = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    most = MOST_BYTES.get()
-    if declared > most or min(shape, default=1) < 0:
-        raise MandorlaError(
-            f"declares {declared / 2**30:.1f} GiB (shape {tuple(map(int, shape))}), more than {most / 2**30:g} "
-            "GiB for one sample; divide it, or mend the file"
-        )
 
 
 def check_file(path: Path) -> None:
