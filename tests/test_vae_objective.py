@@ -5,10 +5,11 @@ import torch
 
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.nets.encoder_decoder import ConvolutionalConfig
+from mandorla.vae import objective as objectives
 from mandorla.vae.losses import reconstruction
 from mandorla.vae.memory import Memory
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig, pool
-from mandorla.vae.objective import LossConfig, Objective, dropped, frozen, leak, let_through
+from mandorla.vae.objective import LossConfig, Objective, frozen, leak, let_through, some
 
 SMALL = ConvolutionalConfig(channels=(6, 8), hidden=12)
 ALONE = Memory(0, 1, 1)  # nothing of past steps
@@ -94,15 +95,24 @@ def test_the_likeliest_width_follows_the_error_of_each_modality():
     torch.testing.assert_close(reconstruction(x, decoded, torch.tensor(0.3)), constant - normal)
 
 
-def test_what_is_dropped_is_decoded_from_the_shared_code_alone():
-    u = torch.randn(4000, 3, 2, 2)
-    kept = dropped(u, 0.3)
-    gone = (kept == 0).flatten(1).all(1)
-    assert gone.float().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert torch.equal(kept[~gone], u[~gone])
+def test_what_is_dropped_is_decoded_as_in_a_translation(monkeypatch):
+    """Nothing of t1 is told: neither its u, which has no rate then, nor its c, but where there is no other."""
+    rows = torch.ones(4000, dtype=torch.bool)
+    assert some(rows, 0.7).float().mean().item() == pytest.approx(0.7, abs=0.03)
+    assert torch.equal(some(rows, 1.0), rows)
     objective = build(private_dropout=0.999, **OFF)
+    _, terms = objective(batch())
     objective(batch())[0].backward()
+    assert terms["kl"] == 0
     assert not reached(objective, "read_private") and reached(objective, "read_shared")
+    sources, real = [], objectives.pool
+    monkeypatch.setattr(objectives, "pool", lambda codes, chosen: sources.append(chosen) or real(codes, chosen))
+    data = batch()
+    data.present["t2"][:4], data.present["pd"][:4] = False, False
+    objective(data)
+    chosen = sources[1]  # of the first target, after the pool of all
+    assert chosen["t1"][:4].all() and not chosen["t1"][4:].any()
+    assert (chosen["t2"] | chosen["pd"])[4:].all()
 
 
 def test_agreement_comes_first_and_alone():

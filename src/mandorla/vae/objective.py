@@ -50,8 +50,8 @@ class LossConfig(Settings):
     max_cells: int = Field(512, ge=2)
     """most locations in one dense InfoNCE or one kernel of the leak; the cost grows with the square"""
     private_dropout: float = Field(0.0, ge=0, lt=1)
-    """share of the samples decoded with u = 0, from c alone: c then has to hold all that modalities tell of each other,
-    and the decoder knows the likeliest image where u is not known"""
+    """share of the samples decoded as in a translation, with u = 0 and c from other modalities than the target: c then
+    has to hold all they tell of each other, and the decoder knows the mean image where u is not known"""
     swap_weight: float = Field(0.1, ge=0)
     """weight of swap-and-re-encode"""
     swap_fraction: float = Field(0.5, gt=0, le=1)
@@ -108,16 +108,18 @@ class Objective(nn.Module):
                 continue
             x, own = x[batch.present[name]], share_of(rows)
             held = codes | {name: let_through(codes[name], config.target_gradient)}
-            c = pool(held, random_subsets(present) if config.subsets else present)[rows]
+            heard = some(rows, 1 - config.private_dropout)
+            seen = present | {name: heard | rows & ~others(present, name)}
+            c = pool(held, random_subsets(seen) if config.subsets else seen)[rows]
             c = c + config.shared_noise * torch.randn_like(c)
             mean, log_std = map(gather, vae.posterior(name, features[name], c[own].detach()))
             u = mean + log_std.exp() * torch.randn_like(mean)
             values = x.shape[1:].numel()
-            heard = dropped(u, config.private_dropout) if config.private_dropout else u
-            decoded = vae.decode(name, c[own], heard[own])
+            told = heard[rows].to(u)
+            decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
             std = config.decoder_std or self.likeliest_std(name, x, decoded)
             add("reconstruction", gather(reconstruction(x, decoded, std)).mean(), 1 / count)
-            add("kl", kl(mean, log_std).mean(), config.kl_weight / values / count)
+            add("kl", (told * kl(mean, log_std)).mean(), config.kl_weight / values / count)
             if config.swap_weight:
                 shown, recovered = self.swap(name, whole[rows], u.detach())
                 add("swap_shared", shown, config.swap_weight / count)
@@ -163,9 +165,14 @@ class Objective(nn.Module):
 _PACE = 0.02  # of the moving average of the error
 
 
-def dropped(u: Tensor, share: float) -> Tensor:
-    """Return `u` `(B, ...)` with a random share of the samples set to zero, the prior's mean."""
-    return u * (torch.rand(len(u), *[1] * (u.ndim - 1), device=u.device) >= share)
+def some(rows: Tensor, share: float) -> Tensor:
+    """Return `rows` `(B,)` (bool), of which each stays with a probability of `share`."""
+    return rows & (torch.rand(len(rows), device=rows.device) < share) if share < 1 else rows
+
+
+def others(present: dict[str, Tensor], name: str) -> Tensor:
+    """Return which samples `(B,)` have a modality besides the one called `name`."""
+    return torch.stack([there for other, there in present.items() if other != name]).any(0)
 
 
 def let_through(z: Tensor, share: float) -> Tensor:
