@@ -21,7 +21,7 @@ LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Literal["higher", "low
 _ROUTE = "against the truth; chance: the mean training image; control: copying the input; ceiling: the reconstruction."
 _SPREAD = {
     "ratio": "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground;"
-    " below 1 the model is surer than it is right; ceiling: what right uncertainty gives.",
+    " below 1 the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives, the best.",
     "coverage": "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
     " ceiling: what right uncertainty gives.",
     "correlation": "Correlation, over the pixels of the foreground, of the samples' standard deviation with the"
