@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, code_rows, same_number
-from mandorla.evaluate.record import rows_of_groups
 
 MOST = 64  # principal components of a code that are looked at
 _WIDTH, _EMBEDDING, _CANDIDATES = 256, 32, 256
@@ -171,14 +170,20 @@ def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int, gro
 
 def _shuffled(rng: np.random.Generator, num: int, groups: np.ndarray | None) -> np.ndarray:
     """Return `num` rows in a random order in which those of one group stay together."""
-    members = rows_of_groups(num, groups)
-    return np.concatenate([members[k] for k in rng.permutation(len(members))])
+    order = rng.permutation(num)
+    if groups is None:
+        return order
+    index = np.unique(groups, return_inverse=True)[1]
+    return order[np.argsort(rng.permutation(num)[index[order]], kind="stable")]
 
 
 def _permutation(rng: np.random.Generator, num: int, groups: np.ndarray | None) -> np.ndarray:
-    """Return for each of `num` rows another one, `(num,)`: neighbours in one group get neighbours in another."""
+    """Return for each of `num` rows another one, `(num,)`: those of one group get those of another, in any order.
+
+    So slices of one patient are paired with those of another, but not the highest with the highest.
+    """
     partner = np.empty(num, int)
-    partner[np.concatenate(rows_of_groups(num, groups))] = _shuffled(rng, num, groups)
+    partner[np.argsort(np.arange(num) if groups is None else groups, kind="stable")] = _shuffled(rng, num, groups)
     return partner
 
 

@@ -147,17 +147,13 @@ def bootstrap_error(
 
     Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979, https://doi.org/10.1214/aos/1176344552
     """
-    rng, members = np.random.default_rng(seed), rows_of_groups(len(arrays[0]), groups)
+    rng, num = np.random.default_rng(seed), len(arrays[0])
+    index = np.arange(num) if groups is None else np.unique(groups, return_inverse=True)[1]
+    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])  # rows of each group
     found = []
     for drawn in rng.integers(len(members), size=(draws, len(members))):
-        rows = np.concatenate([members[k] for k in drawn]) if groups is not None else drawn
+        rows = np.concatenate([members[k] for k in drawn])
         found.append(statistic(*(array[rows] for array in arrays)))
     found = np.array(found)
     defined = found[~np.isnan(found)]
     return float(np.std(defined)) if len(defined) else float("nan")
-
-
-def rows_of_groups(num: int, groups: np.ndarray | None = None) -> list[np.ndarray]:
-    """Return the rows of each group, `groups` `(num,)` naming that of each row; without it each is one of its own."""
-    index = np.arange(num) if groups is None else np.unique(groups, return_inverse=True)[1]
-    return np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
