@@ -1,11 +1,13 @@
 """The audit catches planted copies and lets new samples of the same kind pass."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 
 from mandorla.data.dataset import Batch, all_present
-from mandorla.evaluate.audit import audit, flatten_tuples, nearest, suspicious, usual_share
+from mandorla.evaluate.audit import LEVEL, audit, chance_of_as_many, flatten_tuples, nearest, suspicious, usual_share
 
 
 def rows(num: int, seed: int) -> torch.Tensor:
@@ -27,7 +29,7 @@ def test_blur_alone_does_not_look_like_copying_in_the_ratio():
     train, held_out = rows(500, 0), rows(400, 1)
     blurred = 0.5 + 0.1 * (rows(400, 2) - 0.5)
     found, real = nearest(blurred, train), nearest(held_out, train)
-    assert suspicious(found.distance, real.distance).mean() > 0.5
+    assert suspicious(found.distance, real.distance).mean() > 0.3
     assert suspicious(found.ratio, real.ratio).mean() < 0.05
 
 
@@ -47,6 +49,40 @@ def test_the_usual_share_is_that_of_samples_like_the_unseen_ones(num):
     pairs = [(suspicious(each[num:], each[:num]).mean(), usual_share(each[:num])) for each in draws]
     expected, told = np.mean(pairs, axis=0)
     assert told == pytest.approx(expected, abs=0.02)
+
+
+def failed(samples, held_out, threshold=0.05):
+    return suspicious(samples, held_out).mean() > threshold and chance_of_as_many(samples, held_out) <= LEVEL
+
+
+def test_the_chance_of_as_many_is_that_of_all_orders():
+    """Of three samples and of one hundred and one: the second nearest of the unseen ones is the percentile."""
+    for num, unseen in ((3, 2), (2, 101)):
+        places = list(combinations(range(num + unseen), num))
+        shares, chances = [], []
+        for mine in places:
+            order = np.delete(np.arange(num + unseen), mine)
+            shares.append(suspicious(np.array(mine), order).sum())
+            chances.append(chance_of_as_many(np.array(mine), order))
+        expected = [np.mean(np.array(shares) >= share) for share in shares]
+        np.testing.assert_allclose(chances, expected)
+
+
+@pytest.mark.parametrize("unseen", [20, 50, 100, 300])
+def test_few_unseen_samples_do_not_make_copies_of_others(unseen):
+    """By the share alone more than a third of these audits fail beside 20 unseen samples, and still some beside 100."""
+    draws = np.random.default_rng(0).random((300, 1000 + unseen))
+    alarms = np.mean([failed(each[unseen:], each[:unseen]) for each in draws])
+    assert alarms <= LEVEL + 3 * np.sqrt(LEVEL / 300)
+    shares = [suspicious(each[unseen:], each[:unseen]).mean() > 0.05 for each in draws]
+    assert unseen > 20 or np.mean(shares) > 0.3
+    for each in draws[:20]:
+        each[unseen : unseen + (200 if unseen < 100 else 50)] = -1  # a fifth of all are copies, or one in twenty
+    assert np.mean([failed(each[unseen:], each[:unseen]) for each in draws[:20]]) > 0.8
+
+
+def test_where_all_are_alike_nothing_is_a_copy():
+    assert not failed(np.ones(50), np.ones(50))
 
 
 def test_large_images_are_averaged_down_and_modalities_joined():

@@ -70,3 +70,26 @@ def test_too_few_samples():
         gaussian_information(a, b)
     with pytest.raises(MandorlaError, match="8 pairs are too few"):
         critic_information(a, b, a, b)
+
+
+def test_codes_that_tell_the_patient_alone_are_not_told_from_chance():
+    """Forty patients, ten samples each, both codes constant but for noise: pairs are like those of other patients."""
+    rng = np.random.default_rng(0)
+    patient = rng.permutation(np.repeat(np.arange(40), 10))
+    found = {"whole": [], "single": []}
+    for _ in range(20):
+        a, b = (rng.normal(size=(40, 2))[patient] + 0.1 * rng.normal(size=(400, 2)) for _ in range(2))
+        found["whole"].append(gaussian_information(a, b, 40, groups=patient).p)
+        found["single"].append(gaussian_information(a, b, 40).p)
+    assert np.mean(np.array(found["whole"]) < 0.05) < 0.2 and np.mean(np.array(found["single"]) < 0.05) > 0.5
+    with pytest.raises(MandorlaError, match="pairs of codes and their groups are 400 and 399"):
+        gaussian_information(a, b, groups=patient[1:])
+
+
+def test_a_leak_of_the_place_in_a_patient_is_found():
+    """Both codes tell the height of a slice: pairs of two patients at one height would be no zero of it."""
+    rng = np.random.default_rng(0)
+    patient, height = np.divmod(np.arange(400), 10)
+    a, b = (height[:, None] + 0.5 * rng.normal(size=(400, 2)) for _ in range(2))
+    found = gaussian_information(a, b, 40, groups=patient)
+    assert found.nats > 1 and found.zeros.max() < 0.1

@@ -79,6 +79,23 @@ def test_bars_span_chance_and_ceiling():
     assert position(record("a/b", -0.5, chance=0.0))["value"] == 0
 
 
+def test_errors_of_patients_with_several_samples():
+    """Ten copies of each sample tell no more than one; the error of unequal groups is that of the bootstrap."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(40)
+    groups = np.repeat(np.arange(40), 10).astype(str)
+    for error in (lambda z, g=None: standard_error(z, g), lambda z, g=None: bootstrap_error(np.mean, (z,), groups=g)):
+        assert error(np.repeat(scores, 10), groups) == pytest.approx(error(scores), rel=0.2)
+        assert error(np.repeat(scores, 10)) < 0.4 * error(scores)
+    record = Record.of("a", np.repeat(scores, 10), "b.", groups=groups)
+    assert record.value == pytest.approx(scores.mean()) and record.n == 40
+    assert record.error == pytest.approx(scores.std(ddof=1) / np.sqrt(40))
+    patient = rng.integers(60, size=600)
+    values = rng.normal(size=60)[patient] + rng.normal(size=600)
+    drawn = bootstrap_error(np.mean, (values,), draws=2000, groups=patient)
+    assert standard_error(values, patient) == pytest.approx(drawn, rel=0.1)
+
+
 def test_standard_errors_are_binomial_and_bootstrapped():
     scores = np.repeat([0.0, 1.0], [300, 700])
     assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 999))

@@ -85,6 +85,8 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
 
 
 def test_its_leaks_and_its_control_are_at_chance(records):
+    for name in ("private/residual/half", "private/residual/half mlp"):
+        assert records[name].value > 0.95 and records[name].ceiling > 0.95 and records[name].better == "higher"
     for name in ("private/class linear", "private/class mlp", "private/residual/class mlp", "shared/half mlp"):
         assert abs(records[name].value - records[name].chance) < 0.1
     for name in ("information/critic", "information/gaussian"):
@@ -274,6 +276,32 @@ def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch)
     assert {found[f"translation/{kind}"].n for kind in kinds} == {12}
     assert found["translation/left to top/psnr mean"].n == 8 and found["translation/right to top/psnr mean"].n == 12
     assert [found[f"reconstruction/{name}"].n for name in ("left", "right", "top")] == [8, 12, 12]
+
+
+class Slices(Bars):
+    """Every sample four times, as slices of one patient."""
+
+    def batch(self, indices):
+        patient = np.asarray(indices) // 4
+        batch = super().batch(patient)
+        batch.factors["group"] = np.array([f"patient {k}" for k in patient])
+        return batch
+
+
+def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
+    model = RunModel(tmp_path, coherent=False)
+    model.data = lambda: Splits(Slices(400, 0), Slices(50, 1), Slices(100, 2))
+    found = by_name(evaluate_run(model, only("disentanglement", "coherence", num_translated=100, num_residual=40)))
+    for name in (
+        *("ceiling/class", "shared/class", "shared/class/left", "shared/class/all", "private/half", "shared/half mlp"),
+        *("retrieval/recall at 1", "retrieval/recall at 1/left to top", "information/critic"),
+        *("explained/shared alone", "explained/shared alone/left", "separation/shared_kept"),
+    ):
+        assert found[name].n == 25, name
+    assert 95 < found["information/gaussian"].n <= 100, "of 400 training samples"
+    for name in ("coherence/self", "coherence/cross", "coherence/cross from 2", "swap/class", "swap/agreement"):
+        assert found[name].n == 15, name
+    assert found["joint/agreement"].n == 60, "generated tuples are of no patient"
 
 
 class PartlyBars(Bars):

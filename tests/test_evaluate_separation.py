@@ -32,7 +32,10 @@ def test_what_c_and_u_explain_is_their_share():
     c, u, rest = (torch.as_tensor(scale * z) for scale, z in zip(scales, normal, strict=True))
     model.latents = Latents(c, {"a": u})
     codes = Codes(model, EvaluateConfig(), 0, {}, None, None)
-    subject = SimpleNamespace(codes=codes, complete=lambda num: {"a": c + u + rest}, translated=SimpleNamespace(ids=[]))
+    translated = SimpleNamespace(ids=[], present={"a": torch.ones(4000, dtype=torch.bool)})
+    subject = SimpleNamespace(
+        codes=codes, complete=lambda num: {"a": c + u + rest}, translated=translated, groups=np.arange(4000)
+    )
     found = {record.name: record for record in explained_figures(subject)}
     assert found["explained/shared alone"].value == pytest.approx(SHARE * (1 - NOISE), abs=0.02)
     assert found["explained/private alone"].value == pytest.approx((1 - SHARE) * (1 - NOISE), abs=0.02)

@@ -363,7 +363,7 @@ def audit(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default RUN/audit.")] = None,
 ) -> None:
     """Look for copies of training samples among generated ones. Exit status: 1 if more than --threshold look like
-    copies, 0 if not."""
+    copies, and more than may be chance beside so few test samples, 0 if not."""
     from mandorla.evaluate import audit_run
 
     _use_idle_cores()

@@ -3,7 +3,8 @@
 d(x) is the distance from x to its nearest training sample. Calibrated questions, asked of *pixels* and of the space of
 features *random*, which looks at texture and does not care where exactly it lies:
 - *distance*: is d(x) at most the first percentile of held-out real samples? A generator that copies nothing scores .01,
-  more where few samples are held out; smooth samples are close to everything, so this one also reacts to blur;
+  more by chance where few samples are held out: `chance_of_as_many` says how probable that is; smooth samples are close
+  to everything, so this one also reacts to blur;
 - *ratio*: is d(x) that small beside the distance to the next neighbours? Only a copy has one neighbour that close;
 - *nearer*: is x nearer to the training set than to as many held-out samples? By chance in half of the cases.
 
@@ -25,6 +26,7 @@ from mandorla.evaluate.features import random_network
 _LARGEST = 32  # images are averaged down to at most this many pixels a side
 _NEXT = 10  # neighbours after the first that set the scale of the ratio
 _CHUNK = 500  # samples that are read at once
+LEVEL = 0.025  # of chance, in each of two spaces: of audits in which nothing was copied, one in twenty fails at most
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def nearest(queries: Tensor, train: Tensor) -> Neighbours:
 
 def suspicious(samples: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return which of `samples` `(B,)` do not lie above the first percentile of `held_out` `(N,)`, bool."""
-    return samples <= np.percentile(held_out, 1)
+    return samples <= np.percentile(held_out, 1, method="inverted_cdf")
 
 
 def usual_share(held_out: np.ndarray) -> float:
@@ -133,6 +135,23 @@ def usual_share(held_out: np.ndarray) -> float:
     About .01 of many, but 1 / N of few, and more where held-out samples occur in the training set too.
     """
     return float(np.mean([suspicious(held_out[i], np.delete(held_out, i)) for i in range(len(held_out))]))
+
+
+def chance_of_as_many(samples: np.ndarray, held_out: np.ndarray) -> float:
+    """Return how probable it is that as many of `samples` `(B,)` are `suspicious`, or more, though none is a copy.
+
+    If all are draws of one distribution, any order of them is as probable as any other. The b suspicious samples and
+    the h of `held_out` `(N,)` that lie no farther are the nearest of all, a held-out one the last of them: of b + h - 1
+    drawn from all B + N without replacement, at most h - 1 are held out. That counts in how uncertain the percentile
+    of few samples is, and is exact where no two are equal.
+
+    Reference: the hypergeometric distribution, as in Fisher, "The Logic of Inductive Inference", 1935,
+    https://doi.org/10.2307/2342435
+    """
+    from scipy.stats import hypergeom
+
+    num, near = suspicious(samples, held_out).sum(), suspicious(held_out, held_out).sum()
+    return float(hypergeom.cdf(near - 1, len(samples) + len(held_out), len(held_out), num + near - 1))
 
 
 class _Search:

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, classes, tensor
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
 
@@ -96,9 +98,15 @@ def judge_all(judges: Mapping[str, Judge], x: Mapping[str, Tensor], label: str) 
     return np.stack([judge.classes(x[name], label) for name, judge in judges.items()])
 
 
-def agreement(classes: np.ndarray) -> np.ndarray:
-    """Return where all M judges name the same class; `classes` is `(M, B)`, the answer bool `(B,)`."""
-    return (classes == classes[0]).all(axis=0)
+def agreement(seen: Array) -> np.ndarray:
+    """Return where all M judges name the same class; `seen` is `(M, B)`, the answer bool `(B,)`.
+
+    Raises MandorlaError for other shapes.
+    """
+    found = tensor(seen, "the classes").numpy()
+    if found.ndim != 2 or not len(found):
+        raise MandorlaError(f"the classes have shape {found.shape}: expected (M, B), a row for each judge")
+    return (found == found[0]).all(axis=0)
 
 
 def independent_views(model: "Mandorla", latents: Latents, seed: int) -> dict[str, Tensor]:
@@ -111,13 +119,20 @@ def independent_views(model: "Mandorla", latents: Latents, seed: int) -> dict[st
     return x
 
 
-def chance_agreement(classes: np.ndarray, num_views: int) -> float:
-    """Return how often `num_views` independent views agree if each follows the class shares of `classes` `(N,)`."""
-    shares = np.bincount(classes) / len(classes)
+def chance_agreement(labels: Array, num_views: int) -> float:
+    """Return how often `num_views` independent views agree if each follows the class shares of `labels` `(N,)`.
+
+    Raises MandorlaError for no labels, and those that are no integers.
+    """
+    shares = np.unique(classes(labels, "the labels"), return_counts=True)[1] / len(labels)
     return float(np.sum(shares**num_views))
 
 
-def histogram_distance(a: np.ndarray, b: np.ndarray, classes: int) -> float:
-    """Return the total variation between the class shares of labels `a` and `b`, in [0, 1]."""
-    shares = [np.bincount(labels, minlength=classes) / len(labels) for labels in (a, b)]
+def histogram_distance(a: Array, b: Array, num_classes: int) -> float:
+    """Return the total variation between the class shares of labels `a` `(N,)` and `b` `(K,)`, in [0, 1].
+
+    Raises MandorlaError for no labels, and those that are no integers in 0 .. num_classes - 1.
+    """
+    found = (classes(labels, f"the {which} labels", num_classes) for which, labels in (("first", a), ("second", b)))
+    shares = [np.bincount(labels, minlength=num_classes) / len(labels) for labels in found]
     return float(0.5 * np.abs(shares[0] - shares[1]).sum())

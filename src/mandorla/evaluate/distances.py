@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, tensor
 
-Features = np.ndarray | Tensor  # (N, F)
+Features = Array  # (N, F)
+_LARGEST = 1e50  # its sixth power, in the kernel, is still a number
 _CHUNK = 1000  # rows whose distances to all others are held at once
 
 
@@ -90,16 +92,13 @@ def density_coverage(real: Features, made: Features, neighbours: int = 5) -> tup
 
 
 def _checked(real: Features, made: Features, least: int) -> tuple[Tensor, Tensor]:
-    sets = {
-        "real": torch.as_tensor(real).detach().cpu().double(),
-        "made": torch.as_tensor(made).detach().cpu().double(),
-    }
+    sets = {name: tensor(rows, f"the {name} features").double() for name, rows in (("real", real), ("made", made))}
     for name, rows in sets.items():
-        if rows.ndim != 2 or len(rows) < least:
+        if rows.ndim != 2 or len(rows) < least or not rows.shape[1]:
             raise MandorlaError(
                 f"the {name} features have shape {tuple(rows.shape)}: expected (N, F) with at least {least} samples"
             )
-        if not torch.isfinite(rows).all():
+        if not (rows.abs() < _LARGEST).all():
             raise MandorlaError(f"the {name} features have NaN or infinite values: leave those samples out")
     if sets["real"].shape[1] != sets["made"].shape[1]:
         widths = " and ".join(str(rows.shape[1]) for rows in sets.values())
@@ -126,4 +125,6 @@ def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
     """Return the distance of each point to its `neighbours`-th neighbour, itself not counted, `(N,)`."""
+    if neighbours < 1:
+        raise MandorlaError(f"{neighbours} neighbours make no ball: give 1 or more")
     return torch.cat([d.kthvalue(neighbours + 1, 1).values for d in _distances(points, points)])

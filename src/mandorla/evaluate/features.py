@@ -86,12 +86,18 @@ class OnnxNetwork:
             not known or modality.channels == self.channels or modality.channels == 1
         )
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the features `(B, F)` of `images` `(B, C, *size)` in [0, 1]."""
+    def features(self, images: Images) -> Tensor:
+        """Return the features `(B, F)` of `images` `(B, C, *size)` in [0, 1].
+
+        Raises MandorlaError for what are no such images, none at all, and those that the network does not take.
+        """
+        images = unit_images(images)
+        if not len(images) or images.ndim != 2 + len(self.size):
+            raise MandorlaError(f"{self.path}: takes {self.input.shape}, not images {tuple(images.shape)}")
         return torch.cat([self._read(part) for part in images.split(self.batch)])
 
-    def _read(self, images: Tensor) -> Tensor:
-        num, x = len(images), images.float().cpu().clamp(0, 1)
+    def _read(self, x: Tensor) -> Tensor:
+        num = len(x)
         if isinstance(self.channels, int) and x.shape[1] == 1:
             x = x.repeat(1, self.channels, *[1] * len(self.size))
         size = [want if isinstance(want, int) else have for want, have in zip(self.size, x.shape[2:], strict=True)]

@@ -1,8 +1,8 @@
 """Likeness of images in [0, 1]: one number per sample, so that means carry their standard error.
 
 Every function takes tensors or arrays `(B, C, *size)` of floats, clips them to [0, 1], and returns float64 `(B,)`. With
-a `mask` `(B, 1 or C, *size)` only the pixels inside count. All raise MandorlaError for integers, NaN, and images that
-are not of one shape.
+a `mask` `(B, 1 or C, *size)` only the pixels inside count: NaN where there are none. All raise MandorlaError for
+integers, NaN, infinity, a mask that does not fit, and images that are not of one shape.
 """
 
 import numpy as np
@@ -10,27 +10,30 @@ import torch
 from torch import Tensor
 
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, tensor
 
-Images = Tensor | np.ndarray  # (B, C, *size), floats in [0, 1]
+Images = Array  # (B, C, *size), floats in [0, 1]
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 _WINDOW = 11  # pixels a side of the window of structural similarity
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
 
 
-def unit_images(images: Images, what: str = "images") -> Tensor:
+def unit_images(images: Images, what: str = "images", before: int = 1) -> Tensor:
     """Return `images` `(B, C, *size)` as a float32 tensor on the CPU, clipped to [0, 1].
 
-    Raises MandorlaError, which says `what` they are, for integers, whose range nobody knows, and for NaN.
+    There may be no image; `before` axes come before the channels.
+
+    Raises MandorlaError, which says `what` they are, for integers, whose range nobody knows, for NaN and infinity.
     """
-    images = torch.as_tensor(images).detach().cpu()
-    if images.ndim < 2:
+    images = tensor(images, what)
+    if images.ndim < 2 or 0 in images.shape[before:]:
         raise MandorlaError(f"{what} have shape {tuple(images.shape)}: expected (B, C, *size)")
     if not images.is_floating_point():
         raise MandorlaError(
             f"{what} are {str(images.dtype).removeprefix('torch.')}: give floats in [0, 1], bytes / 255"
         )
-    if images.isnan().any():
-        raise MandorlaError(f"{what} have NaN values: leave those samples out")
+    if not images.isfinite().all():
+        raise MandorlaError(f"{what} have NaN or infinite values: leave those samples out")
     return images.float().clamp(0, 1)
 
 
@@ -44,8 +47,11 @@ def _pair(images: Images, truth: Images) -> tuple[Tensor, Tensor]:
 def _mean(values: Tensor, mask: Images | None) -> Tensor:
     if mask is None:
         return values.double().flatten(1).mean(1)
-    weight = torch.as_tensor(mask).cpu().expand_as(values).double().flatten(1)
-    return (values.double().flatten(1) * weight).sum(1) / weight.sum(1).clamp_min(1)
+    mask = tensor(mask, "the mask")
+    if mask.shape not in (values.shape, values[:, :1].shape):
+        raise MandorlaError(f"the mask {tuple(mask.shape)} does not fit images {tuple(values.shape)}")
+    weight = mask.expand_as(values).double().flatten(1)
+    return (values.double().flatten(1) * weight).sum(1) / weight.sum(1)
 
 
 def _difference(images: Images, truth: Images) -> Tensor:
@@ -85,7 +91,7 @@ def has_ssim(x: Tensor) -> bool:
 
 
 def _with_window(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    if not has_ssim(a):
+    if not has_ssim(a) or not len(a):
         raise MandorlaError(
             f"images {tuple(a.shape)} have no structural similarity: two or three axes of {_WINDOW} pixels at least"
         )
@@ -115,7 +121,7 @@ def ms_ssim(a: Images, b: Images) -> np.ndarray:
 
 def foreground(truth: Images, above: float = 0.05) -> Tensor:
     """Return where the true image is brighter than `above`, bool `(B, C, *size)`."""
-    return torch.as_tensor(truth) > above
+    return unit_images(truth, "true images") > above
 
 
 def spread_and_error(samples: Images, truth: Images, mask: Images | None = None) -> dict[str, np.ndarray]:
@@ -132,7 +138,7 @@ def spread_and_error(samples: Images, truth: Images, mask: Images | None = None)
     Reference: Fortin et al., "Why Should Ensemble Spread Match the RMSE of the Ensemble Mean?", 2014,
     https://doi.org/10.1175/JHM-D-14-0008.1, equation 15
     """
-    samples, truth = unit_images(samples, "samples").double(), unit_images(truth, "true images").double()
+    samples, truth = unit_images(samples, "samples", 2).double(), unit_images(truth, "true images").double()
     if samples.shape[1:] != truth.shape or len(samples) < 2:
         raise MandorlaError(
             f"samples {tuple(samples.shape)} do not fit true images {tuple(truth.shape)}: expected (K, B, C, *size), K"
@@ -144,9 +150,10 @@ def spread_and_error(samples: Images, truth: Images, mask: Images | None = None)
     std, wrong = (
         z - _mean(z, mask).view(-1, *[1] * (z.ndim - 1)) for z in (variance.sqrt(), error.abs())
     )  # both centred
-    common = _mean(std * wrong, mask) / (_mean(std.square(), mask) * _mean(wrong.square(), mask)).sqrt()
+    scale = (_mean(std.square(), mask) * _mean(wrong.square(), mask)).sqrt()
+    common = torch.where(scale == 0, 0.0, _mean(std * wrong, mask) / scale)
     return {
         "ratio": (spread / _mean(error.square(), mask).clamp_min(_LEAST_ERROR)).sqrt().numpy(),
         "coverage": _mean(inside, mask).numpy(),
-        "correlation": common.nan_to_num(0.0).numpy(),
+        "correlation": common.numpy(),
     }

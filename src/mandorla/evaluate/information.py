@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, code_rows, same_number
 
 MOST = 64  # principal components of a code that are looked at
 _WIDTH, _EMBEDDING, _CANDIDATES = 256, 32, 256
@@ -44,41 +45,74 @@ class Information:
         return float((1 + (self.zeros >= self.nats).sum()) / (1 + len(self.zeros)))
 
 
-def gaussian_information(a: np.ndarray, b: np.ndarray, permutations: int = 100, seed: int = 0) -> Information:
+def gaussian_information(
+    a: Array, b: Array, permutations: int = 100, seed: int = 0, groups: np.ndarray | None = None
+) -> Information:
     """Estimate I(a; b) as if codes `a` `(N, F)` and `b` `(N, G)` were jointly Gaussian.
 
-    Raises MandorlaError if there are not more samples than features.
+    `groups` `(N,)` says whose (which patient's) each pair is: whole groups are permuted.
+    Raises MandorlaError if there are not more samples than features, and for codes that are no pairs or not finite.
     """
+    a, b = _pairs(a, b, groups)
     if len(a) <= a.shape[1] + b.shape[1] + 1:
         raise MandorlaError(f"{len(a)} samples are too few for codes of {a.shape[1]} and {b.shape[1]}: give more")
-    whitened = [np.linalg.svd(z - z.mean(0), full_matrices=False) for z in (np.float64(a), np.float64(b))]
-    p, q = (left[:, sizes > 1e-9 * sizes[0]] for left, sizes, _ in whitened)
+    p, q = (_whitened(np.float64(z)) for z in (a, b))
 
     def nats(q: np.ndarray) -> float:
-        correlations = np.linalg.svd(p.T @ q, compute_uv=False).clip(0, 1 - 1e-12)
+        correlations = np.linalg.svd(p.T @ q, compute_uv=False).clip(0, 1 - 1e-12)  # none of a constant
         return float(-0.5 * np.log1p(-(correlations**2)).sum())
 
     rng = np.random.default_rng(seed)
-    return Information(nats(q), np.array([nats(rng.permutation(q)) for _ in range(permutations)]))
+    zeros = [nats(q[_permutation(rng, len(q), groups)]) for _ in range(permutations)]
+    return Information(nats(q), np.array(zeros))
 
 
 def critic_information(
-    a: np.ndarray, b: np.ndarray, new_a: np.ndarray, new_b: np.ndarray, permutations: int = 100, seed: int = 0
+    a: Array,
+    b: Array,
+    new_a: Array,
+    new_b: Array,
+    permutations: int = 100,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+    new_groups: np.ndarray | None = None,
 ) -> Information:
     """Train a critic on pairs `a` `(N, F)`, `b` `(N, G)` and estimate the information in the new pairs, `(K, ...)`.
 
     A fifth of the training pairs says when to stop. At most the logarithm of the number of candidates can be found. The
-    zero is that of a second critic, trained on permuted pairs: the first would be confidently wrong of them. Raises
-    MandorlaError for fewer than 20 pairs.
+    zero is that of a second critic, trained on permuted pairs: the first would be confidently wrong of them. `groups`
+    `(N,)` and `new_groups` `(K,)` say whose (which patient's) each pair is: whole groups say when to stop, and are
+    permuted. Raises MandorlaError for fewer than 20 pairs, and for codes that are no pairs, not as long as the new
+    ones, or not finite.
     """
+    (a, b), (new_a, new_b) = _pairs(a, b, groups), _pairs(new_a, new_b, new_groups)
+    if (a.shape[1], b.shape[1]) != (new_a.shape[1], new_b.shape[1]):
+        raise MandorlaError(
+            f"pairs of {a.shape[1]} and {b.shape[1]} numbers, new ones of {new_a.shape[1]} and {new_b.shape[1]}: give"
+            " codes of one kind"
+        )
     if min(len(a), len(new_a)) < 20:
         raise MandorlaError(f"{min(len(a), len(new_a))} pairs are too few to train and test a critic: give 20 or more")
     (a, new_a), (b, new_b) = (_standardised(old, new) for old, new in ((a, new_a), (b, new_b)))
     rng = np.random.default_rng(seed)
-    f, g = _train_critic(a, b, rng, seed).read(new_a, new_b)
-    null_f, null_g = _train_critic(a, b[_permutation(rng, len(b))], rng, seed).read(new_a, new_b)
-    zeros = [_held_out(null_f, null_g[_permutation(rng, len(new_b))]) for _ in range(permutations)]
+    f, g = _train_critic(a, b, rng, seed, groups).read(new_a, new_b)
+    null_b = b[_permutation(rng, len(b), groups)]
+    null_f, null_g = _train_critic(a, null_b, rng, seed, groups).read(new_a, new_b)
+    zeros = [_held_out(null_f, null_g[_permutation(rng, len(new_b), new_groups)]) for _ in range(permutations)]
     return Information(_held_out(f, g), np.array(zeros))
+
+
+def _pairs(a: Array, b: Array, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    a, b = (code_rows(z, "codes").numpy() for z in (a, b))
+    same_number(a, b, what="paired codes")
+    same_number(a, a if groups is None else groups, what="pairs of codes and their groups")
+    return a, b
+
+
+def _whitened(z: np.ndarray) -> np.ndarray:
+    """Return orthonormal columns that span the centred columns of `z` `(N, F)`, none of a constant."""
+    left, sizes, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    return left[:, sizes > 1e-9 * np.linalg.norm(z)]
 
 
 def principal(train: Tensor, test: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -109,9 +143,9 @@ class _Critic(nn.Module):
         return self(a, b)
 
 
-def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int) -> _Critic:
+def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int, groups: np.ndarray | None) -> _Critic:
     """Return the critic that does best on a fifth of the pairs while it is trained on the others."""
-    order = _permutation(rng, len(a))
+    order = _shuffled(rng, len(a), groups)
     fit, check = order[len(a) // 5 :], order[: len(a) // 5]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -119,7 +153,7 @@ def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int) -> 
     optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.1)
     best, kept, since = -math.inf, critic.state_dict(), 0
     for step in range(_STEPS):
-        rows = fit[torch.from_numpy(rng.choice(len(fit), min(_CANDIDATES, len(fit)), replace=False))]
+        rows = fit[rng.choice(len(fit), min(_CANDIDATES, len(fit)), replace=False)]
         loss = -_bound(*critic(a[rows], b[rows]))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -134,8 +168,23 @@ def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int) -> 
     return critic
 
 
-def _permutation(rng: np.random.Generator, num: int) -> Tensor:
-    return torch.from_numpy(rng.permutation(num))
+def _shuffled(rng: np.random.Generator, num: int, groups: np.ndarray | None) -> np.ndarray:
+    """Return `num` rows in a random order in which those of one group stay together."""
+    order = rng.permutation(num)
+    if groups is None:
+        return order
+    index = np.unique(groups, return_inverse=True)[1]
+    return order[np.argsort(rng.permutation(num)[index[order]], kind="stable")]
+
+
+def _permutation(rng: np.random.Generator, num: int, groups: np.ndarray | None) -> np.ndarray:
+    """Return for each of `num` rows another one, `(num,)`: those of one group get those of another, in any order.
+
+    So slices of one patient are paired with those of another, but not the highest with the highest.
+    """
+    partner = np.empty(num, int)
+    partner[np.argsort(np.arange(num) if groups is None else groups, kind="stable")] = _shuffled(rng, num, groups)
+    return partner
 
 
 def _bound(f: Tensor, g: Tensor) -> Tensor:

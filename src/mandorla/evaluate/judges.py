@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.stored import StoredDataset
+from mandorla.errors import MandorlaError
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.nets.blocks import trains_in_bf16
 from mandorla.storage import whole
@@ -34,7 +35,10 @@ class Judge(nn.Module):
     def __init__(self, modality: Modality, heads: Heads) -> None:
         super().__init__()
         dimensions = len(modality.size)
+        if 1 in modality.size:
+            raise MandorlaError(f"images {modality.shape} are too small for a classifier: two pixels a side at least")
         depth = max(1, round(math.log2(max(modality.size) / _GRID))) if dimensions else 2
+        depth = min([depth, *(side.bit_length() - 1 for side in modality.size)])  # the shortest side is halved as often
         layers: list[nn.Module] = []
         width = modality.channels
         for channels in (_WIDTH // 2**level for level in reversed(range(depth))):

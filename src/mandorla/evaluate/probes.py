@@ -5,10 +5,13 @@ what is there but folded. The second is the honest one for leaks: a linear probe
 """
 
 import warnings
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
+
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, classes, code_rows, numbers, same_number
 
 Kind = Literal["linear", "mlp"]
 
@@ -26,10 +29,11 @@ def features(code: Tensor) -> np.ndarray:
     return np.asarray(flat)
 
 
-def probe(kind: Kind, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, seed: int = 0) -> np.ndarray:
+def probe(kind: Kind, train: Array, train_labels: Array, test: Array, seed: int = 0) -> np.ndarray:
     """Fit a probe on `train` `(N, F)` with integer labels; return class probabilities `(K, classes)` on `test`.
 
     Features are standardised with the statistics of `train`. Column j belongs to the j-th smallest label.
+    Raises MandorlaError for another kind, codes that are not finite or not as long, and labels that are not as many.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -37,10 +41,17 @@ def probe(kind: Kind, train: np.ndarray, train_labels: np.ndarray, test: np.ndar
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    classes, counts = np.unique(train_labels, return_counts=True)
-    if len(classes) == 1:
+    if kind not in get_args(Kind):
+        raise MandorlaError(f"there is no probe {kind!r}: take one of {', '.join(get_args(Kind))}")
+    train, test = (code_rows(z, f"{which} codes").numpy() for z, which in ((train, "training"), (test, "test")))
+    labels = classes(train_labels, "training labels")
+    same_number(train, labels, what="training codes and labels")
+    if train.shape[1] != test.shape[1]:
+        raise MandorlaError(f"training codes have {train.shape[1]} numbers, test codes {test.shape[1]}: give one kind")
+    known, counts = np.unique(labels, return_counts=True)
+    if len(known) == 1:
         return np.ones((len(test), 1))
-    held_out = counts.min() > 1 and len(train) >= 10 * len(classes)  # a tenth of the samples, one of each class
+    held_out = counts.min() > 1 and len(train) >= 10 * len(known)  # a tenth of the samples, one of each class
     classifier = (
         LogisticRegression(max_iter=1000, C=min(1.0, 100 / train.shape[1]))
         if kind == "linear"
@@ -48,12 +59,21 @@ def probe(kind: Kind, train: np.ndarray, train_labels: np.ndarray, test: np.ndar
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return make_pipeline(StandardScaler(), classifier).fit(train, train_labels).predict_proba(test)
+        return make_pipeline(StandardScaler(), classifier).fit(train, labels).predict_proba(test)
 
 
-def hits(probabilities: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return for each sample whether its most probable class (columns ordered as `classes`) is its label, `(K,)`."""
-    return np.unique(classes)[probabilities.argmax(1)] == labels
+def hits(probabilities: Array, labels: Array, train_labels: Array) -> np.ndarray:
+    """Return for each sample whether its most probable class is its label, bool `(K,)`.
+
+    `probabilities` `(K, classes)` are those of a probe fitted with `train_labels`. Raises MandorlaError where they have
+    not as many rows as there are `labels` `(K,)`, or not as many columns as training classes.
+    """
+    scores, truth = code_rows(probabilities, "probabilities").numpy(), classes(labels, "labels")
+    known = np.unique(classes(train_labels, "training labels"))
+    same_number(scores, truth, what="probabilities and labels")
+    if scores.shape[1] != len(known):
+        raise MandorlaError(f"there are probabilities of {scores.shape[1]} classes, training labels of {len(known)}")
+    return known[scores.argmax(1)] == truth
 
 
 def chance_share(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
@@ -62,8 +82,14 @@ def chance_share(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
     return float(np.mean(test_labels == values[counts.argmax()]))
 
 
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the area under the ROC curve: how often a positive scores above a negative; .5 is chance."""
+def auc(scores: Array, labels: Array) -> float:
+    """Return the area under the ROC curve: how often a positive scores above a negative; .5 is chance.
+
+    NaN where `labels` `(N,)`, 0 or 1, are all the same. Raises MandorlaError for others, and for `scores` `(N,)` that
+    are not finite or not as many.
+    """
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else float("nan")
+    values, truth = numbers(scores, "scores"), classes(labels, "labels", 2)
+    same_number(values, truth, what="scores and labels")
+    return float(roc_auc_score(truth, values)) if len(np.unique(truth)) == 2 else float("nan")

@@ -22,7 +22,8 @@ class Record:
     """Hold one measured figure.
 
     - `name`: path-like and unique, e.g. `shared/digit/from view0`; the part before the first slash is its group
-    - `value`, `error`: the figure and its standard error over the `n` samples it was measured on; `sd`: the standard
+    - `value`, `error`: the figure and its standard error; `n`: on how many samples it was measured or, of samples of
+      which several are one patient's, patients: what is of one patient is not independent. `sd`: the standard
       deviation between samples (subjects, where they have names), for figures that are means over them
     - `chance`: what knowing nothing gives; `ceiling`: what is attainable on this data with this judge;
       `control`: the same figure where it is known to carry no information (the definition says which)
@@ -58,9 +59,11 @@ class Record:
         unit: str = "",
         seed: int = 0,
         sd: float | None = None,
+        groups: np.ndarray | None = None,
     ) -> "Record":
-        """Return the mean of `scores` `(N,)` with its standard error."""
-        value, error, n = float(np.mean(scores)), standard_error(scores), len(scores)
+        """Return the mean of `scores` `(N,)` with its standard error; n counts the `groups` `(N,)`, where there are."""
+        value, error = float(np.mean(scores)), standard_error(scores, groups)
+        n = len(scores if groups is None else np.unique(groups))
         return cls(name, value, error, n, definition, better, chance, ceiling, control, unit, seed, sd)
 
     @property
@@ -111,9 +114,18 @@ def averaged(name: str, records: Sequence[Record], definition: str) -> Record:
 _AVERAGED = ("value", "error", "chance", "ceiling", "control")
 
 
-def standard_error(scores: np.ndarray) -> float:
-    """Return the standard error of the mean of `scores` `(N,)`, 0 of a single one."""
-    return float(deviation(scores) / np.sqrt(len(scores)))
+def standard_error(scores: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Return the standard error of the mean of `scores` `(N,)`, 0 of a single one.
+
+    `groups` `(N,)` says whose (which patient's) each is: with G groups and r the sum over one of score - mean, it is
+    sqrt(G / (G - 1) * sum r^2) / N, which is the usual one where each is a group of its own.
+
+    Reference: Liang and Zeger, "Longitudinal Data Analysis Using Generalized Linear Models", 1986,
+    https://doi.org/10.1093/biomet/73.1.13 (the robust variance, with the mean as the only coefficient)
+    """
+    names, index = np.unique(np.arange(len(scores)) if groups is None else groups, return_inverse=True)
+    sums = np.bincount(index, scores - np.mean(scores))
+    return float(np.sqrt(np.square(sums).sum() * len(names) / max(1, len(names) - 1)) / len(scores))
 
 
 def deviation(scores: np.ndarray) -> float:
@@ -122,16 +134,26 @@ def deviation(scores: np.ndarray) -> float:
 
 
 def bootstrap_error(
-    statistic: Callable[..., float], arrays: tuple[np.ndarray, ...], seed: int = 0, draws: int = 200
+    statistic: Callable[..., float],
+    arrays: tuple[np.ndarray, ...],
+    seed: int = 0,
+    draws: int = 200,
+    groups: np.ndarray | None = None,
 ) -> float:
     """Return the standard deviation of `statistic(*arrays)` over resamples of the rows that all `arrays` share.
 
-    Resamples of which it is NaN, such as an AUC of one class alone, are passed over.
+    Where `groups` `(N,)` says whose (which patient's) each row is, whole groups are drawn. Resamples of which it is
+    NaN, such as an AUC of one class alone, are passed over.
 
     Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979, https://doi.org/10.1214/aos/1176344552
     """
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(len(arrays[0]), size=(draws, len(arrays[0])))
-    found = np.array([statistic(*(array[row] for array in arrays)) for row in rows])
+    rng, num = np.random.default_rng(seed), len(arrays[0])
+    index = np.arange(num) if groups is None else np.unique(groups, return_inverse=True)[1]
+    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])  # rows of each group
+    found = []
+    for drawn in rng.integers(len(members), size=(draws, len(members))):
+        rows = np.concatenate([members[k] for k in drawn])
+        found.append(statistic(*(array[rows] for array in arrays)))
+    found = np.array(found)
     defined = found[~np.isnan(found)]
     return float(np.std(defined)) if len(defined) else float("nan")

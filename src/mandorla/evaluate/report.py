@@ -68,17 +68,18 @@ def summary(records: Sequence[Record]) -> list[Record]:
 
 
 def print_summary(records: Sequence[Record]) -> None:
-    """Print the headline figures beside chance, control and ceiling."""
+    """Print the headline figures beside chance, control, ceiling and p-value, where any has one."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("figure")
-    for column in ("value", "±", "chance", "control", "ceiling", "better"):
-        table.add_column(column, justify="right")
-    for record in summary(records):
-        numbers = (record.text(key) for key in ("value", "error", "chance", "control", "ceiling"))
-        table.add_row(record.name, *numbers, record.better)
+    chosen = summary(records)
+    keys = [k for k in ("value", "error", "chance", "control", "ceiling", "p") if any(r.text(k) for r in chosen)]
+    for key in (*keys, "better"):
+        table.add_column("±" if key == "error" else key, justify="right")
+    for record in chosen:
+        table.add_row(record.name, *(record.text(key) for key in keys), record.better)
     Console().print(table)
 
 

@@ -7,20 +7,19 @@ Where modalities share a class and nothing else, no more than the class can be f
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, code_rows, numbers
 
 
-def ranks(queries: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> np.ndarray:
+def ranks(queries: Array, gallery: Array) -> np.ndarray:
     """Return how many of `gallery` `(N, ...)` are more like query i than its own partner, gallery i, `(N,)`.
 
     Likeness is the cosine; candidates exactly as like as the partner count half.
-    Raises MandorlaError where the codes are not as many and as long.
+    Raises MandorlaError where the codes are not as many and as long, or not finite.
     """
-    q, g = (torch.as_tensor(z).detach().double().cpu().flatten(1) for z in (queries, gallery))
+    q, g = (code_rows(z, what).double() for z, what in ((queries, "the queries"), (gallery, "the gallery")))
     if q.shape != g.shape:
         raise MandorlaError(f"{len(q)} codes of {q.shape[1]} numbers have no partners in {len(g)} of {g.shape[1]}")
     q, g = F.normalize(q, dim=1), F.normalize(g, dim=1)
@@ -29,9 +28,10 @@ def ranks(queries: Tensor | np.ndarray, gallery: Tensor | np.ndarray) -> np.ndar
     return ((likeness > own).sum(1) + 0.5 * ((likeness == own).sum(1) - 1)).numpy()
 
 
-def recall_at(found: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> dict[int, np.ndarray]:
+def recall_at(found: Array, ks: Sequence[int] = (1, 5, 10)) -> dict[int, np.ndarray]:
     """Return for each k which partners are among the first k, bool `(N,)`; `found` as `ranks` gives it.
 
-    Chance is k / N.
+    Chance is k / N. Raises MandorlaError for no ranks, and those that are not finite.
     """
-    return {k: found < k for k in ks}
+    places = numbers(found, "ranks")
+    return {k: places < k for k in ks}

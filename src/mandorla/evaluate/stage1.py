@@ -20,7 +20,7 @@ from mandorla.errors import MandorlaWarning
 from mandorla.evaluate.coherence import conditional_coherence, donors
 from mandorla.evaluate.figures.classes import class_figures
 from mandorla.evaluate.figures.separation import separation_figures
-from mandorla.evaluate.figures.subject import Codes, over_views
+from mandorla.evaluate.figures.subject import Codes
 from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.images import psnr
 from mandorla.evaluate.judges import Judge
@@ -72,12 +72,21 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
     joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in (rates, scores)]
     text = "KL(q(u | x, c) || N(0, I)) of a modality in nats, mean over modalities."
     return [
-        s.record("latents/rate", over_views(joined[0]), text, "lower", unit="nats"),
+        s.record("latents/rate", definition=text, better="lower", unit="nats", **s.joined(joined[0])),
         s.record(
-            "reconstruction/psnr", over_views(joined[1]), "Decoded from c and u, mean over modalities.", unit="dB"
+            "reconstruction/psnr",
+            definition="Decoded from c and u, mean over modalities.",
+            unit="dB",
+            **s.joined(joined[1]),
         ),
         *(
-            s.record(f"reconstruction/{name}", scores, f"PSNR of {name}, decoded from c and u.", unit="dB")
+            s.record(
+                f"reconstruction/{name}",
+                scores,
+                f"PSNR of {name}, decoded from c and u.",
+                unit="dB",
+                groups=s.whose(name),
+            )
             for name, scores in joined[1].items()
         ),
     ]
@@ -90,7 +99,7 @@ def coherence_without_prior(s: Codes) -> list[Record]:
         return []
     label, judges = s.settings.label, {view: s.judges[view] for view in s.views}
     private = {view: s.test.latents.private[view][rows] for view in s.views}
-    reference = s.reference
+    reference = {**s.reference, "groups": s.whose()[rows]}
     draws: dict[str, tuple[Callable[[Tensor, int], Latents], str]] = {
         "shuffled": (lambda c, seed: Latents(c, _shuffled(private, seed)), "the u of another sample"),
         "prior": (lambda c, seed: Latents(c, _standard_normal(private, seed)), "u from N(0, I)"),

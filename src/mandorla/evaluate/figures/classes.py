@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mandorla.evaluate.figures.subject import Codes, over_views
+from mandorla.evaluate.figures.subject import Codes
 from mandorla.evaluate.record import Record
 
 
@@ -18,9 +18,9 @@ def class_figures(subject: Codes) -> list[Record]:
     records = [
         s.record(
             "ceiling/class",
-            over_views(judged),
-            f"Accuracy of '{label}' by a supervised classifier per view on real test images, mean over views.",
+            definition=f"Accuracy of '{label}' by a supervised classifier on real test images, mean over views.",
             chance=known["chance"],
+            **s.joined(judged),
         )
     ]
     shared, folded = (
@@ -42,39 +42,51 @@ def class_figures(subject: Codes) -> list[Record]:
             continue
         reference = {**known, "better": better}
         text = text.format(label)
-        records.append(s.record(name, over_views(scores), f"{text}, mean over views.", **reference))
+        records.append(s.record(name, definition=f"{text}, mean over views.", **s.joined(scores), **reference))
         for view, right in scores.items():
             reference["ceiling"] = float(judged[view].mean())
-            records.append(s.record(f"{name}/{view}", right, f"{text}, {view}.", **reference))
+            records.append(s.record(f"{name}/{view}", right, f"{text}, {view}.", **reference, groups=s.whose(view)))
     if all(present.all() for part in (train, test) for present in part.present.values()):
         votes = sum(np.log(test.verdicts[view][label] + 1e-9) for view in views).argmax(1) == test.factors[label]
         right = s.read_off("linear", train.latents.shared, label, views[0], test.latents.shared)
         text = f"Logistic regression of '{label}' on the shared part read from all views; ceiling: all judges together."
-        records.append(s.record("shared/class/all", right, text, chance=known["chance"], ceiling=float(votes.mean())))
-    return records + _residual_figures(subject, known) + _private_factor_figures(subject)
+        best = {"chance": known["chance"], "ceiling": float(votes.mean())}
+        records.append(s.record("shared/class/all", right, text, **best, groups=s.whose()))
+    return records + _private_factor_figures(subject) + _residual_figures(subject)
 
 
-def _residual_figures(subject: Codes, reference: dict[str, float]) -> list[Record]:
-    """Measure what the residual private parts know of the class, beside the private parts of the same few samples."""
+def _residual_figures(subject: Codes) -> list[Record]:
+    """Measure what the residual private parts know of the class, a leak, and of each view's own factor.
+
+    Beside it stands what the private parts themselves know, of the same few samples.
+    """
     s, num = subject, subject.settings.num_residual
     if not num or s.model.recipe.diffusion.mode == "private":
         return []
     few = replace(s, train=s.train.thinned(num), test=s.test.thinned(num))
     plain = few.train.latents, few.test.latents
     codes = {"plain": plain, "residual": [s.model.to_residual(latents) for latents in plain]}
+    label, own, factors = s.settings.label, s.settings.private_label, s.private_factors
+    asked = []
+    for kind, text in (("linear", "logistic regression of"), ("mlp", "a probe with 256 hidden units for")):
+        asked.append((f"class {kind}", kind, dict.fromkeys(s.views, label), f"Leak: {text} '{label}'"))
+        name, text = f"{own} {kind}".removesuffix(" linear"), f"{text[0].upper()}{text[1:]} each view's own '{own}'"
+        asked += [(name, kind, factors, text)] if factors else []
     records = []
-    for kind, text in (("linear", "logistic regression"), ("mlp", "a probe with 256 hidden units")):
+    for name, kind, factors, text in asked:
         scores = {
-            name: over_views({v: few.read_off(kind, a.private[v], s.settings.label, v, b.private[v]) for v in s.views})
-            for name, (a, b) in codes.items()
+            which: {v: few.read_off(kind, a.private[v], factor, v, b.private[v]) for v, factor in factors.items()}
+            for which, (a, b) in codes.items()
         }
-        text = (
-            f"Leak: {text} of '{s.settings.label}' on the residual private part, fitted on {len(plain[0])} samples,"
-            " mean over views; control: the private part itself, on the same samples."
+        text += (
+            f" on the residual private part, fitted on {len(plain[0])} samples, mean over views; control: the private"
+            " part itself, on the same samples."
         )
-        control = float(scores["plain"].mean())
+        leak = text.startswith("Leak")
+        reference = {**(s.reference if leak else s.private_reference), "better": "lower" if leak else "higher"}
+        reference["control"] = float(np.concatenate(list(scores["plain"].values())).mean())
         records.append(
-            s.record(f"private/residual/class {kind}", scores["residual"], text, "lower", control=control, **reference)
+            s.record(f"private/residual/{name}", definition=text, **few.joined(scores["residual"]), **reference)
         )
     return records
 
@@ -98,6 +110,7 @@ def _private_factor_figures(subject: Codes) -> list[Record]:
         name = kind if probe == "linear" else f"{kind} {probe}"
         if private:
             text = f"{of} private part, mean over views."
-            records.append(s.record(f"private/{name}", over_views(private), text, **reference))
-        records.append(s.record(f"shared/{name}", over_views(shared), leak, better="lower", **reference))
+            records.append(s.record(f"private/{name}", definition=text, **s.joined(private), **reference))
+        leaked = s.joined(shared)
+        records.append(s.record(f"shared/{name}", definition=leak, better="lower", **leaked, **reference))
     return records

@@ -1,5 +1,7 @@
 """Whether generated views belong together: given some views, after a swap, and out of nothing."""
 
+from typing import Any
+
 import numpy as np
 
 from mandorla.evaluate.coherence import (
@@ -27,7 +29,8 @@ def coherence_figures(subject: Subject) -> list[Record]:
     if not views or len(rows) < 2:
         return []
     judges = {view: s.judges[view] for view in views}
-    reference = s.reference
+    groups = s.whose()[rows]
+    reference = {**s.reference, "groups": groups}
     truth = s.test.factors[label][rows]
     alone = {view: s.test.alone[view][rows] for view in views}
     own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
@@ -60,6 +63,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
             agreement(swapped_classes),
             "Share of such swapped tuples in which the judges of all views name one class; ceiling: real test tuples.",
             **of_tuples,
+            groups=groups,
         ),
     ]
     few = min(s.settings.num_residual, len(rows))
@@ -70,7 +74,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 "swap/class residual",
                 (judge_all(judges, swaps_of_residual, label) == truth[:few]).mean(0),
                 "As swap/class, with the residual private part of the other sample: its manner under this shared part.",
-                **reference,
+                **{**reference, "groups": groups[:few]},
             )
         )
     kind, factors = s.settings.private_label, s.private_factors
@@ -82,14 +86,13 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 np.mean(moved, axis=0),
                 f"Share in which a view, decoded with the private part of another sample, takes over its '{kind}'.",
                 **s.private_reference,
+                groups=groups,
             )
         )
     return records + _joint_figures(subject, judges, of_tuples) + _prior_figures(subject, judges, of_tuples)
 
 
-def _by_number(
-    subject: Subject, judges: dict[str, Judge], rows: np.ndarray, reference: dict[str, float]
-) -> list[Record]:
+def _by_number(subject: Subject, judges: dict[str, Judge], rows: np.ndarray, reference: dict[str, Any]) -> list[Record]:
     """Measure coherence from two views upward: of views that are not given, and from all views of each."""
     s, label = subject.codes, subject.settings.label
     batch = subject.data.test.batch(s.test.indices[rows])

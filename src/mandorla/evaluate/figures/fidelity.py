@@ -1,8 +1,8 @@
 """Whether generated samples look like real ones and are as varied, in named spaces of features.
 
 All sets have the same number of samples, for Fréchet distances fall as that grows: generated tuples, real training
-samples (the floor: what another draw of real data scores), and the same training samples encoded and decoded (what the
-decoder alone costs) are compared with test samples.
+samples (the ceiling: what another draw of real data scores), and the same training samples encoded and decoded (what
+the decoder alone costs) are compared with test samples.
 """
 
 from collections.abc import Callable, Mapping

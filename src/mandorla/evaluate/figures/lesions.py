@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mandorla.evaluate.figures.subject import Subject
-from mandorla.evaluate.lesions import contrast_share
+from mandorla.evaluate.lesions import contrast, contrast_share
 from mandorla.evaluate.probes import auc
 from mandorla.evaluate.record import Record, bootstrap_error
 
@@ -21,22 +21,26 @@ def lesion_figures(subject: Subject) -> list[Record]:
     others = [name for name in s.names if name != shown]
     records = []
 
-    def add(name: str, scores: np.ndarray, truth: np.ndarray, definition: str, **reference: Any) -> None:
-        error = bootstrap_error(auc, (scores, truth), s.seed)
+    def add(
+        name: str, scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, definition: str, **reference: Any
+    ) -> None:
+        error = bootstrap_error(auc, (scores, truth), s.seed, groups=groups)
         reference |= {"chance": 0.5, "ceiling": seen, "seed": s.seed}
         text = f"{definition} (area under the ROC curve); ceiling: a supervised classifier on real {shown}."
-        records.append(Record(name, auc(scores, truth), error, len(truth), text, **reference))
+        records.append(Record(name, auc(scores, truth), error, len(np.unique(groups)), text, **reference))
 
     for name in others:
         scores = s.probed("linear", s.train.alone[name], factor, name, s.test.alone[name])[:, 1]
         blind = auc(s.test.verdicts[name][factor][s.test.present[name]][:, 1], s.truth(factor, name))
         text = f"Logistic regression of the lesion on the shared part of {name}; control: a classifier on real {name}"
-        add(f"lesion/known from {name}", scores, s.truth(factor, name), text, better="lower", control=blind)
+        known = s.truth(factor, name), s.whose(name)
+        add(f"lesion/known from {name}", scores, *known, text, better="lower", control=blind)
     scores = s.probed("linear", s.train.latents.private[shown], factor, shown, s.test.latents.private[shown])[:, 1]
     add(
         f"lesion/known from private {shown}",
         scores,
         truth,
+        s.whose(shown),
         f"Logistic regression of the lesion on {shown}'s private part",
     )
 
@@ -45,9 +49,9 @@ def lesion_figures(subject: Subject) -> list[Record]:
         rows = (batch.present[name] & batch.present[shown]).numpy()
         made = subject.translations[name][shown][:, rows]
         scores = np.stack([judge.probabilities(x, factor)[:, 1] for x in made])
-        present = batch.factors[factor][rows]
+        present, groups = batch.factors[factor][rows], subject.groups[rows]
         text = f"Lesion seen by the judge in a {shown} generated from {name}, against the {shown} that belongs to it"
-        add(f"lesion/foretold from {name}", scores.mean(0), present, text, better="lower")
+        add(f"lesion/foretold from {name}", scores.mean(0), present, groups, text, better="lower")
         real = judge.probabilities(batch.x[shown][rows], factor)[:, 1] > 0.5
         records.append(
             s.record(
@@ -55,6 +59,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
                 (scores > 0.5).mean(0),
                 f"Share of {shown} images generated from {name} that show a lesion to the judge; ceiling: real ones.",
                 ceiling=float(real.mean()),
+                groups=groups,
             )
         )
     if "lesion_mask" in batch.factors and len(batch.x[shown][0]) == 1:
@@ -68,5 +73,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
             " without a lesion (of the mean image, where the data does not tell)."
         )
         share, chance = (contrast_share(image, x, mask) for image in (subject.reconstructions[shown][rows], healthy))
-        records.append(s.record("lesion/contrast kept", share, text, chance=float(chance.mean()), ceiling=1.0))
+        groups = subject.groups[rows][~np.isnan(contrast(x, mask))]
+        more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
+        records.append(s.record("lesion/contrast kept", share, text, **more))
     return records

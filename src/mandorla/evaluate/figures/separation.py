@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mandorla.data.dataset import Dataset
 from mandorla.evaluate.coherence import donors
-from mandorla.evaluate.figures.subject import Codes, Subject, with_mean
+from mandorla.evaluate.figures.subject import Codes, Subject, with_all
 from mandorla.evaluate.information import critic_information, gaussian_information, principal
 from mandorla.evaluate.record import Record, averaged, standard_error
 from mandorla.evaluate.retrieval import ranks, recall_at
@@ -26,16 +26,19 @@ _FEW = 40  # samples below which no critic is trained
 
 def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     """Measure on the test samples of `part` what of c and u survives a swap: see `mandorla.vae.separation`."""
-    order = np.random.default_rng(s.seed).permutation(s.test.indices)
+    places = np.random.default_rng(s.seed).permutation(len(s.test.indices))
+    order, whose = s.test.indices[places], s.whose()[places]
+    names = whose[np.sort(np.unique(whose, return_index=True)[1])]  # in the order of their first sample
 
     def measured(num: int) -> list[dict[str, float]]:
-        groups = np.array_split(order, num)
-        return [separation(s.model.vae, part.batch(rows).to(s.model.device)) for rows in groups]
+        """Divide the samples into parts, each patient's into one."""
+        parts = [order[np.isin(whose, some)] for some in np.array_split(names, num)]
+        return [separation(s.model.vae, part.batch(rows).to(s.model.device)) for rows in parts]
 
-    num = max(1, round(len(order) / _SEPARATED))
+    num = min(len(names), max(1, round(len(order) / _SEPARATED)))
     found = measured(num)
-    parts = found if num >= _PARTS else measured(_PARTS)
-    if all(parts):
+    parts = found if num >= _PARTS else measured(min(_PARTS, len(names)))
+    if len(parts) > 1 and all(parts):
         spread = f"±: from the spread over {len(parts)} parts of the samples."
     else:
         parts, spread = found, "±: not known of so few samples."
@@ -47,7 +50,7 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     return [
         replace(
             s.record(f"separation/{name}", np.array([each[name] for each in found]), *text),
-            n=len(order),
+            n=len(names),
             error=standard_error(np.array([each[name] for each in parts])),
         )
         for name, text in texts.items()
@@ -57,11 +60,12 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
 
 def retrieval_figures(s: Codes) -> list[Record]:
     """Measure how often the shared part of one modality finds that of another among many test samples."""
-    records, scores = [], {}
+    records, scores, whose = [], {}, {}
     for given, wanted in permutations(s.names, 2):
         rows = np.flatnonzero(s.test.present[given] & s.test.present[wanted])[:_MOST]
         if len(rows) < 2:
             continue
+        whose[f"{given} to {wanted}"] = s.whose()[rows]
         found = ranks(s.test.alone[given][rows], s.test.alone[wanted][rows])
         for k, right in recall_at(found).items():
             scores.setdefault(k, {})[f"{given} to {wanted}"] = right
@@ -70,10 +74,11 @@ def retrieval_figures(s: Codes) -> list[Record]:
             f"Share in which the shared part read from one modality finds its partner's among {{num}} test samples,"
             f" within the first {k} by cosine."
         )
-        for name, right in with_mean(of_route).items():
+        groups = with_all(whose)
+        for name, right in with_all(of_route).items():
             num = len(right) if name else min(map(len, of_route.values()))
-            chance = min(1.0, k / num)
-            records.append(s.record(f"retrieval/recall at {k}{name}", right, text.format(num=num), chance=chance))
+            more = {"chance": min(1.0, k / num), "groups": groups[name]}
+            records.append(s.record(f"retrieval/recall at {k}{name}", right, text.format(num=num), **more))
     return records
 
 
@@ -84,7 +89,7 @@ def information_figures(subject: Subject) -> list[Record]:
     """
     s, data = subject.codes, subject.data
     texts = {
-        "gaussian": "I(c; u) as if both were Gaussian, from their canonical correlations",
+        "gaussian": "I(c; u) as if both were Gaussian, from their canonical correlations, on training samples",
         "critic": "I(c; u) by a critic trained on training samples (InfoNCE), measured on test samples",
     }
     train, here = _drawn(subject, data.train, s.train.indices)
@@ -96,12 +101,15 @@ def information_figures(subject: Subject) -> list[Record]:
             continue
         new = new[:_MOST]
         (c, new_c), (u, new_u) = (principal(train[part][rows], test[part][new]) for part in (SHARED, name))
-        found = {"critic": critic_information(c, u, new_c, new_u, seed=s.seed)}
+        groups, new_groups = (part.factors.get("group", part.indices) for part in (s.train, s.test))
+        groups, new_groups = groups[rows], new_groups[new]
+        known = {"groups": groups, "new_groups": new_groups}
+        found = {"critic": critic_information(c, u, new_c, new_u, seed=s.seed, **known)}
         if len(rows) > 2 * (c.shape[1] + u.shape[1]):
-            found["gaussian"] = gaussian_information(c, u, seed=s.seed)
+            found["gaussian"] = gaussian_information(c, u, seed=s.seed, groups=groups)
         for kind, estimate in found.items():
-            num, zero = len(rows) if kind == "gaussian" else len(new), estimate.zeros
-            text = f"Leak: {texts[kind]}; ±: spread of the control, pairs permuted {len(zero)} times."
+            num, zero = len(np.unique(groups if kind == "gaussian" else new_groups)), estimate.zeros
+            text = f"Leak: {texts[kind]}; ±: spread of the control: {len(zero)} permutations of the pairs."
             record = Record(f"information/{kind}/{name}", estimate.nats, float(zero.std()), num, text, "lower")
             values.setdefault(kind, []).append(
                 replace(record, control=float(zero.mean()), seed=s.seed, unit="nats", p=estimate.p)
@@ -134,7 +142,8 @@ def explained_figures(subject: Subject) -> list[Record]:
     What is unknown is averaged over: x is decoded with that part of several other samples, which stand for all.
     """
     s, x = subject.codes, subject.complete(len(subject.translated.ids))
-    num = len(next(iter(x.values())))
+    whole = np.all([present.numpy() for present in subject.translated.present.values()], axis=0)
+    num, groups = int(whole.sum()), with_all(dict.fromkeys(x, subject.groups[whole]))
     if num <= _DONORS:
         return []
     latents = s.model.encode(x)
@@ -153,12 +162,12 @@ def explained_figures(subject: Subject) -> list[Record]:
     records = []
     for kind in ("shared alone", "private alone"):
         text = (
-            f"Share of the variance of x that is explained by the {kind}, the other part averaged over {_DONORS} other"
-            " samples; ceiling: by both."
+            f"Share of the variance of x that the {kind.replace(' ', ' part ')} explains, the other averaged over"
+            f" {_DONORS} other samples; ceiling: by both."
         )
-        for name, scores in with_mean(share[kind]).items():
-            ceiling = float(with_mean(share["both"])[name].mean())
-            records.append(s.record(f"explained/{kind}{name}", scores, text, chance=0.0, ceiling=ceiling))
+        for name, scores in with_all(share[kind]).items():
+            more = {"chance": 0.0, "ceiling": float(with_all(share["both"])[name].mean()), "groups": groups[name]}
+            records.append(s.record(f"explained/{kind}{name}", scores, text, **more))
     return records
 
 

@@ -54,6 +54,18 @@ class Codes:
         """Return the places of the test samples that lack no modality, `(n,)`."""
         return np.flatnonzero(np.all(list(self.test.present.values()), axis=0))
 
+    def whose(self, view: str | None = None) -> np.ndarray:
+        """Return whose (which patient's) each test sample, or each that has `view`, is; each its own if not known."""
+        groups = self.test.factors.get("group", self.test.indices)
+        return groups if view is None else groups[self.test.present[view]]
+
+    def joined(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return `scores` of the test samples by view, one after the other, and whose they are, for `record`."""
+        return {
+            "scores": np.concatenate(list(scores.values())),
+            "groups": np.concatenate([self.whose(view) for view in scores]),
+        }
+
     @property
     def record(self) -> Callable[..., Record]:
         """Return `Record.of`, with the seed of this evaluation."""
@@ -224,6 +236,6 @@ def over_views(record_of: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def with_mean(record_of: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the scores averaged over views as "", then those of each view as "/<view>": how names of records end."""
-    return {"": over_views(record_of)} | {f"/{view}": scores for view, scores in record_of.items()}
+def with_all(record_of: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what all views have, one after the other, as "", then that of each as "/<view>", as records' names end."""
+    return {"": np.concatenate(list(record_of.values()))} | {f"/{view}": each for view, each in record_of.items()}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
 from mandorla.evaluate.images import foreground, has_ssim, mae, psnr, spread_and_error, ssim
 from mandorla.evaluate.record import Record, deviation
@@ -20,7 +21,7 @@ LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Literal["higher", "low
 _ROUTE = "against the truth; chance: the mean training image; control: copying the input; ceiling: the reconstruction."
 _SPREAD = {
     "ratio": "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground;"
-    " below 1 the model is surer than it is right; ceiling: what right uncertainty gives.",
+    " below 1 the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives, the best.",
     "coverage": "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
     " ceiling: what right uncertainty gives.",
     "correlation": "Correlation, over the pixels of the foreground, of the samples' standard deviation with the"
@@ -191,14 +192,17 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
     return records
 
 
-def signed_rank_p(differences: np.ndarray) -> float:
+def signed_rank_p(differences: Array) -> float:
     """Return the two-sided p-value of the Wilcoxon signed-rank test of paired `differences` `(N,)`; 1 if all are zero.
+
+    Raises MandorlaError for differences of other shapes, none at all, and NaN.
 
     Reference: Wilcoxon, "Individual Comparisons by Ranking Methods", 1945, https://doi.org/10.2307/3001968
     """
     from scipy.stats import wilcoxon
 
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    gains = numbers(differences, "differences")
+    return float(wilcoxon(gains).pvalue) if gains.any() else 1.0
 
 
 def _reconstruction_figures(subject: Subject) -> list[Record]:
