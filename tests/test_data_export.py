@@ -40,6 +40,7 @@ AFFINES = {
     "oblique": OBLIQUE,
 }
 RANGES = {"uint8": (0, 255), "int16": (-1000, 3000), "int16 scaled": (0, 1.7), "float32": (-3.5, 40.25)}
+RANGES["float64"] = RANGES["float32"]
 READ = TypeAdapter(FilesConfig)
 
 
