@@ -287,7 +287,7 @@ def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
     if len(shape) != len(wanted):
         raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
     if shape[0] != wanted[0]:
-        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
+        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}: convert the input")
     if tuple(shape) != wanted:
         raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
 
