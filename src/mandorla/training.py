@@ -433,12 +433,15 @@ def _part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def _on_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of which each process may have a part as a whole on the first; nothing on the others."""
+    """Return tensors of which each process may have a part as a whole on the CPU of the first; nothing on the others.
+
+    One after another: all of them together may not fit into a GPU.
+    """
     whole = {}
     for name, z in tensors.items():
         z = _whole(z)
         if is_first():
-            whole[name] = z
+            whole[name] = z.detach().cpu()
     return whole
 
 
