@@ -40,6 +40,7 @@ AFFINES = {
     "oblique": OBLIQUE,
 }
 RANGES = {"uint8": (0, 255), "int16": (-1000, 3000), "int16 scaled": (0, 1.7), "float32": (-3.5, 40.25)}
+RANGES["float64"] = RANGES["float32"]
 READ = TypeAdapter(FilesConfig)
 
 
@@ -129,7 +130,7 @@ def test_a_volume_comes_back_as_it_was(tmp_path, kind, affine, cut):
     np.testing.assert_allclose(new.header.get_zooms(), old.header.get_zooms(), atol=1e-5)
     assert nibabel.aff2axcodes(new.affine) == nibabel.aff2axcodes(old.affine)
     spread = nibabel.load(out / "t2_std" / "p1.nii.gz")
-    assert spread.get_data_dtype() == np.float32
+    assert spread.get_data_dtype() == (old.get_data_dtype() if kind.startswith("float") else np.float32)
     np.testing.assert_allclose(spread.get_fdata(), np.sqrt(2) * 0.01 * (high - low), rtol=1e-4)
 
 
@@ -240,6 +241,41 @@ def test_every_run_of_a_bids_session_is_filled_in(tmp_path):
     (folder / f"sub-01_{runs[0]}_T1w.nii").touch()
     with pytest.raises(MandorlaError, match="would be called as what is made of sub-01_acq-fine_run-1_T1w.nii"):
         files.translate(model, tmp_path / "study", tmp_path / "more", ["t1"], ["t2"], num_samples=1, seed=0)
+
+
+def test_several_given_modalities_belong_together_by_run(tmp_path):
+    """Also one whose partner lacks a label; what has no partner is passed over, of two partners none is chosen."""
+    folder, values = tmp_path / "study" / "sub-01" / "anat", {}
+    folder.mkdir(parents=True)
+
+    def write(name: str) -> None:
+        volume = nibabel.Nifti1Image(RNG.integers(0, 1000, SHAPE).astype(np.int16), OBLIQUE)
+        nibabel.save(volume, folder / f"sub-01_{name}.nii.gz")
+        values[name] = volume.get_fdata()
+
+    for name in ("run-2_T1w", "run-1_T1w", "run-3_T1w", "acq-b_run-1_FLAIR", "run-2_FLAIR", "T1w", "FLAIR"):
+        write(name)
+    model = Identity(tmp_path / "run", SHAPE, (0, 1000), {"geometry": {"axes": None}})
+    model.modalities = tuple(Modality(name, 1, SHAPE) for name in ("t1", "flair", "t2"))
+    model.intensity = {m.name: model.intensity["t1"] for m in model.modalities}
+    asked = {"given": ["t1", "flair"], "wanted": ["t2"], "num_samples": 1, "seed": 0}
+    with pytest.warns(MandorlaWarning, match="1 of 4 sessions and their runs lack one of t1, flair"):
+        out = files.translate(model, tmp_path / "study", tmp_path / "out", **asked) / "sub-01" / "anat"
+    made = {path.name: nibabel.load(path) for path in out.glob("*.nii.gz")}
+    assert sorted(made) == [f"sub-01_{run}desc-synthetic_T2w.nii.gz" for run in ("", "run-1_", "run-2_")]
+    for run in ("", "run-1_", "run-2_"):
+        found = made[f"sub-01_{run}desc-synthetic_T2w.nii.gz"].get_fdata()
+        np.testing.assert_allclose(found, values[f"{run}T1w"], atol=20)
+        flair = "acq-b_run-1_FLAIR" if run == "run-1_" else f"{run}FLAIR"
+        note = json.loads((out / f"sub-01_{run}desc-synthetic_T2w.json").read_text())
+        assert [Path(source).name for source in note["Sources"]] == [
+            f"sub-01_{name}.nii.gz" for name in (f"{run}T1w", flair)
+        ]
+    write("acq-a_run-1_FLAIR")
+    with pytest.raises(
+        MandorlaError, match="is flair of the same run as sub-01_acq-a_run-1_FLAIR.nii.gz; several given"
+    ):
+        files.translate(model, tmp_path / "study", tmp_path / "more", **asked)
 
 
 def test_dicom_images_that_are_no_volume_stay_images(tmp_path):

@@ -107,6 +107,7 @@ def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
     monkeypatch.setattr(latent_cache, "write_latents", lambda *given: done.append("encode"))
     monkeypatch.setattr(files, "sample", lambda *given, num, **more: done.append(("sample", num)))
     monkeypatch.setattr(files, "translate", lambda *given, **more: done.append("translate"))
+    monkeypatch.setattr("mandorla.evaluate.evaluate", lambda *given: done.append("evaluate"))
     for _, language, text in blocks("scaling"):
         for command in text.splitlines() if language == "sh" else ():
             program, *arguments = shlex.split(command, comments=True)
@@ -118,7 +119,7 @@ def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
                 main(arguments)
             assert not stop.value.code, command
     vae, diffusion = (["train", stage] for stage in ("vae", "diffusion"))
-    assert done == [vae, diffusion, "encode", ("sample", 10000), "translate", vae, diffusion]
+    assert done == [vae, diffusion, "encode", ("sample", 10000), "translate", "evaluate", vae, vae, diffusion]
 
 
 def test_no_command_is_left_out():

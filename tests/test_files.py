@@ -333,7 +333,7 @@ def npy(folder: Path) -> Path:
         (npz(t1=np.array([{}])), "in.npz: not a whole .npz file of plain arrays"),
         (npz(t1=grey[0]), r"array 't1': shape \(1, 6, 8\), expected \(N, 1, 6, 8\)"),
         (npz(t1=np.float32(0.5)), r"array 't1': shape \(\), expected"),
-        (npz(t1=grey.repeat(3, 1)), "array 't1': channels: 3, but modality 't1' of this model has 1"),
+        (npz(t1=grey.repeat(3, 1)), "array 't1': channels: 3, but modality 't1' of this model has 1: convert"),
         (npz(t1=grey[..., :6]), "array 't1': size 6 x 6, but modality 't1' of this model has 6 x 8"),
         (npz(t1=grey[:0]), "array 't1': no samples"),
         (
@@ -362,8 +362,10 @@ def test_input_that_does_not_fit_is_refused_and_nothing_is_written(model, t1, tm
 
 
 def test_translate_refuses_names_that_the_model_lacks(model, t1, tmp_path):
-    with pytest.raises(MandorlaError, match=r"unknown modality 't22', did you mean 't2'\?; this model has t1, t2, v"):
-        translate(model, t1, tmp_path / "out", wanted=("t22",))
+    for name in ("t22", "T2"):
+        hint = rf"unknown modality '{name}', did you mean 't2'\?; this model has t1, t2, v"
+        with pytest.raises(MandorlaError, match=hint):
+            translate(model, t1, tmp_path / "out", wanted=(name,))
     with pytest.raises(MandorlaError, match="t1: no such folder; several given"):
         translate(model, t1, tmp_path / "out", given=("t1", "t2"))
     with pytest.raises(MandorlaError, match=r"a.png: shape \(1, 1, 6, 8\), expected \(N, 2\)"):

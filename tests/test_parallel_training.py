@@ -11,6 +11,7 @@ import torch
 from test_parallel import results
 from tiny import interrupted, signals_recipe, tiny_recipe
 
+import mandorla.training
 from mandorla.data.dataset import Batch, Modality
 from mandorla.diffusion.training import train_diffusion
 from mandorla.nets.blocks import normalise_in_common
@@ -84,12 +85,29 @@ def elsewhere(recipe: Recipe, run: Path) -> Recipe:
     return recipe.model_copy(update={"run": str(run)})
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", ["signals", "phantom"])
-def test_stage_1_is_that_of_one_process(tmp_path, request, name):
-    """Shares of 5, 5 and 6 samples; also the weights are the same, but for biases that a normalisation takes off."""
+def test_stage_1_is_that_of_one_process(tmp_path, monkeypatch, request, name, strategy):
+    """Shares of 5, 5 and 6 samples; also the weights are the same, but for biases that a normalisation takes off.
+
+    Of the weights each process holds about a third where they are divided.
+    """
     recipe = request.getfixturevalue(name)
-    on(3, tmp_path, train_vae, elsewhere(recipe, tmp_path / "run"))
+    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"strategy": strategy})})
     run, alone = tmp_path / "run", Path(recipe.run)
+    if strategy == "fsdp":
+        train_vae(elsewhere(recipe, alone := tmp_path / "alone"))
+    save = mandorla.training._Training.save
+
+    def look(self) -> None:
+        for network in (self.module, self.average):
+            held = [(z.to_local() if hasattr(z, "to_local") else z).numel() for z in network.parameters()]
+            share = sum(held) / sum(z.numel() for z in network.parameters())
+            assert 0.2 < share < 0.5 if strategy == "fsdp" else share == 1
+        save(self)
+
+    monkeypatch.setattr(mandorla.training._Training, "save", look)
+    on(3, tmp_path, train_vae, elsewhere(recipe, run))
     assert_same_curve(run, alone, "vae")
     (found, _), (expected, _) = (load_tensors(folder / "vae" / "last.safetensors") for folder in (run, alone))
     assert found.keys() == expected.keys(), "also what the optimiser has no reason to remember yet"
@@ -141,11 +159,13 @@ def test_another_number_of_processes_goes_on(tmp_path, phantom, strategy):
         assert load_tensors(run / "diffusion" / "last.safetensors")[1]["step"] == saved
     train_diffusion(recipe)
     assert_same_curve(run, Path(phantom.run), "diffusion")
-    if strategy == "ddp":
-        shutil.rmtree(run / "vae")
-        on(3, tmp_path, train_vae, recipe, 3)
-        on(2, tmp_path, train_vae, recipe)
-        assert_same_curve(run, Path(phantom.run), "vae")
+    shutil.rmtree(run / "vae")
+    on(3, tmp_path, train_vae, recipe, 3)
+    on(2, tmp_path, train_vae, recipe)
+    alone = Path(phantom.run)
+    if strategy == "fsdp":
+        train_vae(elsewhere(recipe, alone := tmp_path / "alone"))
+    assert_same_curve(run, alone, "vae")
 
 
 def objective(grid: int | None) -> tuple[Objective, Batch]:

@@ -22,6 +22,8 @@ import mandorla.training
 from mandorla import cli, processes
 from mandorla.data.images import write_image
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.evaluate import gather, judges
+from mandorla.evaluate.figures import fidelity
 from mandorla.model import Mandorla
 from mandorla.training import TrainerConfig, load_tensors
 from mandorla.vae import latent_cache
@@ -323,6 +325,46 @@ def test_translations_are_divided_and_the_same_bytes(polydigits_run, tmp_path, f
     if kind == "png":
         (line,) = said(ended)
         assert "07.png" in line and "1 of 11 inputs failed" in line
+
+
+def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tmp_path, few_at_once, monkeypatch):
+    """Of 40 training samples, seven at a time, each of three has 14, 14 or 12; of few translations one has none."""
+    run, read = copy_of(polydigits_run), tmp_path / "read"
+    for module in (gather, fidelity):
+        monkeypatch.setattr(module, "_CHUNK", 7)
+    few = "num_train=40 num_test=20 num_residual=10 num_generated=25 num_translated=3 num_samples=2 judge_steps=3"
+    asked = [*(f"evaluate.{change}" for change in few.split()), "--out"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", str(run), *asked, str(tmp_path / "alone")])
+    assert not stop.value.code
+    shutil.rmtree(run / "evaluate")  # the classifiers: trained by the first, found by the others
+
+    def before(rank: int) -> None:
+        encode, train = mandorla.model.encode_batch, judges.train_judges
+
+        def note(vae, x, present):
+            with read.open("a") as file:
+                file.write(f"{rank} {len(next(iter(x.values())))}\n")
+            return encode(vae, x, present)
+
+        def train_first(*arguments):
+            assert rank == 0
+            return train(*arguments)
+
+        mandorla.model.encode_batch, judges.train_judges = note, train_first
+
+    ended = command(3, tmp_path, "evaluate", str(run), *asked, str(tmp_path / "together"), before=before)
+    assert [one.status for one in ended] == [0, 0, 0], said(ended)
+    assert not said(ended)
+    assert [bool(one.out) for one in ended] == [True, False, False]
+    found = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "together")]
+    assert len(found[0]["records"]) > 50
+    for name in ("records", "pictures", "settings", "changed"):
+        assert found[0][name] == found[1][name]
+    assert files(tmp_path / "alone" / "pictures") == files(tmp_path / "together" / "pictures")
+    encoded = np.array([line.split() for line in read.read_text().splitlines()], int)
+    shares = np.bincount(encoded[:, 0], encoded[:, 1]) / encoded[:, 1].sum()
+    assert shares.max() < 0.5, shares
 
 
 def test_a_machine_with_fewer_gpus_than_processes_says_so(monkeypatch):

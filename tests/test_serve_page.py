@@ -146,13 +146,21 @@ def test_a_drawn_sample_is_taken_into_other_views(open_page):
 
 
 def test_by_keyboard_alone(open_page):
-    page = open_page()
-    page.keyboard.press("Tab")  # to the link that skips
+    page, asked = open_page(), []
+    page.on("request", lambda request: asked.append(request.url))
     page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # on the link that skips
+    assert page.evaluate("document.activeElement.id") == "result"
+    page.wait_for_timeout(300)
+    assert not asked and not urlsplit(page.url).fragment, "what is shown stays, nothing is computed again"
+    for _ in range(20):  # past the start of the page, whatever the browser has around it
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.textContent") == "Fill in":
+            break
     assert page.evaluate("document.activeElement.textContent") == "Fill in"
     page.keyboard.press("Enter")
     expect(page.get_by_role("columnheader").first).to_have_text("given", timeout=PATIENCE)
+    expect(page.locator("[aria-current=page]")).to_have_text("Fill in")
     page.locator("form.current input[name=num]").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type("2")
@@ -184,6 +192,18 @@ def test_a_picture_stands_under_its_title(open_page, width):
     for title, picture in zip(titles.all(), pictures.all(), strict=True):
         a, b = title.bounding_box(), picture.bounding_box()
         assert abs(a["x"] + a["width"] / 2 - b["x"] - b["width"] / 2) < 2
+
+
+def test_an_answer_that_comes_too_late_is_not_shown(open_page):
+    page, held = open_page(), []
+    page.route("**/api/openapi.json", lambda route: held.append(route))
+    page.get_by_role("link", name="API", exact=True).click()
+    expect(page.locator("#state")).to_have_text("computing …")
+    page.get_by_role("link", name="Walk").click()
+    expect(page.get_by_role("columnheader").first).to_be_visible(timeout=PATIENCE)
+    held[0].fulfill(json={"paths": {"/late": {"get": {"summary": "late"}}}})
+    page.wait_for_timeout(300)
+    assert page.locator("dt").count() == 0 and page.locator("#output img").count() > 0
 
 
 def test_mistakes_are_shown(browser, address):

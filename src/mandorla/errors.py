@@ -18,6 +18,10 @@ class MandorlaWarning(UserWarning):
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return a hint at the one of `words` that is most like `word`, to go on with in a message; empty if none is."""
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    """Return a hint at the one of `words` that is most like `word`, in capitals or not, to go on with in a message.
+
+    Empty if none is like it.
+    """
+    written = {each.casefold(): each for each in words}
+    near = difflib.get_close_matches(word.casefold(), written, n=1)
+    return f", did you mean {written[near[0]]!r}?" if near else ""

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mandorla.data import source_of
-from mandorla.data.bids import BidsConfig, derivative, find_bids, is_bids
+from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_bids
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.pairing import Found
@@ -189,22 +189,21 @@ def listed(names: Sequence[str] | Mapping) -> str:
 def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> list[Input]:
     """Return the sessions of a BIDS dataset that have all modalities `given`; those that lack one are passed over.
 
-    Where a session has several files of the one modality that is given, such as runs, each is an input.
+    A session with several files of a modality is several inputs, as `_runs` says.
     """
     own = {"folder": str(source.resolve()), "modalities": list(given)}
     bids = config.model_copy(update=own) if isinstance(config, BidsConfig) else BidsConfig(**own)
-    places: dict[str, dict[str, Path]] = {}
+    sessions: dict[str, dict[str, list[Path]]] = {}
     subjects = {}
-    for found in find_bids(bids, each=len(given) == 1 and not bids.entities):
+    for found in find_bids(bids, each=not bids.entities):
         if isinstance(found, Found) and found.name in given:
-            path = Path(found.place)
-            key = f"{found.key}/{stem(path)}" if found.name in places.get(found.key, {}) else found.key
-            places.setdefault(key, {})[found.name] = path
-            subjects[key] = found.subject
+            sessions.setdefault(found.key, {}).setdefault(found.name, []).append(Path(found.place))
+            subjects[found.key] = found.subject
+    runs = [(key, *run) for key, files in sorted(sessions.items()) for run in _runs(key, files)]
     inputs = [
-        Input(key, subjects[key], {name: here[name] for name in given}, source.resolve())
-        for key, here in sorted(places.items())
-        if len(here) == len(given)
+        Input(name, subjects[key], {each: places[each] for each in given}, source.resolve())
+        for key, name, places in runs
+        if len(places) == len(given)
     ]
     if not inputs:
         raise MandorlaError(
@@ -215,10 +214,35 @@ def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> li
         if (other := targets.setdefault(one.target(given[0], "mean"), one)) is not one:
             path, like = (next(iter(each.places.values())) for each in (one, other))
             raise MandorlaError(f"{path}: what is made of it would be called as what is made of {like.name}; move one")
-    if lacking := len(places) - len(inputs):
-        text = f"{source}: {lacking} of {len(places)} sessions lack one of {', '.join(given)} and are passed over"
+    if lacking := len(runs) - len(inputs):
+        what = "sessions" if len(runs) == len(sessions) else "sessions and their runs"
+        text = f"{source}: {lacking} of {len(runs)} {what} lack one of {', '.join(given)} and are passed over"
         warnings.warn(text, MandorlaWarning, stacklevel=2)
     return inputs
+
+
+def _runs(key: str, files: Mapping[str, Sequence[Path]]) -> list[tuple[str, dict[str, Path]]]:
+    """Return the names and the files of the inputs that a session is, of which it has `files` by modality.
+
+    It is one where it has one file of each modality. Else, of one modality, each file is one; of several, what has the
+    same entity `run`. Raises `MandorlaError` where a run has several files of one modality.
+    """
+    if all(len(paths) == 1 for paths in files.values()):
+        return [(key, {name: path for name, (path,) in files.items()})]
+    if len(files) == 1:
+        ((name, paths),) = files.items()
+        return [(f"{key}/{stem(path)}" if number else key, {name: path}) for number, path in enumerate(paths)]
+    runs: dict[str, dict[str, Path]] = {}
+    for name, paths in files.items():
+        for path in paths:
+            label = entities(path).get("run")
+            run = runs.setdefault(f"{key}/run-{label}" if label else key, {})
+            if (other := run.setdefault(name, path)) is not path:
+                raise MandorlaError(
+                    f"{path}: is {name} of the same run as {other.name}; several given modalities belong together by"
+                    " run: give a folder with one folder each instead, files of one input named alike"
+                )
+    return list(runs.items())
 
 
 def _by_stem(folder: Path, stems: Sequence[str] | None = None) -> dict[str, Path]:
@@ -263,7 +287,7 @@ def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
     if len(shape) != len(wanted):
         raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
     if shape[0] != wanted[0]:
-        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}")
+        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}: convert the input")
     if tuple(shape) != wanted:
         raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
 

@@ -9,7 +9,7 @@ many are drawn.
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from mandorla.diffusion.store import load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.nets.blocks import touched
+from mandorla.parallel import divide
 from mandorla.recipe import read_run
 from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
@@ -119,11 +120,13 @@ class Mandorla:
         what a digit's manner of writing is beyond the digit. It needs a stage 2 of mode joint or conditional.
         """
         tensors, masks = self._checked(x, present)
-        parts = [
-            encode_batch(self.vae, *({name: z[rows] for name, z in part.items()} for part in (tensors, masks))).latents
-            for rows in self._chunks(len(next(iter(tensors.values()))))
-        ]
-        return self.to_residual(_cat(parts)) if residual else _cat(parts)
+
+        def encode(rows: slice) -> Components:
+            here = ({name: z[rows] for name, z in part.items()} for part in (tensors, masks))
+            return encode_batch(self.vae, *here).latents.components
+
+        latents = Latents.of(self._in_chunks(len(next(iter(tensors.values()))), encode))
+        return self.to_residual(latents) if residual else latents
 
     @torch.no_grad()
     def decode(
@@ -144,8 +147,7 @@ class Mandorla:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
         keys = _keys_of(len(latents), keys)
-        parts = [self._decoded(latents[rows], seed, keys[rows], refined) for rows in self._chunks(len(latents))]
-        return {name: torch.cat([part[name] for part in parts]) for name in latents.private}
+        return self._in_chunks(len(latents), lambda rows: self._decoded(latents[rows], seed, keys[rows], refined))
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
@@ -297,14 +299,16 @@ class Mandorla:
         if num_probes is not None:
             probes = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (num_probes, size)))
         asked = self._asked(labels, len(components[wanted[0]]))
-        context, parts = sample_noise(diffusion.layout, 0, [(0,)]), []
-        for rows in self._chunks(len(components[wanted[0]])):
+        context = sample_noise(diffusion.layout, 0, [(0,)])
+
+        def log_likelihood(rows: slice) -> dict[str, Tensor]:
             data = {name: z[rows] for name, z in components.items()}
             noise = {n: z.to(self.device).expand(len(data[wanted[0]]), *z.shape[1:]) for n, z in context.items()}
             known = {name: data.pop(name) for name in components if name not in wanted}
             here = {name: z[rows] for name, z in asked.items()}
-            parts.append(diffusion.log_likelihood(data, noise, known, self.sampling.residual_steps, probes, here))
-        return torch.cat(parts)
+            return {"nats": diffusion.log_likelihood(data, noise, known, self.sampling.residual_steps, probes, here)}
+
+        return self._in_chunks(len(components[wanted[0]]), log_likelihood)["nats"]
 
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
         """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
@@ -505,10 +509,9 @@ class Mandorla:
         _check_whole("steps", sampling.steps, 1)
         _check_whole("seed", seed, 0)
         known = {name: z.to(self.device) for name, z in known.items()}
-        parts = []
-        for rows in self._chunks(len(keys)):
 
-            def noise(*step: int, rows: slice = rows) -> Components:
+        def draw(rows: slice) -> Components:
+            def noise(*step: int) -> Components:
                 drawn = sample_noise(self.vae.layout, seed, [(*key, *step) for key in keys[rows]])
                 return {name: drawn[name].to(self.device) for name in diffusion.layout.shapes}
 
@@ -529,8 +532,9 @@ class Mandorla:
             drawn = whitening.colour(drawn)
             if SHARED in drawn:
                 drawn[SHARED] = to_sphere(drawn[SHARED])
-            parts.append(Latents.of(here | drawn))
-        return _cat(parts)
+            return here | drawn
+
+        return Latents.of(self._in_chunks(len(keys), draw))
 
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
@@ -549,8 +553,9 @@ class Mandorla:
         decoded = self.decode(_cat(frames), keys=_keys_of(len(frames[0])) * len(frames))
         return {name: x.unflatten(0, (len(frames), -1)) for name, x in decoded.items()}
 
-    def _chunks(self, count: int) -> Iterator[slice]:
-        return (slice(start, min(start + self.at_once, count)) for start in range(0, count, self.at_once))
+    def _in_chunks(self, count: int, work: Callable[[slice], Components]) -> Components:
+        """Return what `work` gives for all of `count` rows, a few at once; processes may divide them."""
+        return divide([slice(n, min(n + self.at_once, count)) for n in range(0, count, self.at_once)], work)
 
     def _through_flow(self, latents: Latents, move: Callable[..., Components], residual: bool) -> Latents:
         """Move each private part by the flow given the shared part alone, unless it is where it shall be already.
@@ -564,16 +569,17 @@ class Mandorla:
         if diffusion.config.mode == "private":
             raise MandorlaError("residual parts need a stage 2 that knows the shared part: mode joint or conditional")
         context = sample_noise(diffusion.layout, 0, [(0,)])  # what stands for unknown components: the same both ways
-        parts = []
-        for rows in self._chunks(len(latents)):
+
+        def moved(rows: slice) -> Components:
             here = latents[rows]
             noise = {name: z.to(self.device).expand(len(here), *z.shape[1:]) for name, z in context.items()}
             known = whitening.whiten({SHARED: here.shared})
-            moved = {}
+            private = {}
             for name, z in (whitening.whiten(here.private) if residual else here.private).items():
-                moved |= move(diffusion, {name: z}, noise, known, self.sampling.residual_steps)
-            parts.append(Latents(here.shared, moved if residual else whitening.colour(moved), residual))
-        return _cat(parts)
+                private |= move(diffusion, {name: z}, noise, known, self.sampling.residual_steps)
+            return {SHARED: here.shared} | (private if residual else whitening.colour(private))
+
+        return replace(Latents.of(self._in_chunks(len(latents), moved)), residual=residual)
 
     def _asked(self, labels: Given | None, num: int, times: int = 1) -> Components:
         """Return the labels of `num` samples, each `times` times, on the model's device, as stage 2 takes them."""

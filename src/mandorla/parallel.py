@@ -11,15 +11,17 @@ processes that DDP and FSDP take of the gradients of the weights sets that right
 With one process every function here gives back what it is given.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 ALL = slice(None)
-Value = TypeVar("Value")
+Key, Piece, Value = TypeVar("Key", bound=Hashable), TypeVar("Piece"), TypeVar("Value")
+_alike: ContextVar[bool] = ContextVar("alike", default=False)
 
 
 def world() -> int:
@@ -84,6 +86,29 @@ def anyone(asks: bool) -> bool:
 def wait() -> None:
     """Wait until all processes are here."""
     anyone(False)
+
+
+@contextmanager
+def alike(yes: bool = True) -> Iterator[None]:
+    """Promise that all processes make the same calls inside, so that `divide` may divide what these take."""
+    before = _alike.set(yes)
+    try:
+        yield
+    finally:
+        _alike.reset(before)
+
+
+def divide(pieces: Sequence[Piece], work: Callable[[Piece], Mapping[Key, Tensor]]) -> dict[Key, Tensor]:
+    """Return the rows that `work` makes of all `pieces`, one at least, by name and in their order.
+
+    Where processes are `alike` each does the work of some pieces that follow each other, and gets the rows of all.
+    """
+    divided = _alike.get() and world() > 1
+    own = pieces[share(len(pieces))] if divided else pieces
+    with alike(False):  # inside, each has pieces of its own
+        parts = [work(piece) for piece in own or pieces[:1]]  # without own ones: to know what rows look like
+    rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: gather(z if own else z[:0]) for name, z in rows.items()} if divided else rows
 
 
 @contextmanager

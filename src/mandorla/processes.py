@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # the command line imports this module first: it has to b
 if TYPE_CHECKING:
     from mandorla.training import TrainerConfig
 
-DIVIDED = ("train", "encode", "sample", "translate")  # commands whose work processes divide
+DIVIDED = ("train", "encode", "sample", "translate", "evaluate", "audit")  # commands whose work processes divide
 _LONGEST_WAIT = timedelta(days=1)  # for a process that has more to do; that one has ended is noticed at once
 
 

@@ -88,7 +88,7 @@ class TrainerConfig(Settings):
     rendezvous: str | None = Field(None, pattern=r"^[^\s:]+:\d+$")
     """host:port where several machines meet; the host is one of them"""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: every process has all weights; fsdp: of stage 2 each has a part, for networks that are too large for one"""
+    """ddp: every process has all weights; fsdp: each has a part of them, for networks that are too large for one"""
 
 
 def fit(
@@ -390,8 +390,8 @@ def _divided(
     References: PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, Zhao et al., 2023,
     https://arxiv.org/abs/2304.11277.
     """
+    normalise_in_common(module)
     if sharded is None:
-        normalise_in_common(module)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that this torch would call the first of these otherwise
             return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
@@ -403,6 +403,19 @@ def _divided(
         for part in sharded(network):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)  # False: what is only looked at stays whole
     return module
+
+
+@contextmanager
+def gathered(network: nn.Module) -> Iterator[None]:
+    """Give each process all weights of `network` inside, of which it may have a part, until it is called as a whole."""
+    parts = [part for part in network.modules() if hasattr(part, "unshard")]
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
 
 
 def _whole(z: Tensor) -> Tensor:
@@ -420,12 +433,15 @@ def _part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def _on_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of which each process may have a part as a whole on the first; nothing on the others."""
+    """Return tensors of which each process may have a part as a whole on the CPU of the first; nothing on the others.
+
+    One after another: all of them together may not fit into a GPU.
+    """
     whole = {}
     for name, z in tensors.items():
         z = _whole(z)
         if is_first():
-            whole[name] = z
+            whole[name] = z.detach().cpu()
     return whole
 
 

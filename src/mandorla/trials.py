@@ -197,8 +197,9 @@ class _Bench:
             if folder.is_dir():
                 write_text(folder / _FILE, json.dumps(kept))
         path = self.run / "judges" / f"seed{recipe.seed}.safetensors"
-        judges = find_judges(path, splits, recipe.evaluate, recipe.seed, recipe.device)
-        records = stage1_figures(mandorla.load(folder), judges, splits)
+        model = mandorla.load(folder)
+        judges = find_judges(path, splits, recipe.evaluate, recipe.seed, model.device)
+        records = stage1_figures(model, judges, splits)
         seconds, text = kept["seconds"], "Seconds of training, on whatever machine this was."
         records.append(Record("training/seconds", seconds, 0.0, 1, text, "lower", unit="s", seed=recipe.seed))
         kept |= {"made_from": made_from, "records": [record.to_json() for record in records]}

@@ -96,14 +96,19 @@ def derivative(paths: Sequence[Path], modality: str, description: str = "") -> P
     Without a suffix: `sub-01/anat/sub-01_run-1_desc-synthetic_T2w` for `sub-01/anat/sub-01_run-1_T1w.nii.gz` and t2.
     Entities that all of the files have are kept; the `description`, such as std, follows "synthetic".
     """
-    pairs = [[pair.partition("-")[::2] for pair in stem(path).split("_")[:-1]] for path in paths]
-    common = {entity: value for entity, value in pairs[0] if all((entity, value) in other for other in pairs)}
+    found = [entities(path) for path in paths]
+    common = {name: value for name, value in found[0].items() if all(other.get(name) == value for other in found)}
     with_agent = modality.removesuffix("gd") if modality.endswith("gd") else ""
     wanted: dict[str, str | None] = dict.fromkeys(("sub", "ses", "acq", "ce", "rec", "run")) | common  # their order
     wanted["ce"] = "gadolinium" if with_agent else None
     wanted["desc"] = "synthetic" + description.capitalize()
     name = "_".join(f"{entity}-{value}" for entity, value in wanted.items() if value)
     return paths[0].with_name(f"{name}_{_SUFFIX.get(with_agent or modality, with_agent or modality)}")
+
+
+def entities(path: Path) -> dict[str, str]:
+    """Return the entities in the name of a file: `{"sub": "01", "run": "1"}` of `sub-01_run-1_T1w.nii.gz`."""
+    return dict(pair.partition("-")[::2] for pair in stem(path).split("_")[:-1])
 
 
 def _subjects(folder: Path) -> list[Path]:

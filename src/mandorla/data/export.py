@@ -1,7 +1,7 @@
 """Volumes out: NIfTI files on the grid of the files that a model was given.
 
 A file that is written has both of NIfTI's maps to space, sform and qform, with codes that say so. Its numbers are of
-the type, and with the scaling, of the file that it is like, where those can hold them; else float32.
+the type of the file that it is like, integers with its scaling, where these can hold them; else float32.
 
 Reference: the NIfTI-1 data format (2004), https://nifti.nimh.nih.gov/nifti-1, methods 2 and 3 of orientation.
 """
@@ -43,7 +43,8 @@ def write_volume(
         stored = _as_stored(values, source, scale)
     if stored is not None:
         image = nibabel.Nifti1Image(stored, grid.affine, image.header, dtype=stored.dtype)
-        image.header.set_slope_inter(source.dataobj.slope, source.dataobj.inter)
+        if stored.dtype.kind in "iu":
+            image.header.set_slope_inter(source.dataobj.slope, source.dataobj.inter)
     image.set_sform(grid.affine, code)
     image.set_qform(grid.affine, code)
     image.header["descrip"] = DESCRIPTION
@@ -67,8 +68,10 @@ def _in_order(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
 
 
 def _as_stored(values: np.ndarray, source, scale: Intensity | None) -> np.ndarray | None:
-    """Return integers as the image `source` would hold `values`; None where it holds floats or could not."""
+    """Return floats or integers as the image `source` would hold `values`; None where its integers could not."""
     dtype, slope, inter = source.get_data_dtype(), source.dataobj.slope, source.dataobj.inter
+    if dtype.kind == "f":
+        return np.ascontiguousarray(values, dtype)
     if scale is None or dtype.kind not in "iu":
         return None
     most = np.iinfo(dtype)

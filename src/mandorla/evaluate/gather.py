@@ -11,6 +11,7 @@ from torch import Tensor
 from mandorla.data.dataset import Dataset
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
+from mandorla.parallel import divide
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
@@ -25,7 +26,7 @@ class Gathered:
 
     - `indices` `(N,)` into the data set; `latents` read from all modalities; `alone[name]` the shared part `(N, ...)`
       read from one modality alone; `present[name]` bool `(N,)`
-    - `factors[key]` `(N,)`; `verdicts[name][factor]` class probabilities `(N, classes)` of the judges on the images
+    - `factors[key]` numbers `(N,)`; `verdicts[name][factor]` class probabilities `(N, classes)` of the judges on images
     - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
     """
 
@@ -58,40 +59,38 @@ def choose(dataset: Dataset, num: int, seed: int) -> np.ndarray:
 
 
 def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Mapping[str, Judge]) -> Gathered:
-    """Encode, judge and sum up the samples at `indices`."""
+    """Encode, judge and sum up the samples at `indices`; processes may divide them."""
     names = [modality.name for modality in dataset.modalities]
-    latents = []
-    alone: dict[str, list[Tensor]] = {name: [] for name in names}
-    present: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    factors: dict[str, list[np.ndarray]] = {}
-    verdicts: dict[str, dict[str, list[np.ndarray]]] = {name: {f: [] for f in j.heads} for name, j in judges.items()}
-    sums: dict[str, tuple[Tensor, int]] = {}
-    for start in range(0, len(indices), _CHUNK):
-        batch = dataset.batch(indices[start : start + _CHUNK])
-        latents.append(model.encode(batch.x, batch.present).to("cpu"))
-        images = dict(batch.x)
-        for key, value in batch.factors.items():
-            if value.ndim <= _SMALL:
-                factors.setdefault(key, []).append(value)
-            elif key.startswith("clean_"):
-                images[key] = torch.as_tensor(value)
-        for name in names:
-            alone[name].append(model.encode({name: batch.x[name]}).shared.cpu())
-            present[name].append(batch.present[name].numpy())
-        for name, of_factor in verdicts.items():
-            for factor, parts in of_factor.items():
-                parts.append(judges[name].probabilities(batch.x[name], factor))
-        for key, image in images.items():
+
+    def look_at(rows: np.ndarray) -> dict[tuple[str, ...], Tensor]:
+        batch = dataset.batch(rows)
+        known = {key: torch.as_tensor(value) for key, value in batch.factors.items() if value.dtype.kind in "biuf"}
+        latents = model.encode(batch.x, batch.present).components
+        found = {("latents", key): z.cpu() for key, z in latents.items()}
+        found |= {("alone", name): model.encode({name: batch.x[name]}).shared.cpu() for name in names}
+        found |= {("present", name): batch.present[name] for name in names}
+        found |= {("factors", key): value for key, value in known.items() if value.ndim <= _SMALL}
+        for name, judge in judges.items():
+            for factor in judge.heads:
+                found["verdicts", name, factor] = torch.from_numpy(judge.probabilities(batch.x[name], factor))
+        clean = {key: z for key, z in known.items() if z.ndim > _SMALL and key.startswith("clean_")}
+        for key, image in (batch.x | clean).items():
             seen = image[batch.present[key.removeprefix("clean_")]]
-            total, count = sums.get(key, (0, 0))
-            sums[key] = total + seen.double().sum(0), count + len(seen)
-    components = {key: torch.cat([part.components[key] for part in latents]) for key in latents[0].components}
+            found["sums", key], found["counts", key] = seen.double().sum(0)[None], torch.tensor([len(seen)])
+        return found
+
+    found = divide([indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)], look_at)
+
+    def of(*kind: str) -> dict[str, Tensor]:
+        return {key[-1]: z for key, z in found.items() if key[:-1] == kind}
+
+    counts = {key: max(int(count.sum()), 1) for key, count in of("counts").items()}
     return Gathered(
         indices=indices,
-        latents=Latents.of(components),
-        alone={name: torch.cat(parts) for name, parts in alone.items()},
-        present={name: np.concatenate(parts) for name, parts in present.items()},
-        factors={key: np.concatenate(parts) for key, parts in factors.items()},
-        verdicts={name: {f: np.concatenate(p) for f, p in of.items()} for name, of in verdicts.items()},
-        means={key: (total / max(count, 1)).float() for key, (total, count) in sums.items()},
+        latents=Latents.of(of("latents")),
+        alone=of("alone"),
+        present={name: here.numpy() for name, here in of("present").items()},
+        factors={key: value.numpy() for key, value in of("factors").items()},
+        verdicts={name: {f: p.numpy() for f, p in of("verdicts", name).items()} for name in judges},
+        means={key: (sum(parts) / counts[key]).float() for key, parts in of("sums").items()},
     )

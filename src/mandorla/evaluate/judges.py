@@ -148,11 +148,12 @@ def load_judges(
     return judges
 
 
-def find_judges(path: Path, data: Splits, settings: EvaluateConfig, seed: int, device: str) -> dict[str, Judge]:
-    """Return judges of all factors that `settings` name and `data` have, none where there are none.
+def find_judges(
+    path: Path, data: Splits, settings: EvaluateConfig, seed: int, device: torch.device | str
+) -> dict[str, Judge]:
+    """Return judges, on `device`, of all factors that `settings` name and `data` have, none where there are none.
 
     They are those of an earlier call, kept at `path`, if they were made from the same things, else newly trained ones.
-    `device` is `auto`, `cpu` or `cuda`.
     """
     probe = data.train.batch(np.arange(min(len(data.train), 500)))
     heads: dict[str, Heads] = {}
@@ -166,7 +167,6 @@ def find_judges(path: Path, data: Splits, settings: EvaluateConfig, seed: int, d
     made_from = {"data": data.fingerprint, "seed": seed, "heads": heads}
     made_from |= {"labels": _digest_labels(data, {factor for of in heads.values() for factor in of})}
     made_from |= {"steps": settings.judge_steps, "batch_size": settings.judge_batch_size}
-    device = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
     judges = load_judges(path, data.modalities, heads, made_from)
     if judges is None:
         judges = train_judges(data.train, heads, settings.judge_steps, settings.judge_batch_size, seed, device)

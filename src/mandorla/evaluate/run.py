@@ -31,6 +31,7 @@ from mandorla.evaluate.protocol import protocol
 from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
+from mandorla.parallel import alike, is_first
 from mandorla.storage import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def evaluate(
 
     `overrides` (`evaluate.key=value`) hold for this call; `data` is a recipe whose test part is measured instead of the
     run's own; `baseline` another run of the same data, whose translations are compared in pairs; `out` the folder that
-    is written to, by default `run`. Raises MandorlaError where these do not fit.
+    is written to, by default `run`. Processes that work together divide what goes through the networks, whole batches
+    each: figures are those of one. Raises MandorlaError where these do not fit.
     """
     from rich.progress import Progress as Bar
 
@@ -89,7 +91,7 @@ def evaluate(
     model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
     rival = mandorla.load(baseline) if baseline else None
     splits = other_data(model, data) if data else None
-    with Bar(transient=True) as bar:
+    with Bar(transient=True) as bar, alike():
         task = bar.add_task("evaluate", total=1)
 
         def progress(what: str, share: float) -> None:
@@ -173,6 +175,8 @@ def evaluate_run(
         facts["measured"] = ", ".join(settings.suites)
     if changed:
         facts["for this call"] = " ".join(changed)
+    if not is_first():
+        return metrics
     page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
     old = read_json(out / FILE).get("pictures", []) if (out / FILE).is_file() else []
     (out / PICTURES).mkdir(parents=True, exist_ok=True)

@@ -151,8 +151,8 @@ async function copyLink() {
 
 const figure = (value) => (value == null ? "" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3));
 
-async function showFigures() {
-  const records = await ask("api/metrics");
+async function showFigures(options) {
+  const records = await ask("api/metrics", options);
   const keys = ["value", "error", "chance", "ceiling", "control"];
   const cell = (label, text) => el("td", { "data-label": label, class: label === "value" && "value" }, text);
   output.replaceChildren(el("div", { class: "table" }, el("table", {},
@@ -165,8 +165,8 @@ async function showFigures() {
 
 const plain = (text = "") => text.replaceAll("`", "");
 
-async function showApi() {
-  const { paths } = await ask("api/openapi.json");
+async function showApi(options) {
+  const { paths } = await ask("api/openapi.json", options);
   const entries = Object.entries(paths).flatMap(([path, verbs]) => Object.entries(verbs).map(([verb, operation]) => {
     const parameters = (operation.parameters ?? []).map(({ name, required, schema, description }) => {
       const standard = schema.default === undefined ? "" : ` = ${JSON.stringify(schema.default)}`;
@@ -200,18 +200,21 @@ function restore(form, query) {
 async function show(form) {
   const view = form.dataset.view, query = queryOf(form);
   running?.abort();
-  const mine = (running = new AbortController());
+  const mine = (running = new AbortController()), options = { signal: mine.signal };
   for (const other of $$("form")) other.classList.toggle("current", other === form);
-  for (const link of $$("#views a")) link.toggleAttribute("aria-current", link.search === `?view=${view}`);
+  for (const link of $$("#views a")) {
+    link.removeAttribute("aria-current");
+    if (link.search === `?view=${view}`) link.setAttribute("aria-current", "page");
+  }
   output.classList.add("old");
   say("computing …");
   try {
-    if (view === "figures") await showFigures();
-    else if (view === "api") await showApi();
-    else showPanel(await ask(`api/${view}?${query}`, { signal: mine.signal }), query);
+    if (view === "figures") await showFigures(options);
+    else if (view === "api") await showApi(options);
+    else showPanel(await ask(`api/${view}?${query}`, options), query);
     say("");
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (mine !== running) return; // another answer is waited for by now
     output.replaceChildren();
     say(error.message, true);
   } finally {
@@ -263,6 +266,10 @@ async function start() {
     });
   }
   for (const slider of $$("input[type=range]")) slider.addEventListener("change", () => go(slider.form));
+  $(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // an address of its own would be followed, and everything computed again
+    $("#result").focus();
+  });
   addEventListener("popstate", follow);
   await follow();
   try {

@@ -12,7 +12,7 @@ from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
 from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run
-from mandorla.training import choose_device, fit
+from mandorla.training import choose_device, fit, gathered
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
@@ -42,7 +42,8 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     vae = VAE(config.model, splits.modalities)
     device = choose_device(recipe.device)
     objective = Objective(vae, config.loss).to(device)
-    if device.type == "cpu" and all(len(m.size) == 2 for m in splits.modalities):
+    in_parts = recipe.trainer.strategy == "fsdp"  # which divides no weights that lie in memory channels last
+    if device.type == "cpu" and not in_parts and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
     augment = Augment(getattr(recipe.data, "augment", AugmentConfig()), splits.modalities, recipe.seed)
     with in_turn():
@@ -60,10 +61,13 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         return augment(train.batch(indices).to(device), indices, step)
 
     def validate(trained: Objective) -> dict[str, float]:
-        return separation(trained.vae, check) | {name: float(value) for name, value in trained(own_check)[1].items()}
+        with gathered(trained):
+            separated = separation(trained.vae, check)
+        return separated | {name: float(value) for name, value in trained(own_check)[1].items()}
 
     def picture(trained: Objective) -> bytes | None:
-        return _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device))
+        with gathered(trained):
+            return _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device))
 
     fit(
         objective,
@@ -79,6 +83,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         title="stage 1 (vae)",
         key="vae.training",
         track=recipe.track,
+        sharded=(lambda trained: [trained]) if in_parts else None,
     )
     return splits
 

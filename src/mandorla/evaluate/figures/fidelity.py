@@ -19,6 +19,7 @@ from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.gather import choose
 from mandorla.evaluate.images import has_ssim, ms_ssim
 from mandorla.evaluate.record import Record, averaged, bootstrap_error, standard_error
+from mandorla.parallel import divide
 
 ALL = "all together"  # modalities, their features side by side
 _CHUNK = 250
@@ -82,20 +83,16 @@ def _read(
 ) -> dict[str, Features]:
     """Return the features of `num` samples of `dataset` by space and scope; `decoded`: encoded and decoded first."""
     rows = choose(dataset, num, subject.seed)
-    parts: dict[str, dict[str, list[Tensor]]] = {space: {name: [] for name in subject.names} for space in spaces}
-    present = {name: [] for name in subject.names}
-    for start in range(0, len(rows), _CHUNK):
-        batch = dataset.batch(rows[start : start + _CHUNK])
+
+    def read(rows: np.ndarray) -> dict[tuple[str, str], Tensor]:
+        batch = dataset.batch(rows)
         images = subject.model.decode(subject.model.encode(batch.x, batch.present)) if decoded else batch.x
-        for name in subject.names:
-            present[name].append(batch.present[name])
-            for space, networks in spaces.items():
-                parts[space][name].append(networks[name].features(images[name]))
-    masks = {name: torch.cat(mask) for name, mask in present.items()}
-    return {
-        space: _scopes({name: torch.cat(of_name) for name, of_name in of_space.items()}, masks)
-        for space, of_space in parts.items()
-    }
+        features = {(space, n): of[n].features(images[n]) for space, of in spaces.items() for n in subject.names}
+        return features | {("", name): batch.present[name] for name in subject.names}
+
+    found = divide([rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)], read)
+    sets = {space: {name: found[space, name] for name in subject.names} for space in ("", *spaces)}
+    return {space: _scopes(sets[space], sets[""]) for space in spaces}
 
 
 def _scopes(features: Features, present: Mapping[str, Tensor] | None = None) -> Features:

@@ -19,6 +19,7 @@ from mandorla.evaluate.judges import Judge, find_judges
 from mandorla.evaluate.probes import Kind, chance_share, features, hits, probe
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.settings import EvaluateConfig, Suite
+from mandorla.parallel import in_turn
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla, Samples
@@ -154,7 +155,8 @@ class Subject:
         if not JUDGED & set(self.settings.suites):
             return {}
         path = Path(self.model.run) / "evaluate" / "judges.safetensors"
-        judges = find_judges(path, self.data, self.settings, self.seed, self.model.recipe.device)
+        with in_turn():  # what the first trains the others find
+            judges = find_judges(path, self.data, self.settings, self.seed, self.model.device)
         labels = self.data.test.batch([0]).factors
         for judge in judges.values():
             for factor in set(judge.heads) - labels.keys():  # other data than the run's own may lack it
