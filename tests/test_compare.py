@@ -12,7 +12,7 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record
 
 
-def record(name: str, value: float, error: float = 0.01, better: str = "higher") -> Record:
+def record(name: str, value: float, error: float | None = 0.01, better: str = "higher") -> Record:
     return Record(name, value, error, 100, "a figure", better)
 
 
@@ -29,6 +29,8 @@ def test_who_is_better():
     assert verdicts == {"shared/class": "second", "leak/x": "second", "joint/y": "as likely chance"}
     assert {cells[-1] for name, cells in compare_records(b, a).items() if name != "joint/y"} == {"first"}
     assert compare_records(a, b)["shared/class"][:3] == ["0.900 ± 0.010", "0.950 ± 0.010", "+0.05"]
+    few = records(record("shared/class", 0.2, error=None))
+    assert compare_records(few, b)["shared/class"] == ["0.200", "0.950 ± 0.010", "+0.75", "not known of so few"]
 
 
 def test_details_are_left_out_where_something_sums_them_up():

@@ -94,12 +94,14 @@ def test_errors_of_patients_with_several_samples():
     values = rng.normal(size=60)[patient] + rng.normal(size=600)
     drawn = bootstrap_error(np.mean, (values,), draws=2000, groups=patient)
     assert standard_error(values, patient) == pytest.approx(drawn, rel=0.1)
+    one = np.zeros(600)
+    assert standard_error(values, one) is None and bootstrap_error(np.mean, (values,), groups=one) is None
 
 
 def test_standard_errors_are_binomial_and_bootstrapped():
     scores = np.repeat([0.0, 1.0], [300, 700])
     assert standard_error(scores) == pytest.approx(np.sqrt(0.3 * 0.7 / 999))
-    assert standard_error(scores[:1]) == 0
+    assert standard_error(scores[:1]) is None
     assert bootstrap_error(lambda a: a.mean(), (scores,)) == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.2)
     only_one = np.arange(3) == 1
     assert 0 < bootstrap_error(auc, (np.arange(3.0), only_one)) < 1, "resamples of one class have no AUC"

@@ -58,11 +58,13 @@ def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[st
     for name in (name for name in a if name in b and name.rpartition("/")[0] not in summed):
         one, other = a[name], b[name]
         difference = other.value - one.value
-        if abs(difference) <= _SURE * math.hypot(one.error, other.error):
+        if one.error is None or other.error is None:
+            verdict = "not known of so few"
+        elif abs(difference) <= _SURE * math.hypot(one.error, other.error):
             verdict = "as likely chance"
         else:
             verdict = "second" if (difference > 0) == (one.better == "higher") else "first"
-        values = [f"{record.text('value')} ± {record.text('error')}" for record in (one, other)]
+        values = [record.measured for record in (one, other)]
         table[name] = [*values, f"{difference:+.3g}", verdict]
     return table
 

@@ -22,9 +22,10 @@ class Record:
     """Hold one measured figure.
 
     - `name`: path-like and unique, e.g. `shared/digit/from view0`; the part before the first slash is its group
-    - `value`, `error`: the figure and its standard error; `n`: on how many samples it was measured or, of samples of
-      which several are one patient's, patients: what is of one patient is not independent. `sd`: the standard
-      deviation between samples (subjects, where they have names), for figures that are means over them
+    - `value`, `error`: the figure and its standard error, None where too few were measured to know it; `n`: on how many
+      samples it was measured or, of samples of which several are one patient's, patients: what is of one patient is not
+      independent. `sd`: the standard deviation between samples (subjects, where they have names), for figures that are
+      means over them
     - `chance`: what knowing nothing gives; `ceiling`: what is attainable on this data with this judge;
       `control`: the same figure where it is known to carry no information (the definition says which)
     - `p`: p-value of the test that the definition names
@@ -33,7 +34,7 @@ class Record:
 
     name: str
     value: float
-    error: float
+    error: float | None
     n: int
     definition: str
     better: Better = "higher"
@@ -71,6 +72,11 @@ class Record:
         """Return the part of the name before the first slash."""
         return self.name.split("/")[0]
 
+    @property
+    def measured(self) -> str:
+        """Return the figure and its standard error, where that is known, for people."""
+        return " ± ".join(filter(None, (self.text("value"), self.text("error"))))
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain Python values."""
         return asdict(self)
@@ -107,15 +113,15 @@ _RECORDS = TypeAdapter(list[Record])
 def averaged(name: str, records: Sequence[Record], definition: str) -> Record:
     """Return the mean of like figures, of their errors and references; the rest is that of the first."""
     numbers = {key: [getattr(record, key) for record in records] for key in _AVERAGED}
-    means = {key: float(np.mean(each)) for key, each in numbers.items() if None not in each}
+    means = {key: None if None in each else float(np.mean(each)) for key, each in numbers.items()}
     return replace(records[0], name=name, definition=definition, p=None, **means)
 
 
 _AVERAGED = ("value", "error", "chance", "ceiling", "control")
 
 
-def standard_error(scores: np.ndarray, groups: np.ndarray | None = None) -> float:
-    """Return the standard error of the mean of `scores` `(N,)`, 0 of a single one.
+def standard_error(scores: np.ndarray, groups: np.ndarray | None = None) -> float | None:
+    """Return the standard error of the mean of `scores` `(N,)`, None of a single one or a single group.
 
     `groups` `(N,)` says whose (which patient's) each is: with G groups and r the sum over one of score - mean, it is
     sqrt(G / (G - 1) * sum r^2) / N, which is the usual one where each is a group of its own.
@@ -124,8 +130,8 @@ def standard_error(scores: np.ndarray, groups: np.ndarray | None = None) -> floa
     https://doi.org/10.1093/biomet/73.1.13 (the robust variance, with the mean as the only coefficient)
     """
     names, index = np.unique(np.arange(len(scores)) if groups is None else groups, return_inverse=True)
-    sums = np.bincount(index, scores - np.mean(scores))
-    return float(np.sqrt(np.square(sums).sum() * len(names) / max(1, len(names) - 1)) / len(scores))
+    sums, num = np.bincount(index, scores - np.mean(scores)), len(names)
+    return float(np.sqrt(np.square(sums).sum() * num / (num - 1)) / len(scores)) if num > 1 else None
 
 
 def deviation(scores: np.ndarray) -> float:
@@ -139,11 +145,11 @@ def bootstrap_error(
     seed: int = 0,
     draws: int = 200,
     groups: np.ndarray | None = None,
-) -> float:
+) -> float | None:
     """Return the standard deviation of `statistic(*arrays)` over resamples of the rows that all `arrays` share.
 
     Where `groups` `(N,)` says whose (which patient's) each row is, whole groups are drawn. Resamples of which it is
-    NaN, such as an AUC of one class alone, are passed over.
+    NaN, such as an AUC of one class alone, are passed over. None of a single row or group, and where all are NaN.
 
     Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979, https://doi.org/10.1214/aos/1176344552
     """
@@ -156,4 +162,4 @@ def bootstrap_error(
         found.append(statistic(*(array[rows] for array in arrays)))
     found = np.array(found)
     defined = found[~np.isnan(found)]
-    return float(np.std(defined)) if len(defined) else float("nan")
+    return float(np.std(defined)) if len(defined) and len(members) > 1 else None

@@ -175,7 +175,7 @@ def _histogram_figure(subject: Subject, name: str, factor_of: dict[str, str]) ->
     return Record(
         f"joint/{name} histogram",
         float(np.mean(distances)),
-        float(np.mean(errors)),
+        None if None in errors else float(np.mean(errors)),
         len(made),
         f"Total variation between the {name} shares of generated and real images as judged, mean over views; ceiling:"
         " as many real images drawn anew.",
