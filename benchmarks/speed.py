@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long things take, and how that grows.
 
-    make bench                                 # startup, stage1, stage2 and growth into experiments/SPEED.md
+    make bench                                 # all parts into experiments/SPEED.md
     python benchmarks/speed.py --part startup
 
 *startup*: seconds until `import mandorla` and `mandorla --help` are done, the median of `--repeats` new processes; the
@@ -10,6 +10,9 @@ same for peers, where the environment of `make peers` is there.
 *stage1*, *stage2*: a training step of ours and of peers (`benchmarks/peers/steps.py`), each in a process of its own on
 `--threads` threads, which take steps in turns; the same images, as many parameters within a twentieth, bfloat16 where a
 peer does not say otherwise. The median over rounds, and of the ratio to ours the median and the quartiles.
+
+*sampling*: tuples of the recipe `lgg`, by ours as it samples and by the latent diffusion on stacked contrasts of
+`benchmarks/peers.py`, untrained: PEERS.md says how near to real ones those are that they draw once trained.
 
 *growth*: milliseconds of a training step and the most memory of the process, against the number of modalities, the
 pixels along an edge and the number of samples, one at a time around a middle. Data are random; each line is a process
@@ -40,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 STEPS_OF_PEERS = ROOT / "benchmarks" / "peers" / "steps.py"
 TABLES = ROOT / "experiments" / "SPEED.md"
-PARTS = ("startup", "stage1", "stage2", "growth")
+PARTS = ("startup", "stage1", "stage2", "sampling", "growth")
 MIDDLE = {"modalities": 2, "size": 64, "samples": 1_000}
 GROWTH = {"modalities": (2, 3, 5, 8), "size": (64, 128, 256), "samples": (1_000, 10_000, 100_000, 1_000_000)}
 BATCH = {"vae": 8, "diffusion": 64}
@@ -69,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "startup": lambda: startup(asked.repeats),
         "stage1": lambda: turns(STAGE_1, asked.repeats, asked.threads),
         "stage2": lambda: turns(STAGE_2, asked.repeats, asked.threads),
+        "sampling": lambda: turns(SAMPLING, asked.repeats, asked.threads),
         "growth": lambda: growth(asked.stages, asked.threads),
     }
     text = [f"# Speed\n\nMade by `{shlex.join(['python', 'benchmarks/speed.py', *sys.argv[1:]])}`. {machine()}\n"]
@@ -109,6 +113,7 @@ STAGE_1 = [
     ({"what": "views"} | VIEWS, ["mmvae+"]),
 ]
 STAGE_2 = [({"what": "diffusion", "batch": 32} | MAPS, ["unet-cached", "unet-images"])]
+SAMPLING = [({"what": "tuples", "modalities": 3, "size": 64, "batch": 16}, ["ddim-50", "ddim-1000"])]
 
 
 def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threads: int) -> Iterator[str]:
@@ -288,7 +293,31 @@ def diffusion_step(modalities: int, size: int, batch: int, samples: int = 1_000)
     return step, {"parameters": count(diffusion), "vae": count(vae), "network": {}}
 
 
-STEPS = {"vae": vae_step, "views": views_step, "diffusion": diffusion_step}
+def tuples_step(modalities: int, size: int, batch: int, samples: int = 0) -> tuple[Step, dict]:
+    """Return what draws tuples of images as the recipe `lgg` does, and facts about it."""
+    import torch
+
+    from mandorla.data.dataset import Modality
+    from mandorla.diffusion.model import Diffusion
+    from mandorla.latents import Latents
+    from mandorla.recipe import read_recipe
+    from mandorla.vae.model import VAE
+
+    recipe = read_recipe("lgg")
+    vae = VAE(recipe.vae.model, tuple(Modality(f"m{k}", 1, (size, size)) for k in range(modalities))).eval()
+    diffusion = Diffusion(recipe.diffusion, vae.layout).eval()
+
+    @torch.no_grad()
+    def step() -> None:
+        noise = {name: torch.randn(batch, *shape) for name, shape in vae.layout.shapes.items()}
+        drawn = Latents.of(diffusion.generate(noise, {}, list(noise), recipe.diffusion.sampling))
+        for name, u in drawn.private.items():
+            vae.decode(name, drawn.shared, u)
+
+    return step, {"parameters": count(vae) + count(diffusion), "network": {}}
+
+
+STEPS = {"vae": vae_step, "views": views_step, "diffusion": diffusion_step, "tuples": tuples_step}
 
 
 def count(module) -> int:

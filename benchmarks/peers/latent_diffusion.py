@@ -12,6 +12,8 @@ https://arxiv.org/abs/2112.10752; Pinaya et al., "Generative AI for Medical Imag
 https://arxiv.org/abs/2010.02502.
 """
 
+from functools import partial
+
 import torch
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
@@ -109,25 +111,27 @@ def main() -> None:
     task.report(spent, steps, model, how)
 
 
+@torch.no_grad()
+def sample(model: LatentDiffusion, given: Tensor, steps: int = _STEPS) -> Tensor:
+    """Return one draw for each row of what `masked` gives, `(B, M, *size)`."""
+    scheduler = DDIMScheduler(clip_sample=False, **_NOISE)
+    scheduler.set_timesteps(steps)
+    z = torch.randn(len(given), _LATENT, *(size // _STRIDE for size in given.shape[2:]))
+    for t in scheduler.timesteps:
+        z, _ = scheduler.step(model.noise(z, t.expand(len(z)), given), t, z)
+    return model.decode(z)
+
+
 def answer(task: Task, model: LatentDiffusion) -> None:
     """Write samples for all routes, and generated tuples."""
-    names, scheduler = list(task.modalities), DDIMScheduler(clip_sample=False, **_NOISE)
-    scheduler.set_timesteps(_STEPS)
-
-    def sample(given: Tensor) -> Tensor:
-        """Return one draw for each row of what `masked` gives, `(B, M, *size)`."""
-        z = torch.randn(len(given), _LATENT, *(size // _STRIDE for size in given.shape[2:]))
-        for t in scheduler.timesteps:
-            z, _ = scheduler.step(model.noise(z, t.expand(len(z)), given), t, z)
-        return model.decode(z)
-
+    names, draw = list(task.modalities), partial(sample, model)
     x = torch.cat(list(task.images("translated").values()), 1)
     for given, wanted in task.routes:
         known = masked(x, mask_of(given, names, len(x)))
-        drawn = in_chunks(sample, known.repeat(task.num_samples, 1, 1, 1)).unflatten(0, (task.num_samples, -1))
+        drawn = in_chunks(draw, known.repeat(task.num_samples, 1, 1, 1)).unflatten(0, (task.num_samples, -1))
         task.write(f"given/{'+'.join(given)}", {name: drawn[:, :, [names.index(name)]] for name in wanted})
     nothing = torch.zeros(task.num_generated, *x.shape[1:])
-    drawn = in_chunks(sample, masked(nothing, mask_of([], names, len(nothing))))
+    drawn = in_chunks(draw, masked(nothing, mask_of([], names, len(nothing))))
     task.write("joint", {name: drawn[:, [k]] for k, name in enumerate(names)})
 
 

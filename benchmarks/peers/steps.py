@@ -1,4 +1,4 @@
-"""Training steps of peers, one after another when asked: `benchmarks/speed.py` times them in turns with ours.
+"""Steps of peers, one after another when asked: `benchmarks/speed.py` times them in turns with ours.
 
     python steps.py '{"what": "autoencoder-kl", "threads": 1, "parameters": 900000, "modalities": 2, "size": 64, ...}'
 
@@ -9,7 +9,8 @@ are random. Widths are chosen so that the model has about as many parameters as 
 on the latents of that autoencoder, which are at hand, or, as in medfusion (Mueller-Franzes et al., "A multimodal
 comparison of latent denoising diffusion probabilistic models and generative adversarial networks for medical image
 synthesis", 2023, https://doi.org/10.1038/s41598-023-39278-0), encoded anew in every step, in float32. *mmvae+*: that of
-MultiVae.
+MultiVae. *ddim-50*, *ddim-1000*: no training, but tuples drawn by the model of `latent_diffusion.py`, as large as it is
+there, with so many steps.
 """
 
 import json
@@ -38,9 +39,11 @@ def main() -> None:
     print(json.dumps({"parameters": sum(p.numel() for p in module.parameters())}), flush=True)
     for _ in sys.stdin:
         begun = time.perf_counter()
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
+        value = loss()
+        if value.requires_grad:
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
         print(time.perf_counter() - begun, flush=True)
 
 
@@ -139,11 +142,23 @@ def mmvae_step(asked: dict) -> Step:
     return model, lambda: model(MultimodalBaseDataset(data=x)).loss
 
 
+def ddim_step(asked: dict) -> Step:
+    """Return the stacked latent diffusion and tuples drawn from it, given nothing."""
+    from latent_diffusion import LatentDiffusion, sample
+
+    num, steps = asked["modalities"], int(asked["what"].removeprefix("ddim-"))
+    model = LatentDiffusion(num).eval()
+    nothing = torch.zeros(asked["batch"], 2 * num, asked["size"], asked["size"])
+    return model, lambda: sample(model, nothing, steps)
+
+
 STEPS: dict[str, Callable[[dict], Step]] = {
     "autoencoder-kl": autoencoder_step,
     "unet-cached": unet_step,
     "unet-images": unet_step,
     "mmvae+": mmvae_step,
+    "ddim-50": ddim_step,
+    "ddim-1000": ddim_step,
 }
 
 if __name__ == "__main__":
