@@ -1,19 +1,22 @@
 """Ours, trained for as many minutes as its peers: both stages of a recipe, the steps of both scaled by one factor.
 
-The learning rate follows the number of steps, which must be known beforehand. Two short trials tell what a step costs
-and what everything else does (reading data, validating, caching latents); they are not counted, their weights are
-thrown away. Stage 2 then gets the minutes that stage 1 really left.
+The learning rate follows the number of steps, which must be known beforehand. A short trial tells what a step costs and
+what everything else does (reading data, validating, caching latents); it is not counted, its weights are thrown away.
+Stage 2 then gets the minutes that stage 1 really left.
 """
 
 import json
 import math
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 
 import torch
 from task import Stopwatch, Task, minutes, read_task
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import mandorla
 from mandorla.diffusion.training import train_diffusion
@@ -25,8 +28,8 @@ from mandorla.recipe import Recipe, read_recipe
 from mandorla.vae.model import to_sphere
 from mandorla.vae.training import train_vae
 
-_TRIALS = 20, 60  # steps
-_VALIDATIONS = 4  # of each stage: one costs as much as many steps
+_TRIAL = 60  # steps
+_VALIDATIONS = 4  # of each stage, the first and three on the way: one costs as much as many steps
 _STAGES: dict[str, Callable[[Recipe], None]] = {"vae": train_vae, "diffusion": train_diffusion}
 
 
@@ -46,19 +49,17 @@ def measure(task: Task) -> dict[str, tuple[float, float]]:
         recipe = read_recipe("polydigits", [f"run={json.dumps(folder)}", *few, "diffusion.training.steps=1"])
         for train in _STAGES.values():
             train(recipe)
-    spent: dict[str, list[float]] = {stage: [] for stage in _STAGES}
-    for num in _TRIALS:
-        with tempfile.TemporaryDirectory() as folder:
-            recipe = recipe_of(task, Path(folder) / "run", dict.fromkeys(_STAGES, num))
-            for stage, train in _STAGES.items():
-                begun = minutes()
-                train(recipe)
-                spent[stage].append(minutes() - begun)
-    few, more = _TRIALS
-    costs = {}
-    for stage, (short, long) in spent.items():
-        step = max((long - short) / (more - few), 1e-9)
-        costs[stage] = step, max(short - few * step, 0.0)
+    costs, ends = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = recipe_of(task, Path(folder) / "run", dict.fromkeys(_STAGES, _TRIAL))
+        hook = register_optimizer_step_post_hook(lambda *_: ends.append(minutes()))
+        for stage, train in _STAGES.items():
+            begun = minutes()
+            train(recipe)
+            step = mean(sorted(later - earlier for earlier, later in pairwise(ends))[:-_VALIDATIONS])
+            costs[stage] = step, max(minutes() - begun - _TRIAL * step, 0.0)
+            ends.clear()
+        hook.remove()
     return costs
 
 
