@@ -41,7 +41,7 @@ def main() -> None:
 def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[str]):
     """Yield the lines of the table."""
     data, settings = model.data(), model.recipe.evaluate
-    judges = find_judges(model.run / "evaluate" / "judges.safetensors", data, settings, model.recipe.seed, "auto")
+    judges = find_judges(model.run / "evaluate" / "judges.safetensors", data, settings, model.recipe.seed, model.device)
     judges = judges if all(settings.label in judge.heads for judge in judges.values()) else {}
     spaces, _ = feature_spaces(model.modalities, judges, settings.features)
     rows = choose(data.test, num, model.recipe.seed)

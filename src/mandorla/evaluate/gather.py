@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,8 @@ class Gathered:
 
     - `indices` `(N,)` into the data set; `latents` read from all modalities; `alone[name]` the shared part `(N, ...)`
       read from one modality alone; `present[name]` bool `(N,)`
-    - `factors[key]` numbers `(N,)`; `verdicts[name][factor]` class probabilities `(N, classes)` of the judges on images
+    - `factors[key]` numbers `(N,)`, one for each name; `verdicts[name][factor]` class probabilities `(N, classes)` of the
+      judges on images
     - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
     """
 
@@ -58,13 +60,21 @@ def choose(dataset: Dataset, num: int, seed: int) -> np.ndarray:
     return np.sort(rng.choice(len(dataset), size=min(num, len(dataset)), replace=False))
 
 
+def _numbers(factor: np.ndarray) -> Tensor:
+    """Return a factor as numbers; names, such as those of patients, as numbers that are alike where the names are."""
+    if factor.dtype.kind in "biuf":
+        return torch.as_tensor(factor)
+    digests = (sha256(str(name).encode()).digest() for name in factor)
+    return torch.tensor([int.from_bytes(digest[:8], "little", signed=True) for digest in digests])
+
+
 def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Mapping[str, Judge]) -> Gathered:
     """Encode, judge and sum up the samples at `indices`; processes may divide them."""
     names = [modality.name for modality in dataset.modalities]
 
     def look_at(rows: np.ndarray) -> dict[tuple[str, ...], Tensor]:
         batch = dataset.batch(rows)
-        known = {key: torch.as_tensor(value) for key, value in batch.factors.items() if value.dtype.kind in "biuf"}
+        known = {key: _numbers(value) for key, value in batch.factors.items()}
         latents = model.encode(batch.x, batch.present).components
         found = {("latents", key): z.cpu() for key, z in latents.items()}
         found |= {("alone", name): model.encode({name: batch.x[name]}).shared.cpu() for name in names}
