@@ -27,8 +27,8 @@ class Gathered:
 
     - `indices` `(N,)` into the data set; `latents` read from all modalities; `alone[name]` the shared part `(N, ...)`
       read from one modality alone; `present[name]` bool `(N,)`
-    - `factors[key]` numbers `(N,)`, one for each name; `verdicts[name][factor]` class probabilities `(N, classes)` of the
-      judges on images
+    - `factors[key]` numbers `(N,)`, one for each name; `verdicts[name][factor]` class probabilities `(N, classes)`
+      of the judges on images
     - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
     """
 
