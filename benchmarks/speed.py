@@ -113,7 +113,7 @@ STAGE_1 = [
     ({"what": "views"} | VIEWS, ["mmvae+"]),
 ]
 STAGE_2 = [({"what": "diffusion", "batch": 32} | MAPS, ["unet-cached", "unet-images"])]
-SAMPLING = [({"what": "tuples", "modalities": 3, "size": 64, "batch": 16}, ["ddim-50", "ddim-1000"])]
+SAMPLING = [({"what": "tuples", "modalities": 3, "size": 64, "batch": 4}, ["ddim-50", "ddim-1000"])]
 
 
 def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threads: int) -> Iterator[str]:
