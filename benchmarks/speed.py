@@ -249,13 +249,13 @@ def views_step(modalities: int, size: int, batch: int, samples: int = 0) -> tupl
 def _stage_1(recipe: str, modalities: int, shape: tuple[int, ...], batch: int) -> tuple[Step, dict]:
     import torch
 
-    from mandorla.data.dataset import Batch, Modality, all_present
+    from mandorla.data.dataset import Batch, all_present
     from mandorla.recipe import read_recipe
     from mandorla.vae.model import VAE
     from mandorla.vae.objective import Objective
 
     config = read_recipe(recipe).vae
-    named = tuple(Modality(f"m{k}", shape[0], shape[1:]) for k in range(modalities))
+    named = named_modalities(modalities, shape)
     objective = Objective(VAE(config.model, named), config.loss).to(memory_format=torch.channels_last)
     x = {m.name: torch.rand(batch, *m.shape) for m in named}
     network = config.model.encoder_decoder.model_dump(mode="json")
@@ -267,7 +267,6 @@ def diffusion_step(modalities: int, size: int, batch: int, samples: int = 1_000)
     """Return a step of stage 2 on maps of images of that size, read from a cache of so many samples, and facts."""
     import numpy as np
 
-    from mandorla.data.dataset import Modality
     from mandorla.diffusion.model import Diffusion
     from mandorla.recipe import read_recipe
     from mandorla.training import batch_indices
@@ -275,7 +274,7 @@ def diffusion_step(modalities: int, size: int, batch: int, samples: int = 1_000)
     from mandorla.vae.model import VAE
 
     recipe = read_recipe("phantom")
-    vae = VAE(recipe.vae.model, tuple(Modality(f"m{k}", 1, (size, size)) for k in range(modalities)))
+    vae = VAE(recipe.vae.model, named_modalities(modalities, (1, size, size)))
     diffusion, numbers = Diffusion(recipe.diffusion, vae.layout), count_from(0)
     records = np.zeros(min(samples, ROWS), record(vae.layout))
     records["present"] = True
@@ -297,14 +296,13 @@ def tuples_step(modalities: int, size: int, batch: int, samples: int = 0) -> tup
     """Return what draws tuples of images as the recipe `lgg` does, and facts about it."""
     import torch
 
-    from mandorla.data.dataset import Modality
     from mandorla.diffusion.model import Diffusion
     from mandorla.latents import Latents
     from mandorla.recipe import read_recipe
     from mandorla.vae.model import VAE
 
     recipe = read_recipe("lgg")
-    vae = VAE(recipe.vae.model, tuple(Modality(f"m{k}", 1, (size, size)) for k in range(modalities))).eval()
+    vae = VAE(recipe.vae.model, named_modalities(modalities, (1, size, size))).eval()
     diffusion = Diffusion(recipe.diffusion, vae.layout).eval()
 
     @torch.no_grad()
@@ -318,6 +316,13 @@ def tuples_step(modalities: int, size: int, batch: int, samples: int = 0) -> tup
 
 
 STEPS = {"vae": vae_step, "views": views_step, "diffusion": diffusion_step, "tuples": tuples_step}
+
+
+def named_modalities(num: int, shape: tuple[int, ...]):
+    """Return so many modalities of one `shape` (channels, *size)."""
+    from mandorla.data.dataset import Modality
+
+    return tuple(Modality(f"m{k}", shape[0], shape[1:]) for k in range(num))
 
 
 def count(module) -> int:

@@ -40,6 +40,11 @@ class Gathered:
     verdicts: dict[str, dict[str, np.ndarray]]
     means: dict[str, Tensor]
 
+    @property
+    def whose(self) -> np.ndarray:
+        """Return whose (which patient's) each sample is, `(N,)`; each its own where that is not known."""
+        return self.factors.get("group", self.indices)
+
     def thinned(self, num: int) -> "Gathered":
         """Return `num` of the samples, evenly spaced, or all if there are no more."""
         rows = np.linspace(0, len(self.indices) - 1, min(num, len(self.indices))).astype(int)

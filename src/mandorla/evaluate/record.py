@@ -60,12 +60,13 @@ class Record:
         unit: str = "",
         seed: int = 0,
         sd: float | None = None,
+        p: float | None = None,
         groups: np.ndarray | None = None,
     ) -> "Record":
         """Return the mean of `scores` `(N,)` with its standard error; n counts the `groups` `(N,)`, where there are."""
         value, error = float(np.mean(scores)), standard_error(scores, groups)
         n = len(scores if groups is None else np.unique(groups))
-        return cls(name, value, error, n, definition, better, chance, ceiling, control, unit, seed, sd)
+        return cls(name, value, error, n, definition, better, chance, ceiling, control, unit, seed, sd, p)
 
     @property
     def group(self) -> str:

@@ -1,7 +1,5 @@
 """Whether generated tuples are copies of training tuples."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from mandorla.evaluate.audit import chance_of_as_many, suspicious, usual_share
@@ -20,10 +18,9 @@ def copy_figures(subject: Subject) -> list[Record]:
     }
     records = []
 
-    def add(name: str, scores: np.ndarray, definition: str, p: float | None = None, **reference: float) -> None:
+    def add(name: str, scores: np.ndarray, definition: str, **reference: float) -> None:
         """Add a share that is the lower the better."""
-        record = Record.of(name, scores, definition, "lower", **reference, seed=subject.seed)
-        records.append(replace(record, p=p))
+        records.append(Record.of(name, scores, definition, "lower", **reference, seed=subject.seed))
 
     for space, where in (("pixels", "in pixels"), ("features", "in the space of features 'random'")):
         made, real = found.made[space], found.held_out[space]
@@ -35,8 +32,8 @@ def copy_figures(subject: Subject) -> list[Record]:
                 f"Share of generated tuples {text} is at most the first percentile of {len(usual)} real test ones"
                 f" {where}; ceiling: the share of these, each beside the others: about .01 of many; p: of as many, or"
                 " more, by chance, if generated tuples are like the test ones (hypergeometric, of independent tuples).",
-                chance_of_as_many(ours, usual),
                 ceiling=usual_share(usual),
+                p=chance_of_as_many(ours, usual),
             )
         add(
             f"copies/nearer in {space}",

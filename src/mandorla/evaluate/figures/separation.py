@@ -101,8 +101,7 @@ def information_figures(subject: Subject) -> list[Record]:
             continue
         new = new[:_MOST]
         (c, new_c), (u, new_u) = (principal(train[part][rows], test[part][new]) for part in (SHARED, name))
-        groups, new_groups = (part.factors.get("group", part.indices) for part in (s.train, s.test))
-        groups, new_groups = groups[rows], new_groups[new]
+        groups, new_groups = s.train.whose[rows], s.test.whose[new]
         known = {"groups": groups, "new_groups": new_groups}
         found = {"critic": critic_information(c, u, new_c, new_u, seed=s.seed, **known)}
         if len(rows) > 2 * (c.shape[1] + u.shape[1]):

@@ -57,8 +57,7 @@ class Codes:
 
     def whose(self, view: str | None = None) -> np.ndarray:
         """Return whose (which patient's) each test sample, or each that has `view`, is; each its own if not known."""
-        groups = self.test.factors.get("group", self.test.indices)
-        return groups if view is None else groups[self.test.present[view]]
+        return self.test.whose if view is None else self.test.whose[self.test.present[view]]
 
     def joined(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return `scores` of the test samples by view, one after the other, and whose they are, for `record`."""

@@ -187,8 +187,8 @@ def _records(subject: Subject, name: str, figure: _Measured) -> list[Record]:
             f"The figure above minus that of the run '{rival}' on the same {len(gain)} subjects; p: Wilcoxon"
             " signed-rank test, two-sided."
         )
-        against = record(f"{name} against baseline", gain, text, **style, chance=0.0, sd=deviation(gain))
-        records.append(replace(against, p=signed_rank_p(gain)))
+        measured = {"chance": 0.0, "sd": deviation(gain), "p": signed_rank_p(gain)}
+        records.append(record(f"{name} against baseline", gain, text, **style, **measured))
     return records
 
 
