@@ -33,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> None:
+    """Seed torch before each test, so that what it draws depends on no other test of its process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(int(os.environ.get("MANDORLA_TEST_SEED", "0")))
+
+
 def _train(recipe) -> Path:
     from mandorla.diffusion.training import train_diffusion
     from mandorla.vae.training import train_vae
