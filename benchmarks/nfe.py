@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How good samples are by the number of network evaluations that one takes, for every sampler.
 
-    python benchmarks/nfe.py runs/mine [--num 1000] [--nfe 2 4 8 16 32 64] [--samplers heun multistep euler sde]
+    python benchmarks/nfe.py runs/mine [--num 1000] [--nfe 2 4 8 16 32 64] [--samplers multistep heun euler sde]
 
 Prints a table: Fréchet distance to real test samples in the spaces of features of `mandorla evaluate`, all modalities
 together, and how often the judges see one class in all modalities of a sample, where the data have classes. Distances
@@ -22,7 +22,12 @@ from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import choose
 from mandorla.evaluate.judges import find_judges
 
-EVALUATIONS = {"heun": 2, "multistep": 1, "euler": 1, "sde": 1}  # of the network, in a step
+STEPS = {  # that so many evaluations of the network allow
+    "multistep": lambda evaluations: max(1, evaluations - 1),
+    "heun": lambda evaluations: evaluations // 2,
+    "euler": lambda evaluations: evaluations,
+    "sde": lambda evaluations: evaluations,
+}
 Images = dict[str, torch.Tensor]
 
 
@@ -32,7 +37,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder with both stages")
     parser.add_argument("--num", type=int, default=1000, help="samples")
     parser.add_argument("--nfe", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], help="evaluations per sample")
-    parser.add_argument("--samplers", nargs="+", default=list(EVALUATIONS), choices=list(EVALUATIONS))
+    parser.add_argument("--samplers", nargs="+", default=list(STEPS), choices=list(STEPS))
     arguments = parser.parse_args()
     for line in measure(mandorla.load(arguments.run), arguments.num, arguments.nfe, arguments.samplers):
         print(line, flush=True)
@@ -57,8 +62,8 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
 
     for sampler in samplers:
         for evaluations in nfe:
-            steps = evaluations // EVALUATIONS[sampler]
-            model.sampling = model.sampling.model_copy(update={"sampler": sampler, "steps": steps})
+            chosen = {"sampler": sampler, "steps": STEPS[sampler](evaluations)}
+            model.sampling = model.sampling.model_copy(update=chosen)
             yield line(sampler, evaluations, model.sample(len(rows)).x)
     train = data.train.batch(choose(data.train, num, model.recipe.seed))
     yield line("training samples, decoded", "", model.decode(model.encode(train.x, train.present)))

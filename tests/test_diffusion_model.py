@@ -256,3 +256,18 @@ def test_noise_depends_on_seed_and_key_alone():
     assert many.mean().item() == pytest.approx(0, abs=4 / many.numel() ** 0.5)
     assert many.var().item() == pytest.approx(1, abs=4 * (2 / many.numel()) ** 0.5)
     assert sample_noise(LAYOUT, 2**40, [(0,)])["t2"].isfinite().all(), "large seeds are seeds as well"
+
+
+def test_states_stay_in_float32_where_the_network_is_rounded():
+    diffusion = Diffusion(DiffusionConfig(network=SMALL), LAYOUT)
+    for parameter in diffusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    noise = sample_noise(LAYOUT, 0, [(i,) for i in range(50)])
+    rounded, exactly = (
+        LAYOUT.join(diffusion.generate(noise, {}, list(noise), SamplingConfig(precision=precision)))
+        for precision in ("bf16", "fp32")
+    )
+    assert rounded.dtype == exactly.dtype == torch.float32
+    error = (rounded - exactly).square().mean().sqrt() / exactly.std()
+    assert 0 < error < 0.02
+    assert (rounded.bfloat16() == rounded).float().mean() < 0.1

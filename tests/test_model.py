@@ -170,7 +170,7 @@ def test_how_samples_are_drawn_may_be_changed(digits, monkeypatch):
         close(draws[name], {k: x[:2] for k, x in digits.sample(3, seed=5).x.items()})  # fresh noise has seeds as well
         assert (draws[name]["view0"] - usual["view0"]).abs().max() > 0, "its steps differ, be it by little"
     monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"sampler": "foo"}))
-    with pytest.raises(MandorlaError, match="no sampler 'foo': use one of heun"):
+    with pytest.raises(MandorlaError, match="no sampler 'foo': use one of multistep"):
         digits.sample(1)
     monkeypatch.undo()
     given = {"view0": some(digits)["view0"]}

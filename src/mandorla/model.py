@@ -429,11 +429,12 @@ class Mandorla:
 
     def from_residual(self, latents: Latents) -> Latents:
         """Undo `to_residual`; latents that are not residual stay as they are."""
-        return self._through_flow(
-            latents,
-            lambda flow, z, noise, known, steps: flow.generate(noise | z, known, list(z), SamplingConfig(steps=steps)),
-            residual=False,
-        )
+
+        def generate(flow: Diffusion, z: Components, noise: Components, known: Components, steps: int) -> Components:
+            as_abducted = SamplingConfig(sampler="heun", steps=steps, precision="fp32")
+            return flow.generate(noise | z, known, list(z), as_abducted)
+
+        return self._through_flow(latents, generate, residual=False)
 
     # ------------------------------------------------------------------------------------------------------ inside
 

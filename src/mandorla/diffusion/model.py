@@ -98,10 +98,12 @@ class Diffusion(nn.Module):
             raise MandorlaError(f"no sampler {sampling.sampler!r}: use one of {', '.join(SAMPLERS)}")
         sampler, times = SAMPLERS[sampling.sampler](), time_grid(sampling.steps, start, 1.0, sampling.shift)
         step_noise = fresh and (lambda step: travelling.join(fresh(step)))
-        if not held:
-            return travelling.split(sampler.integrate(velocity, x, times, step_noise))
-        kept = travelling.join({n: _everywhere(held.get(n), z) for n, z in travelling.split(x).items()})
-        x = sampler.integrate(lambda x, t: velocity(x.where(~kept, last), t), x, times, step_noise)
+        # around all steps, so that weights are rounded once
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
+            if not held:
+                return travelling.split(sampler.integrate(velocity, x, times, step_noise))
+            kept = travelling.join({n: _everywhere(held.get(n), z) for n, z in travelling.split(x).items()})
+            x = sampler.integrate(lambda x, t: velocity(x.where(~kept, last), t), x, times, step_noise)
         return travelling.split(x.where(~kept, last))
 
     @torch.no_grad()
@@ -176,7 +178,7 @@ class Diffusion(nn.Module):
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
             times = torch.tensor([row], device=x.device)  # one for all samples: what follows from it is computed once
             times = times.expand(len(x), -1) if held else times
-            return travelling.join(network(state, times, held, labels))
+            return travelling.join(network(state, times, held, labels)).to(x)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             guided = v = learned(self.network, x, t, known, labels)
