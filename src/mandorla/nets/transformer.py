@@ -64,8 +64,6 @@ class ComponentTransformer(nn.Module):
             patches |= zip(group, _patches([shapes[k][1:] for k in group], config.patch), strict=True)
         self.tokenizers = nn.ModuleList(Tokenizer(shape, width, patches[k]) for k, shape in enumerate(shapes))
         self.num_tokens = [self.tokenizers[group[0]].num_tokens for group in self.groups]
-        owner = [torch.full((num,), place) for place, num in enumerate(self.num_tokens)]
-        self.register_buffer("owner", torch.cat(owner), persistent=False)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.component = nn.Parameter(0.02 * torch.randn(len(shapes), width))
         stacked = {k for group in self.groups if len(group) > 1 for k in group}
@@ -93,16 +91,14 @@ class ComponentTransformer(nn.Module):
         """
         cut = [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)]
         tokens = torch.cat([_total(cut[k] for k in group) for group in self.groups], 1)
-        condition, owner = self._condition(times, held), self.owner
-        if held:
-            owner = torch.arange(len(owner), device=owner.device)
+        condition, shared_by = self._condition(times, held), [1] * tokens.shape[1] if held else self.num_tokens
         for name, read in zip(self.label_names, self.read_labels, strict=True):
             if labels and name in labels:
                 condition = condition + read_known(read, labels[name])[:, None]
         condition = F.silu(condition)
         for block in self.blocks:
-            tokens = block(tokens, condition, owner)
-        shift, scale = self.modulate(condition)[:, owner].chunk(2, -1)
+            tokens = block(tokens, condition, shared_by)
+        shift, scale = spread(self.modulate(condition), shared_by).chunk(2, -1)
         tokens = F.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
         parts = tokens.split(self.num_tokens, dim=1)
         of = {k: part for group, part in zip(self.groups, parts, strict=True) for k in group}
@@ -224,9 +220,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, tokens: Tensor, condition: Tensor, owner: Tensor) -> Tensor:
-        """Map `tokens` (B, L, E); `condition` is (B, G, E), `owner` (L,) says which of it each token has."""
-        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = self.modulate(condition)[:, owner].chunk(6, -1)
+    def forward(self, tokens: Tensor, condition: Tensor, shared_by: Sequence[int]) -> Tensor:
+        """Map `tokens` (B, L, E); `condition` is (B, G, E), each shared by so many tokens, one after another."""
+        modulation = spread(self.modulate(condition), shared_by).chunk(6, -1)
+        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = modulation
         size = tokens.shape[-1:]
         h = F.layer_norm(tokens, size) * (1 + scale_a) + shift_a
         q, k, v = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -234,6 +231,16 @@ class Block(nn.Module):
         tokens = tokens + gate_a * self.merge(attended)
         h = F.layer_norm(tokens, size) * (1 + scale_b) + shift_b
         return tokens + gate_b * self.transform(h)
+
+
+def spread(x: Tensor, shared_by: Sequence[int]) -> Tensor:
+    """Return each of `x` `(B, G, E)` as often as it is shared, `(B, L, E)`.
+
+    The gradient of an indexed tensor would be summed ten times as slowly on a CPU, and in bfloat16.
+    """
+    if len(shared_by) == sum(shared_by):
+        return x
+    return torch.cat([part.expand(-1, num, -1) for part, num in zip(x.split(1, 1), shared_by, strict=True)], 1)
 
 
 _FUSED_FROM = 1024  # tokens from which on, on a CPU, the table of their products takes too much memory
