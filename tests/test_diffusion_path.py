@@ -5,6 +5,7 @@ import torch
 from oracles import GaussianFlow
 
 from mandorla.diffusion.path import draw_regions, draw_times, flow_loss, interpolate
+from mandorla.diffusion.samplers import time_grid
 
 NAMES = ["shared", "t1", "t2"]
 MANY = 20_000
@@ -43,6 +44,17 @@ def test_times_are_logit_normal():
     logits = torch.logit(times[:, 0].double())
     assert logits.mean().item() == pytest.approx(0, abs=4 * 0.7 / MANY**0.5)
     assert logits.std().item() == pytest.approx(0.7, rel=4 / (2 * MANY) ** 0.5)
+
+
+def test_times_are_shifted_as_the_grid_of_samplers_is():
+    torch.manual_seed(0)
+    plain, _ = draw_times(NAMES, everyone(), 1.0, "joint", 1.0)
+    torch.manual_seed(0)
+    shifted, _ = draw_times(NAMES, everyone(), 1.0, "joint", 1.0, time_shift=3.0)
+    grid, even = (torch.tensor(time_grid(10, shift=shift)) for shift in (3.0, 1.0))
+    for before, after in zip(even[1:-1], grid[1:-1], strict=True):
+        assert torch.equal(plain < before, shifted < after)
+    assert shifted.mean() < plain.mean() - 0.1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

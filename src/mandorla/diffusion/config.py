@@ -23,6 +23,9 @@ class DiffusionConfig(Settings):
     """share of training samples in which all components travel together"""
     time_std: float = Field(1.0, gt=0)
     """spread of the logit-normal times"""
+    time_shift: float = Field(1.0, gt=0)
+    """above 1: more of the times near noise, as maps of many cells want, whose neighbours tell of each other; below:
+    near data"""
     region_share: float = Field(0.0, ge=0, le=1)
     """share of the travelling maps of which a random region is known: what in-painting needs"""
     weak_share: float = Field(0.0, ge=0, lt=1)

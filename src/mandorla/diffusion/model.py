@@ -44,11 +44,12 @@ class Diffusion(nn.Module):
         names = list(self.layout.shapes)
         data = {name: data[name] for name in names}
         noise = {name: torch.randn_like(z) for name, z in data.items()}
-        times, travels = draw_times(names, given, self.config.joint_share, self.config.mode, self.config.time_std)
+        config = self.config
+        times, travels = draw_times(names, given, config.joint_share, config.mode, config.time_std, config.time_shift)
         moved = {
             name: interpolate(noise[name], data[name], t) for (name, t) in zip(names, times.unbind(1), strict=True)
         }
-        held = draw_regions(data, travels, self.config.region_share)
+        held = draw_regions(data, travels, config.region_share)
         held = {name: self.network.whole_tokens(name, cells) for name, cells in held.items()}
         moved |= {name: torch.where(cells[:, None], data[name], moved[name]) for name, cells in held.items()}
         own = share(len(times))

@@ -9,8 +9,11 @@ A region of a map that travels may be known as well: there x_t = x_1, at t = 1, 
 
 References: Flow Matching for Generative Modeling, Lipman et al., 2023, https://arxiv.org/abs/2210.02747 (Eq. 23 with
 sigma_min = 0); Scaling Rectified Flow Transformers, Esser et al., 2024, https://arxiv.org/abs/2403.03206 (Eq. 19:
-logit-normal times); Multimodal Latent Diffusion, Bounoua et al., 2023, https://arxiv.org/abs/2306.04445 (masked times).
+logit-normal times; Eq. 23: their shift); Multimodal Latent Diffusion, Bounoua et al., 2023,
+https://arxiv.org/abs/2306.04445 (masked times).
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -26,12 +29,13 @@ def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
 
 
 def draw_times(
-    names: list[str], given: dict[str, Tensor], joint_share: float, mode: str, time_std: float
+    names: list[str], given: dict[str, Tensor], joint_share: float, mode: str, time_std: float, time_shift: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Draw a time for each component of each sample; return times `(B, K)` and which travel, bool `(B, K)`.
 
     A share `joint_share` of the samples lets all components travel together; in the others each component is known,
     wanted or unknown at random, at least one wanted. In mode "conditional" the shared component is always known.
+    Times are logit-normal of standard deviation `time_std`, moved as `time_grid` moves them by `time_shift`.
     Components that a sample does not have (`given[name]`, bool `(B,)`) are unknown and never travel; a sample without
     any that may travel has none that does.
     """
@@ -47,7 +51,7 @@ def draw_times(
         role[:, names.index(SHARED)] = 2
     role = torch.where(exists, role, 0)
     travels = role == 1
-    t = torch.sigmoid(time_std * torch.randn(size[0], 1, device=device)).expand(size)
+    t = torch.sigmoid(time_std * torch.randn(size[0], 1, device=device) - math.log(time_shift)).expand(size)
     return torch.where(travels, t, (role == 2).to(t)), travels
 
 
