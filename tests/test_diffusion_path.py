@@ -15,11 +15,6 @@ def everyone(num: int = MANY) -> dict[str, torch.Tensor]:
     return {name: torch.ones(num, dtype=torch.bool) for name in NAMES}
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def test_path_begins_in_noise_and_ends_in_data():
     noise, data = torch.randn(2, 3, 2, 4)
     torch.testing.assert_close(interpolate(noise, data, torch.zeros(3)), noise)

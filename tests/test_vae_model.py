@@ -16,11 +16,6 @@ MODALITIES = tuple(Modality(name, channels, (10, 13)) for name, channels in (("t
 VECTOR, MAP = LatentConfig(channels=3), LatentConfig(channels=2, stride=4)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def build(shared=VECTOR, private=VECTOR, modalities=MODALITIES, **more) -> VAE:
     return VAE(ModelConfig(shared=shared, private=private, encoder_decoder=SMALL, **more), modalities).eval()
 

@@ -18,11 +18,6 @@ VECTOR, MAP = LatentConfig(channels=3), LatentConfig(channels=2, stride=4)
 OFF = {"kl_weight": 0.0, "agreement_weight": 0.0, "swap_weight": 0.0, "leak_weight": 0.0, "agreement_first": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def build(shared=VECTOR, private=VECTOR, **loss) -> Objective:
     config = ModelConfig(shared=shared, private=private, encoder_decoder=SMALL)
     return Objective(VAE(config, MODALITIES), LossConfig(**loss))
