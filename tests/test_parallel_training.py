@@ -85,18 +85,8 @@ def elsewhere(recipe: Recipe, run: Path) -> Recipe:
     return recipe.model_copy(update={"run": str(run)})
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", ["signals", "phantom"])
-def test_stage_1_is_that_of_one_process(tmp_path, monkeypatch, request, name, strategy):
-    """Shares of 5, 5 and 6 samples; also the weights are the same, but for biases that a normalisation takes off.
-
-    Of the weights each process holds about a third where they are divided.
-    """
-    recipe = request.getfixturevalue(name)
-    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"strategy": strategy})})
-    run, alone = tmp_path / "run", Path(recipe.run)
-    if strategy == "fsdp":
-        train_vae(elsewhere(recipe, alone := tmp_path / "alone"))
+def check_shares(monkeypatch, strategy: str) -> None:
+    """Have each of three processes find that it holds about a third of the weights where they are divided, else all."""
     save = mandorla.training._Training.save
 
     def look(self) -> None:
@@ -107,6 +97,18 @@ def test_stage_1_is_that_of_one_process(tmp_path, monkeypatch, request, name, st
         save(self)
 
     monkeypatch.setattr(mandorla.training._Training, "save", look)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["signals", "phantom"])
+def test_stage_1_is_that_of_one_process(tmp_path, monkeypatch, request, name, strategy):
+    """Shares of 5, 5 and 6 samples; also the weights are the same, but for biases that a normalisation takes off."""
+    recipe = request.getfixturevalue(name)
+    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"strategy": strategy})})
+    run, alone = tmp_path / "run", Path(recipe.run)
+    if strategy == "fsdp":
+        train_vae(elsewhere(recipe, alone := tmp_path / "alone"))
+    check_shares(monkeypatch, strategy)
     on(3, tmp_path, train_vae, elsewhere(recipe, run))
     assert_same_curve(run, alone, "vae")
     (found, _), (expected, _) = (load_tensors(folder / "vae" / "last.safetensors") for folder in (run, alone))
@@ -136,12 +138,14 @@ def test_stage_2_is_that_of_one_process(tmp_path, request, name, strategy, num):
             torch.testing.assert_close(z, expected[key], atol=2e-4, rtol=1e-3, msg=key)
 
 
-@pytest.mark.parametrize("name", ["signals", "phantom"])
-def test_the_refiner_is_that_of_one_process(tmp_path, request, name):
+@pytest.mark.parametrize(("name", "strategy"), [("signals", "ddp"), ("phantom", "ddp"), ("phantom", "fsdp")])
+def test_the_refiner_is_that_of_one_process(tmp_path, monkeypatch, request, name, strategy):
     recipe = request.getfixturevalue(name)
+    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"strategy": strategy})})
     for run in ("alone", "run"):
         shutil.copytree(recipe.run, tmp_path / run)
     train_refiner(elsewhere(recipe, tmp_path / "alone"))
+    check_shares(monkeypatch, strategy)
     on(3, tmp_path, train_refiner, elsewhere(recipe, tmp_path / "run"))
     for part in ("train", "val"):
         assert_same_curve(tmp_path / "run", tmp_path / "alone", "refiner", part)

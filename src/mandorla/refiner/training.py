@@ -16,7 +16,7 @@ from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import FOLDER, belongs_to, write_description
-from mandorla.training import choose_device, fit
+from mandorla.training import choose_device, fit, gathered
 from mandorla.vae.latent_cache import Encoded, open_latents
 from mandorla.vae.store import load_vae
 
@@ -87,7 +87,8 @@ def train_refiner(recipe: Recipe) -> None:
         for name, x in decode(latents).items():
             if x.ndim in (4, 5):
                 noise = recipe.refiner.temperature * torch.randn_like(x)
-                refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
+                with gathered(trained):
+                    refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
                 rows += [shown.x[name], x, refined.clamp(0, 1)]
                 titles += [name, "decoded", "refined"]
         return grid(rows, titles) if rows else None
@@ -106,4 +107,5 @@ def train_refiner(recipe: Recipe) -> None:
         title="refiner",
         key="refiner.training",
         track=recipe.track,
+        sharded=(lambda trained: [trained]) if recipe.trainer.strategy == "fsdp" else None,
     )
