@@ -46,7 +46,8 @@ _SUITES: dict[Suite, str] = {
     " show; blurred samples lie close to everything, so read a distance beside its ratio. 'mandorla audit' fails where"
     " the share by ratio is above its threshold and its p at most {level:g}, in pixels or in features: of models that"
     " copy nothing one in twenty fails at most, however few the test tuples are; but few of them cannot show few"
-    " copies.",
+    " copies. Test tuples of one patient count as fewer, by how alike their figures are (design effect, intraclass"
+    " correlation).",
 }
 
 
