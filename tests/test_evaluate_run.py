@@ -15,7 +15,7 @@ from mandorla.config import Settings, dump
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
-from mandorla.evaluate.gather import gather
+from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents, Layout
 
@@ -281,17 +281,21 @@ def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch)
 class Slices(Bars):
     """Every sample four times, as slices of one patient."""
 
+    @property
+    def groups(self):
+        return np.array([f"patient {k // 4}" for k in range(len(self))])
+
     def batch(self, indices):
-        patient = np.asarray(indices) // 4
-        batch = super().batch(patient)
-        batch.factors["group"] = np.array([f"patient {k}" for k in patient])
+        batch = super().batch(np.asarray(indices) // 4)
+        batch.factors["group"] = self.groups[indices]
         return batch
 
 
 def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
     model = RunModel(tmp_path, coherent=False)
     model.data = lambda: Splits(Slices(400, 0), Slices(50, 1), Slices(100, 2))
-    found = by_name(evaluate_run(model, only("disentanglement", "coherence", num_translated=100, num_residual=40)))
+    suites = ("disentanglement", "coherence", "fidelity", "audit")
+    found = by_name(evaluate_run(model, only(*suites, num_translated=100, num_residual=40)))
     for name in (
         *("ceiling/class", "shared/class", "shared/class/left", "shared/class/all", "private/half", "shared/half mlp"),
         *("retrieval/recall at 1", "retrieval/recall at 1/left to top", "information/critic"),
@@ -301,6 +305,9 @@ def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
     assert 95 < found["information/gaussian"].n <= 100, "of 400 training samples"
     for name in ("coherence/self", "coherence/cross", "coherence/cross from 2", "swap/class", "swap/agreement"):
         assert found[name].n == 15, name
+    distance, real = found["fidelity/random frechet/left"], len({k // 4 for k in choose(model.data().test, 60, 0)})
+    assert distance.n == real < 60 and f"60 real test samples, which are of {real} patients" in distance.definition
+    assert "of 25 patients and count as 25 independent ones" in found["copies/distance in pixels"].definition
     assert found["joint/agreement"].n == 60, "generated tuples are of no patient"
 
 

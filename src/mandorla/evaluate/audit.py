@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mandorla.data.dataset import Dataset, Modality
 from mandorla.evaluate.features import random_network
+from mandorla.evaluate.gather import whose
 from mandorla.evaluate.information import shuffled
 
 _LARGEST = 32  # images are averaged down to at most this many pixels a side
@@ -84,7 +85,7 @@ def audit(
     num, num_unseen = len(made["pixels"]), len(unseen["pixels"])
     searches = {name: _Search(torch.cat([made[name], unseen[name]])) for name in spaces}
     index, compared, to_training = np.empty(0, int), 0, {}
-    order = rows[shuffled(np.random.default_rng(seed), len(rows), _whose(train, rows))]
+    order = rows[shuffled(np.random.default_rng(seed), len(rows), whose(train, rows))]
     for part in _parts(order, max(1, min(_CHUNK, num_unseen))):
         vectors, whole = _read(spaces, train, [part])
         index = np.concatenate([index, whole])
@@ -102,7 +103,7 @@ def audit(
     return Audit(
         {name: answer[:num] for name, answer in answers.items()},
         {name: answer[num:] for name, answer in answers.items()},
-        _whose(test, there),
+        whose(test, there),
         nearer,
         len(index),
         compared,
@@ -233,11 +234,6 @@ def _read(
         for name, space in spaces.items():
             vectors[name].append(space({modality: z[whole] for modality, z in batch.x.items()}))
     return {name: torch.cat(of_space) for name, of_space in vectors.items()}, np.concatenate(index)
-
-
-def _whose(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return whose (which patient's) the samples at `rows` are; each its own where the data does not say."""
-    return np.asarray(getattr(dataset, "groups", np.arange(len(dataset))))[rows]
 
 
 def _parts(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:

@@ -7,9 +7,9 @@ from mandorla.evaluate.settings import Suite
 _ALWAYS = (
     "All figures are of test samples that took no part in training, unless they say otherwise. Codes are posterior"
     " means. ± is one standard error over the n samples of this run. Where several samples are one patient's, they are"
-    " not independent: then n counts patients, ± is of the sums over each, and whole patients are permuted and"
-    " resampled. Figures stay means over samples; translations and reconstructions alone are averaged per patient"
-    " first, sd is the standard deviation between these. Fidelity and the copy audit count samples."
+    " not independent: then n counts patients, ± is of the sums over each, and whole patients are permuted, resampled"
+    " and left out. Figures stay means over samples; translations and reconstructions alone are averaged per patient"
+    " first, sd is the standard deviation between these. The copy audit counts generated tuples."
 )
 _JUDGES = (
     "The judges are small convolutional networks, one per modality, trained for {steps} steps of {batch} labelled"
@@ -34,9 +34,10 @@ _SUITES: dict[Suite, str] = {
     " samples encoded and decoded are compared with as many test samples, in the spaces of features {spaces}. 'judge'"
     " is the last layer of the judges, 'random' a convolutional network with random weights of a fixed seed, both"
     " averaged over space; figures of different spaces or different numbers of samples cannot be compared. Fréchet"
-    " distance from the eigenvalues of S^1/2 S' S^1/2; kernel distance with (x.y / F + 1)^3, unbiased; ± by 10"
-    " resamples of the generated. Precision and density above their ceiling say that samples keep to where real ones"
-    " are densest, as blurred or uniform ones do: read them beside recall and coverage.",
+    " distance from the eigenvalues of S^1/2 S' S^1/2; kernel distance with (x.y / F + 1)^3, unbiased; ± by leaving"
+    " out a tenth of the generated and of the real samples in turn, whole patients where they are known (jackknife); n"
+    " counts the real ones, or their patients. Precision and density above their ceiling say that samples keep to where"
+    " real ones are densest, as blurred or uniform ones do: read them beside recall and coverage.",
     "translation": "Translation. {samples} samples of each of {translated} test samples on every route. PSNR, SSIM and"
     " MAE are of images clipped to [0, 1], computed per sample (per patient where samples have one) and then averaged."
     " The mean of samples is the better guess and the blurrier image; a single sample is what a user sees. Foreground"
