@@ -16,7 +16,7 @@ FILE = "metrics.json"
 _LARGEST = 2**25  # bytes of it
 _PARTS = 10  # of a jackknife
 
-Better = Literal["higher", "lower"]
+Better = Literal["higher", "lower", "nearer ceiling", "neither"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Record:
     - `chance`: what knowing nothing gives; `ceiling`: what is attainable on this data with this judge;
       `control`: the same figure where it is known to carry no information (the definition says which)
     - `p`: p-value of the test that the definition names
-    - `definition`: one sentence; `better`: the direction of improvement; `unit`: empty for shares and distances
+    - `definition`: one sentence; `better`: the direction of improvement, the ceiling where it may be passed, or neither
+      for what tells of the data; `unit`: empty for shares and distances
     """
 
     name: str
@@ -74,6 +75,13 @@ class Record:
     def group(self) -> str:
         """Return the part of the name before the first slash."""
         return self.name.split("/")[0]
+
+    @property
+    def merit(self) -> float:
+        """Return how good the figure is: the larger the better, of one name; always 0 where neither is better."""
+        if self.better == "nearer ceiling":
+            return -abs(self.value - self.ceiling)
+        return {"higher": self.value, "lower": -self.value, "neither": 0.0}[self.better]
 
     @property
     def measured(self) -> str:

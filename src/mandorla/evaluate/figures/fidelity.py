@@ -33,9 +33,9 @@ Features = dict[str, Tensor]  # of each modality, and of all together, (N, F)
 _TEXTS: dict[str, tuple[str, Better]] = {
     "frechet": ("Fréchet distance to {num} real test samples", "lower"),
     "kernel": ("Squared kernel distance (KID) to {num} real test samples", "lower"),
-    "precision": ("Share of samples near one (3 neighbours) of {num} real test ones", "higher"),
+    "precision": ("Share of samples near one (3 neighbours) of {num} real test ones", "nearer ceiling"),
     "recall": ("Share near a sample (3 neighbours) of {num} real test ones", "higher"),
-    "density": ("Neighbourhoods of 5 around a sample, over 5, of {num} real test ones", "higher"),
+    "density": ("Neighbourhoods of 5 around a sample, over 5, of {num} real test ones", "nearer ceiling"),
     "coverage": ("Share with a sample in their neighbourhood of 5 of {num} real test ones", "higher"),
 }
 
@@ -43,7 +43,8 @@ _TEXTS: dict[str, tuple[str, Better]] = {
 def fidelity(real: Array, made: Array) -> dict[str, float]:
     """Return how features `made` `(N, F)` compare with `real` `(K, F)`, whoever read them off whatever images.
 
-    By name: `frechet`, `kernel` (lower is better), `precision`, `recall`, `density`, `coverage` (higher is better); see
+    By name: `frechet`, `kernel` (lower is better), `recall`, `coverage` (higher is better), `precision`, `density`
+    (better the nearer to what other real ones give: above it samples keep to where real ones are densest); see
     `mandorla.evaluate.distances`. Raises MandorlaError for sets that cannot be compared.
     """
     near, found = precision_recall(real, made)
@@ -169,14 +170,15 @@ def _variety(subject: Subject) -> list[Record]:
         made, usual = _likeness(x, rng), _likeness(real, rng, groups[batch.present[name].numpy()])
         text = (
             f"Multi-scale structural similarity of {len(made)} random pairs of generated {name}; ceiling: of real test"
-            " ones, of two patients where these are known; above it, samples are more alike than real images are."
+            " ones, of two patients where these are known; above it, samples are more alike than real images are, below"
+            " it less."
         )
         records.append(
             Record.of(
                 f"fidelity/ms-ssim of pairs/{name}",
                 made,
                 text,
-                "lower",
+                "nearer ceiling",
                 ceiling=float(usual.mean()),
                 seed=subject.seed,
                 sd=float(made.std()),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,21 +10,30 @@ from torch import Tensor
 from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
 from mandorla.evaluate.images import foreground, has_ssim, mae, psnr, spread_and_error, ssim
-from mandorla.evaluate.record import Record, deviation
+from mandorla.evaluate.record import Better, Record, deviation
 
-LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Literal["higher", "lower"]]] = {
+LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
     "psnr": (psnr, "dB", "higher"),
     "ssim": (ssim, "", "higher"),
     "mae": (mae, "", "lower"),
 }
 _ROUTE = "against the truth; chance: the mean training image; control: copying the input; ceiling: the reconstruction."
-_SPREAD = {
-    "ratio": "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground;"
-    " below 1 the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives, the best.",
-    "coverage": "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
-    " ceiling: what right uncertainty gives.",
-    "correlation": "Correlation, over the pixels of the foreground, of the samples' standard deviation with the"
-    " absolute error of their mean; chance: none.",
+_SPREAD: dict[str, tuple[str, Better]] = {
+    "ratio": (
+        "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground; below 1"
+        " the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives.",
+        "nearer ceiling",
+    ),
+    "coverage": (
+        "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
+        " ceiling: what right uncertainty gives.",
+        "nearer ceiling",
+    ),
+    "correlation": (
+        "Correlation, over the pixels of the foreground, of the samples' standard deviation with the absolute error of"
+        " their mean; chance: none.",
+        "higher",
+    ),
 }
 
 
@@ -38,7 +46,7 @@ class _Measured:
     scores: np.ndarray
     text: str
     unit: str = ""
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     references: dict[str, np.ndarray] = field(default_factory=dict)
     baseline: np.ndarray | None = None
 
@@ -142,7 +150,8 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
             f"spread {name}",
             np.unique(group[here.numpy()]),
             by_group(scores, group[here.numpy()]),
-            _SPREAD[name].format(num=num),
+            _SPREAD[name][0].format(num=num),
+            better=_SPREAD[name][1],
             references={key: np.array([value]) for key, value in ideal[name].items()},
         )
         for name, scores in spread_and_error(samples[:, here], truth[here], mask[here]).items()
