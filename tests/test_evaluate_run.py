@@ -250,6 +250,20 @@ def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
 
 
+def test_a_label_of_numbers_is_one_clear_line(scans_run, copy_of, monkeypatch):
+    model = mandorla.load(copy_of(scans_run))
+    data = model.data()
+    for part in (data.train, data.test):
+        part.labels["age"] = np.linspace(20, 80, len(part.labels["kind"]))
+    monkeypatch.setattr(model, "data", lambda: data)
+    settings = model.recipe.evaluate.model_copy(update={"label": "age"})
+    with pytest.raises(
+        MandorlaError, match=r"evaluate\.label.* 'age' holds numbers, not classes.* \(kind, lesion_present"
+    ):
+        evaluate_run(model, settings)
+    assert not (model.run / "report.html").exists()
+
+
 def _page(run):
     return (run / "report.html").read_text().replace("&#39;", "'")
 
