@@ -232,6 +232,23 @@ def test_records_are_unique_and_say_what_they_are(records):
         assert record.definition.endswith(".") and record.n > 0 and np.isfinite([record.value, record.error]).all()
 
 
+def test_what_can_be_too_much_is_better_the_nearer_its_ceiling(records):
+    nearer = {name.split("/")[-1] for name, record in records.items() if record.better == "nearer ceiling"}
+    assert {"spread ratio", "spread coverage", "random precision", "random density"} <= nearer
+    assert all(record.ceiling is not None for record in records.values() if record.better == "nearer ceiling")
+    assert {record.better for name, record in records.items() if name.startswith("explained/")} == {"neither"}
+
+
+def test_no_text_promises_a_copy_of_what_has_another_shape(signals_run, tmp_path):
+    model = mandorla.load(signals_run)
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("translation",), "num_translated": 8})
+    records = by_name(evaluate_run(model, settings, out=tmp_path))
+    assert "translation/psnr mean" in records
+    for record in records.values():
+        for reference in ("chance", "ceiling", "control"):
+            assert (f"{reference}:" in record.definition) == (getattr(record, reference) is not None), record
+
+
 @pytest.mark.parametrize("lacking", [None, "train", "test"])
 def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     """A class by name and a packed mask; a class that one sample lacks is left out."""

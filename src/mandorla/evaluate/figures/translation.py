@@ -17,7 +17,11 @@ LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
     "ssim": (ssim, "", "higher"),
     "mae": (mae, "", "lower"),
 }
-_ROUTE = "against the truth; chance: the mean training image; control: copying the input; ceiling: the reconstruction."
+_BESIDE = {
+    "chance": "the mean training image",
+    "control": "copying the input",
+    "ceiling": "the reconstruction",
+}
 _SPREAD: dict[str, tuple[str, Better]] = {
     "ratio": (
         "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground; below 1"
@@ -92,8 +96,9 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             values = function(x[here], truth[here], *(() if mask is None else (mask[here],)))
             return by_group(values, group[here.numpy()])
 
-        text = f"{measure.upper()} of {text} {_ROUTE}"
         references = {key: score(x) for key, x in others.items()}
+        beside = "; ".join(f"{key}: {what}" for key, what in _BESIDE.items() if key in references)
+        text = f"{measure.upper()} of {text} against the truth; {beside}."
         baseline = None if rivals is None else score(image(rivals))
         found.append(
             _Measured(
@@ -130,7 +135,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
         references |= {"control": likeness(copy)} if "control" in others else {}
         text = (
             f"PSNR of the mean of {num} samples against the shared anatomy rendered without the private parts;"
-            " chance: the mean of these over the training set; control: copying the input."
+            f" chance: the mean of these over the training set{'; control: copying the input' * ('control' in others)}."
         )
         baseline = None if rivals is None else likeness(rivals.mean(0))
         ours, subjects = likeness(samples.mean(0)), np.unique(group)
@@ -172,7 +177,7 @@ def _joined(same: list[_Measured]) -> _Measured:
         whole = [np.broadcast_to(part, len(figure.subjects)) for part, figure in zip(parts, same, strict=True)]
         return by_group(np.concatenate(whole), subjects)
 
-    first = same[0]
+    first = min(same, key=lambda figure: len(figure.references))  # whose text promises no more than all have
     keys = [key for key in first.references if all(key in figure.references for figure in same)]
     return replace(
         first,
