@@ -67,7 +67,7 @@ def test_without_a_class_the_anatomy_leads():
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(0.12345, "", "0.123"), (1e-4, "", "1e-04"), (0.0, "", "0.000"), (21.26, "dB", "21.3 dB")],
+    [(0.12345, "", "0.123"), (1.23e-4, "", "1.2e-04"), (0.0, "", "0.000"), (21.26, "dB", "21.3 dB")],
 )
 def test_numbers_for_people(value, unit, text):
     assert record("a/b", value, unit=unit).text("value") == text

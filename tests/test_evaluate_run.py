@@ -337,7 +337,11 @@ def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
     for name in ("coherence/self", "coherence/cross", "coherence/cross from 2", "swap/class", "swap/agreement"):
         assert found[name].n == 15, name
     distance, real = found["fidelity/random frechet/left"], len({k // 4 for k in choose(model.data().test, 60, 0)})
-    assert distance.n == real < 60 and f"60 real test samples, which are of {real} patients" in distance.definition
+    assert (
+        distance.n == real < 60
+        and f"60 generated samples beside as many real test samples of {real} patients" in distance.definition
+    )
+    assert "test samples 100 of 25 patients" in _page(tmp_path)
     assert "of 25 patients and count as 25 independent ones" in found["copies/distance in pixels"].definition
     assert found["joint/agreement"].n == 60, "generated tuples are of no patient"
 
@@ -380,7 +384,9 @@ def test_without_labels_only_images_are_measured(tmp_path):
     assert groups == {"translation", "reconstruction", "copies", "fidelity"} | without
     of_fidelity = {record["name"].split()[0] for record in metrics["records"] if "fidelity" in record["name"]}
     assert of_fidelity == {"fidelity/random"}, "bars are too small for the window of ms-ssim"
-    assert "no classes 'none' of every sample" in (tmp_path / "report.html").read_text().replace("&#39;", "'")
+    page = _page(tmp_path)
+    assert "no classes 'none' of every sample" in page and "Without labels: the shared part" in page
+    assert not any(text in page for text in ("Probes are fitted", "Coherence. Self", "'judge' is")), "none of it was"
 
 
 def test_a_shared_part_that_is_borrowed_is_said_to_be(tmp_path):

@@ -99,7 +99,7 @@ class Record:
             return ""
         if self.unit == "dB" and key != "p":
             return f"{number:.1f}" if key in ("error", "sd") else f"{number:.1f} dB"
-        return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.0e}"
+        return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.1e}"
 
 
 def read_records(run: Path) -> list[Record]:

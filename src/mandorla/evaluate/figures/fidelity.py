@@ -31,12 +31,12 @@ _WHOSE = ""  # stands for a space where it is kept whose (which patient's) each 
 
 Features = dict[str, Tensor]  # of each modality, and of all together, (N, F)
 _TEXTS: dict[str, tuple[str, Better]] = {
-    "frechet": ("Fréchet distance to {num} real test samples", "lower"),
-    "kernel": ("Squared kernel distance (KID) to {num} real test samples", "lower"),
-    "precision": ("Share of samples near one (3 neighbours) of {num} real test ones", "nearer ceiling"),
-    "recall": ("Share near a sample (3 neighbours) of {num} real test ones", "higher"),
-    "density": ("Neighbourhoods of 5 around a sample, over 5, of {num} real test ones", "nearer ceiling"),
-    "coverage": ("Share with a sample in their neighbourhood of 5 of {num} real test ones", "higher"),
+    "frechet": ("Fréchet distance", "lower"),
+    "kernel": ("Squared kernel distance (KID)", "lower"),
+    "precision": ("Share of samples near a real one (3 neighbours)", "nearer ceiling"),
+    "recall": ("Share of real ones near a sample (3 neighbours)", "higher"),
+    "density": ("Real neighbourhoods of 5 around a sample, over 5", "nearer ceiling"),
+    "coverage": ("Share of real neighbourhoods of 5 with a sample", "higher"),
 }
 
 
@@ -131,15 +131,15 @@ def _compare(
         lambda real, made: np.array(list(measure(real, made).values())), (real, made), groups, _FEWEST, subject.seed
     )
     patients = len(np.unique(groups[0]))
-    several = f", which are of {patients} patients" if patients < num else ""
+    several = f" of {patients} patients" if patients < num else ""
     return [
         Record(
             f"fidelity/{space} {name}{' decoded' if kind == 'decoded' else ''}/{scope}",
             value,
             None if errors is None else float(errors[place]),
             patients,
-            f"{_TEXTS[name][0].format(num=num)}{several}, of as many {what}, in the features '{space}', {scope};"
-            " ceiling: real training samples.",
+            f"{_TEXTS[name][0]}: {num} {what} beside as many real test samples{several}, in the features '{space}',"
+            f" {scope}; ceiling: real training samples.",
             _TEXTS[name][1],
             ceiling=best[name],
             seed=subject.seed,
