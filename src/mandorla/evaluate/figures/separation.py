@@ -39,10 +39,10 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     num = min(most, max(1, round(len(order) / _SEPARATED)))
     found = measured(num)
     parts = found if num >= _PARTS else measured(min(_PARTS, most))
-    if len(parts) > 1 and all(part.keys() == found[0].keys() for part in parts):
-        spread = f"±: from the spread over {len(parts)} parts of the samples."
-    else:
-        parts, spread = found, "±: not known of so few samples."
+    known = len(parts) > 1 and all(part.keys() == found[0].keys() for part in parts)
+    spread = (
+        f"±: from the spread over {len(parts)} parts of the samples." if known else "±: not known of so few samples."
+    )
     texts = {
         "shared_kept": (f"Share of c that is read again after a swap; {spread}", "higher"),
         "private_kept": (f"Share of u that is read again after a swap; {spread}", "higher"),
@@ -56,7 +56,7 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
         replace(
             s.record(f"separation/{name}", np.array([each[name] for each in found]), *text),
             n=len(names),
-            error=standard_error(np.array([each[name] for each in parts])),
+            error=standard_error(np.array([each[name] for each in parts])) if known else None,
         )
         for name, text in texts.items()
         if all(name in each for each in found)
