@@ -33,6 +33,16 @@ def test_who_is_better():
     assert compare_records(few, b)["shared/class"] == ["0.200", "0.950 ± 0.010", "+0.75", "not known of so few"]
 
 
+def test_where_there_is_too_much_of_a_good_thing_the_nearer_one_is_better():
+    """A spread of twice the error is no better than one of nine tenths; variance explained is nobody's merit."""
+    a, b = (records(Record("spread/ratio", value, 0.01, 9, "a", "nearer ceiling", ceiling=1.0)) for value in (2, 0.9))
+    assert (
+        compare_records(a, b)["spread/ratio"][-1] == "second" and compare_records(b, a)["spread/ratio"][-1] == "first"
+    )
+    a, b = (records(record("explained/c", value, better="neither")) for value in (0.2, 0.9))
+    assert compare_records(a, b)["explained/c"][-1] == "neither"
+
+
 def test_details_are_left_out_where_something_sums_them_up():
     a = records(record("shared/class", 0.9), record("shared/class/view0", 0.9), record("translation/a to b/psnr", 9))
     assert list(compare_records(a, a)) == ["shared/class", "translation/a to b/psnr"]

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from mandorla.data.dataset import Batch, all_present
-from mandorla.evaluate.audit import LEVEL, audit, chance_of_as_many, flatten_tuples, nearest, suspicious, usual_share
+from mandorla.evaluate.audit import (
+    LEVEL,
+    audit,
+    chance_of_as_many,
+    effective_number,
+    flatten_tuples,
+    nearest,
+    suspicious,
+    usual_share,
+)
 
 
 def rows(num: int, seed: int) -> torch.Tensor:
@@ -39,20 +48,21 @@ def test_copies_are_caught_beside_empty_slices_and_samples_that_occur_twice():
     held_out[12:24] = train[30:42]  # unseen they are not
     found, real = nearest(train[100:200], train), nearest(held_out, train)
     assert suspicious(found.distance, real.distance).mean() > 0.5 < suspicious(found.ratio, real.ratio).mean()
-    assert (real.ratio[:12] == 1).all() and usual_share(real.distance) > 0.03
+    assert (real.ratio[:12] == 1).all() and usual_share(real.distance, np.arange(400)) > 0.03
 
 
 @pytest.mark.parametrize("num", [10, 40, 400])
 def test_the_usual_share_is_that_of_samples_like_the_unseen_ones(num):
     """Of ten unseen samples the nearest has the place of one in eleven."""
     draws = np.random.default_rng(0).random((200, 200 + num))
-    pairs = [(suspicious(each[num:], each[:num]).mean(), usual_share(each[:num])) for each in draws]
+    pairs = [(suspicious(each[num:], each[:num]).mean(), usual_share(each[:num], np.arange(num))) for each in draws]
     expected, told = np.mean(pairs, axis=0)
     assert told == pytest.approx(expected, abs=0.02)
 
 
-def failed(samples, held_out, threshold=0.05):
-    return suspicious(samples, held_out).mean() > threshold and chance_of_as_many(samples, held_out) <= LEVEL
+def failed(samples, held_out, whose=None, threshold=0.05):
+    whose = np.arange(len(held_out)) if whose is None else whose
+    return suspicious(samples, held_out).mean() > threshold and chance_of_as_many(samples, held_out, whose) <= LEVEL
 
 
 def test_the_chance_of_as_many_is_that_of_all_orders():
@@ -63,7 +73,7 @@ def test_the_chance_of_as_many_is_that_of_all_orders():
         for mine in places:
             order = np.delete(np.arange(num + unseen), mine)
             shares.append(suspicious(np.array(mine), order).sum())
-            chances.append(chance_of_as_many(np.array(mine), order))
+            chances.append(chance_of_as_many(np.array(mine), order, np.arange(unseen)))
         expected = [np.mean(np.array(shares) >= share) for share in shares]
         np.testing.assert_allclose(chances, expected)
 
@@ -79,6 +89,41 @@ def test_few_unseen_samples_do_not_make_copies_of_others(unseen):
     for each in draws[:20]:
         each[unseen : unseen + (200 if unseen < 100 else 50)] = -1  # a fifth of all are copies, or one in twenty
     assert np.mean([failed(each[unseen:], each[:unseen]) for each in draws[:20]]) > 0.8
+
+
+def slices(rng, patients: int, each: int, alike: float) -> np.ndarray:
+    """Draw figures of `each` slices of every patient, two of one of whom correlate by `alike`."""
+    own, rest = rng.standard_normal((patients, 1)), rng.standard_normal((patients, each))
+    return (alike**0.5 * own + (1 - alike) ** 0.5 * rest).ravel()
+
+
+@pytest.mark.parametrize("alike", [0, 0.5, 0.9])
+@pytest.mark.parametrize("patients", [5, 30])
+def test_slices_of_one_patient_are_not_as_good_as_slices_of_many(patients, alike):
+    """Counted as independent, alike ones of five patients fail more than a tenth of the models that copy nothing."""
+    rng, whose = np.random.default_rng(0), np.repeat(np.arange(patients), 20)
+    alarms, naive = [], []
+    for _ in range(150):
+        made, held_out = slices(rng, 300, 1, alike), slices(rng, patients, 20, alike)
+        alarms.append(failed(made, held_out, whose))
+        naive.append(failed(made, held_out))
+    assert np.mean(alarms) <= LEVEL + 3 * np.sqrt(LEVEL / 150)
+    assert np.mean(naive) > 0.1 or patients > 5 or alike < 0.5
+    made[:60] = -9  # a fifth of all are copies
+    assert failed(made, held_out, whose) or (alike and patients < 30), "five patients who are alike tell too little"
+
+
+def test_the_effective_number_is_between_that_of_patients_and_of_slices():
+    rng, whose = np.random.default_rng(0), np.repeat(np.arange(400), 20)
+    numbers = [effective_number(slices(rng, 400, 20, alike), whose) for alike in (0, 0.3, 1)]
+    assert numbers[0] > 6000 and numbers[2] == pytest.approx(400)
+    assert numbers[1] == pytest.approx(8000 / (1 + 19 * 0.3), rel=0.15)
+    assert effective_number(rng.random(800), np.arange(800)) == 800
+    assert effective_number(rng.random(20), np.zeros(20)) == pytest.approx(1) and effective_number(
+        np.ones(4), [0, 0, 1, 1]
+    )
+    assert usual_share(rng.random(20), np.zeros(20)) is None
+    np.testing.assert_allclose(usual_share(np.array([0.1, 0.2, 5, 6]), np.array([0, 0, 1, 1])), 0.5)
 
 
 def test_where_all_are_alike_nothing_is_a_copy():
@@ -146,6 +191,23 @@ def test_incomplete_samples_are_passed_over():
     assert (found.made["pixels"].index == np.arange(570, 600)).all()
     assert audited(x, train, Clouds(20, 1, lacking=20)) is None
     assert audited(x, Clouds(20, 1, lacking=20), test) is None
+
+
+def test_whole_patients_are_compared_with_whole_patients():
+    """Slices of many patients are nearer to everything than as many of a few: nothing was copied here."""
+
+    def scans(patients: int, seed: int) -> Clouds:
+        clouds, one = Clouds(patients, seed), np.repeat(np.arange(patients), 15)
+        clouds.x = {name: z[one] + 0.02 * torch.randn(len(one), 1, 1, 1) for name, z in clouds.x.items()}
+        clouds.groups = one
+        return clouds
+
+    x, train, test = {name: z[:300] for name, z in Clouds(300, 2).x.items()}, scans(80, 0), scans(10, 1)
+    found = audited(x, train, test)
+    assert found.compared == 150 and len(np.unique(found.whose)) == 10
+    assert abs(found.nearer["pixels"].mean() - 0.5) < 0.2
+    del train.groups
+    assert audited(x, train, test).nearer["pixels"].mean() > 0.7
 
 
 def test_half_of_what_is_as_near_to_both():

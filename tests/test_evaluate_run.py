@@ -15,7 +15,7 @@ from mandorla.config import Settings, dump
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
-from mandorla.evaluate.gather import gather
+from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents, Layout
 
@@ -232,6 +232,23 @@ def test_records_are_unique_and_say_what_they_are(records):
         assert record.definition.endswith(".") and record.n > 0 and np.isfinite([record.value, record.error]).all()
 
 
+def test_what_can_be_too_much_is_better_the_nearer_its_ceiling(records):
+    nearer = {name.split("/")[-1] for name, record in records.items() if record.better == "nearer ceiling"}
+    assert {"spread ratio", "spread coverage", "random precision", "random density"} <= nearer
+    assert all(record.ceiling is not None for record in records.values() if record.better == "nearer ceiling")
+    assert {record.better for name, record in records.items() if name.startswith("explained/")} == {"neither"}
+
+
+def test_no_text_promises_a_copy_of_what_has_another_shape(signals_run, tmp_path):
+    model = mandorla.load(signals_run)
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("translation",), "num_translated": 8})
+    records = by_name(evaluate_run(model, settings, out=tmp_path))
+    assert "translation/psnr mean" in records
+    for record in records.values():
+        for reference in ("chance", "ceiling", "control"):
+            assert (f"{reference}:" in record.definition) == (getattr(record, reference) is not None), record
+
+
 @pytest.mark.parametrize("lacking", [None, "train", "test"])
 def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     """A class by name and a packed mask; a class that one sample lacks is left out."""
@@ -248,6 +265,20 @@ def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     assert {"lesion/known from t1", "lesion/contrast kept"} <= names
     assert ("shared/class" in names) == (lacking is None)
     assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
+
+
+def test_a_label_of_numbers_is_one_clear_line(scans_run, copy_of, monkeypatch):
+    model = mandorla.load(copy_of(scans_run))
+    data = model.data()
+    for part in (data.train, data.test):
+        part.labels["age"] = np.linspace(20, 80, len(part.labels["kind"]))
+    monkeypatch.setattr(model, "data", lambda: data)
+    settings = model.recipe.evaluate.model_copy(update={"label": "age"})
+    with pytest.raises(
+        MandorlaError, match=r"evaluate\.label.* 'age' holds numbers, not classes.* \(kind, lesion_present"
+    ):
+        evaluate_run(model, settings)
+    assert not (model.run / "report.html").exists()
 
 
 def _page(run):
@@ -281,17 +312,21 @@ def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch)
 class Slices(Bars):
     """Every sample four times, as slices of one patient."""
 
+    @property
+    def groups(self):
+        return np.array([f"patient {k // 4}" for k in range(len(self))])
+
     def batch(self, indices):
-        patient = np.asarray(indices) // 4
-        batch = super().batch(patient)
-        batch.factors["group"] = np.array([f"patient {k}" for k in patient])
+        batch = super().batch(np.asarray(indices) // 4)
+        batch.factors["group"] = self.groups[indices]
         return batch
 
 
 def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
     model = RunModel(tmp_path, coherent=False)
     model.data = lambda: Splits(Slices(400, 0), Slices(50, 1), Slices(100, 2))
-    found = by_name(evaluate_run(model, only("disentanglement", "coherence", num_translated=100, num_residual=40)))
+    suites = ("disentanglement", "coherence", "fidelity", "audit")
+    found = by_name(evaluate_run(model, only(*suites, num_translated=100, num_residual=40)))
     for name in (
         *("ceiling/class", "shared/class", "shared/class/left", "shared/class/all", "private/half", "shared/half mlp"),
         *("retrieval/recall at 1", "retrieval/recall at 1/left to top", "information/critic"),
@@ -301,6 +336,13 @@ def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
     assert 95 < found["information/gaussian"].n <= 100, "of 400 training samples"
     for name in ("coherence/self", "coherence/cross", "coherence/cross from 2", "swap/class", "swap/agreement"):
         assert found[name].n == 15, name
+    distance, real = found["fidelity/random frechet/left"], len({k // 4 for k in choose(model.data().test, 60, 0)})
+    assert (
+        distance.n == real < 60
+        and f"60 generated samples beside as many real test samples of {real} patients" in distance.definition
+    )
+    assert "test samples 100 of 25 patients" in _page(tmp_path)
+    assert "of 25 patients and count as 25 independent ones" in found["copies/distance in pixels"].definition
     assert found["joint/agreement"].n == 60, "generated tuples are of no patient"
 
 
@@ -342,7 +384,9 @@ def test_without_labels_only_images_are_measured(tmp_path):
     assert groups == {"translation", "reconstruction", "copies", "fidelity"} | without
     of_fidelity = {record["name"].split()[0] for record in metrics["records"] if "fidelity" in record["name"]}
     assert of_fidelity == {"fidelity/random"}, "bars are too small for the window of ms-ssim"
-    assert "no classes 'none' of every sample" in (tmp_path / "report.html").read_text().replace("&#39;", "'")
+    page = _page(tmp_path)
+    assert "no classes 'none' of every sample" in page and "Without labels: the shared part" in page
+    assert not any(text in page for text in ("Probes are fitted", "Coherence. Self", "'judge' is")), "none of it was"
 
 
 def test_a_shared_part_that_is_borrowed_is_said_to_be(tmp_path):

@@ -26,3 +26,15 @@ def test_the_best_of_several_models_is_bold_as_far_as_digits_tell():
         "| psnr | 20.0 dB | **21.0 dB** |  | higher |",
         "| same | 1.000 | 1.000 |  | higher |",
     ]
+
+
+def test_the_best_is_the_nearest_to_its_ceiling_where_there_is_too_much_of_it():
+    def run(value):
+        ratio = record("ratio", value, better="nearer ceiling", ceiling=1.0)
+        return [[ratio, record("of the data", value, better="neither", ceiling=1.0)]]
+
+    columns = {"ours": run(1.3), "theirs": run(0.8), "third": run(3.0)}
+    assert figures_table(columns).splitlines()[2:] == [
+        "| ratio | 1.300 | **0.800** | 3.000 | 1.000 | nearer ceiling |",
+        "| of the data | 1.300 | 0.800 | 3.000 | 1.000 | neither |",
+    ]

@@ -1,12 +1,13 @@
 """Figures of separation: exact on codes whose dependence is known, and of a whole model."""
 
+import numpy as np
 import pytest
 import torch
 
 from mandorla.data.dataset import Batch, Modality
 from mandorla.nets.encoder_decoder import EncoderDecoder, register
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig
-from mandorla.vae.separation import explained, foretold, separation
+from mandorla.vae.separation import _first_half, _of_another, explained, foretold, separation
 
 
 @register("halves of x")
@@ -28,7 +29,7 @@ class Halves(EncoderDecoder):
         return torch.cat([u, u] if self.mixed else [c / 4 + 0.5, u], 1)
 
 
-def figures(mixed: bool) -> dict[str, float]:
+def figures(mixed: bool, whose: np.ndarray | None = None) -> dict[str, float]:
     config = ModelConfig(
         shared=LatentConfig(channels=4),
         private=LatentConfig(channels=4),
@@ -37,7 +38,9 @@ def figures(mixed: bool) -> dict[str, float]:
     modalities = tuple(Modality(name, 8, ()) for name in ("a", "b"))
     c = torch.nn.functional.normalize(torch.randn(400, 4)) * 0.4 + 0.5
     x = {m.name: torch.cat([c, torch.rand(400, 4)], 1) for m in modalities}
-    return separation(VAE(config, modalities), Batch(x, {name: torch.ones(400, dtype=torch.bool) for name in x}))
+    factors = {} if whose is None else {"group": whose}
+    present = {name: torch.ones(400, dtype=torch.bool) for name in x}
+    return separation(VAE(config, modalities), Batch(x, present, factors))
 
 
 def test_a_perfect_split():
@@ -80,3 +83,23 @@ def test_foretold_compares_cells_of_maps():
     coarse = torch.nn.functional.adaptive_avg_pool2d(c, 4)
     assert foretold(coarse, c) > 0.8
     assert foretold(coarse.flip(0), c) < 0.05
+
+
+def test_what_is_known_of_a_patient_is_not_foretold_of_another():
+    """c tells who it is, and u is everyone's own: other slices of the same patients would give it all away."""
+    who = torch.arange(400) % 40
+    c, u = (torch.randn(40, 4)[who] + 0.05 * torch.randn(400, 4) for _ in range(2))
+    assert foretold(u, c) > 0.8
+    assert foretold(u, c, who.numpy()) < 0.1
+    told = c[:, :1] + 0.1 * torch.randn(400, 1)
+    assert foretold(told, c, np.array([f"patient {k}" for k in who.tolist()])) > 0.3, "what is true of all is"
+
+
+def test_a_batch_is_divided_and_swapped_by_patient():
+    whole, known = figures(mixed=False, whose=np.arange(400) // 8), figures(mixed=False, whose=np.zeros(400))
+    assert whole["private_kept"] == pytest.approx(1, abs=1e-4) and whole["private_known"] < 0.1
+    assert "private_known" not in known and known["shared_kept"] > 0.99, "of one patient there is no other"
+    own, lone = np.array([0, 0, 1, 1, 1, 2]), np.arange(5)
+    assert (own[_of_another(own)] != own).all() and _of_another(lone).tolist() == [4, 0, 1, 2, 3]
+    assert _first_half(own).tolist() == [True, True, False, False, False, False]
+    assert _first_half(lone).tolist() == [True, True, False, False, False]

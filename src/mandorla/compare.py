@@ -63,7 +63,7 @@ def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[st
         elif abs(difference) <= _SURE * math.hypot(one.error, other.error):
             verdict = "as likely chance"
         else:
-            verdict = "second" if (difference > 0) == (one.better == "higher") else "first"
+            verdict = "neither" if one.merit == other.merit else "second" if one.merit < other.merit else "first"
         values = [record.measured for record in (one, other)]
         table[name] = [*values, f"{difference:+.3g}", verdict]
     return table

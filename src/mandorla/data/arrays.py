@@ -46,7 +46,8 @@ class ArraysConfig(StoredConfig):
     dimensions: Literal[1, 2, 3] = 2
     """Spatial axes of an image; an array with one axis more than samples and space has its channels last."""
     labels: dict[str, Places] = {}
-    """Array of each label, for evaluation: integers or names are classes, floats numbers, arrays of images masks."""
+    """Array of each label, for evaluation: names and whole numbers are classes, arrays of the images' shape masks,
+    others numbers."""
     split: Places | None = None
     """Array that says train, val or test for each sample; without one, groups are divided by the shares and seed."""
 

@@ -1,8 +1,8 @@
 """What is known of samples beside their images: classes, numbers, masks, for evaluation and conditions of stage 2.
 
-A class is an integer from 0; names are numbered in alphabetical order and kept. -1 stands for a sample without a class,
-NaN for one without a number. An array with more axes than samples is kept as it is; one with the space of the images is
-a mask, which is brought to the size of the images by majority.
+A class is a whole number from 0; names are numbered in alphabetical order and kept. -1 stands for a sample without a
+class, NaN for one without a number. An array with more axes than samples is kept as it is; one with the space of the
+images is a mask, which is brought to the size of the images by majority.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,14 @@ class Label:
 def to_label(values: np.ndarray | Sequence[str | float | None], place: str) -> Label:
     """Return `values`, one per sample, as a label.
 
-    Strings and integers are classes; floats are numbers, but in a list, as a table gives it, whole ones are integers.
-    None, "" and NaN stand for a sample without a value. Raises `MandorlaError`, which begins with `place`, for strings
+    Strings and whole numbers from 0 on, however they are stored, are classes, other numbers are numbers. None, "" and
+    NaN stand for a sample without a value. Raises `MandorlaError`, which begins with `place`, for strings
     and numbers in one list, types that are neither, and a label that no sample has.
     """
     if not isinstance(values, np.ndarray):
         values = _to_array(values, place)
+    elif values.dtype.kind == "f" and values.ndim == 1:
+        values = _whole(values)
     if values.dtype.kind == "U" and values.ndim == 1:
         names = tuple(sorted(set(values.tolist()) - {""}))
         if not names:
@@ -78,7 +80,11 @@ def _to_array(values: Sequence[str | float | None], place: str) -> np.ndarray:
     if any(isinstance(value, str) for value in given):
         name = next(value for value in given if isinstance(value, str))
         raise MandorlaError(f"{place}: both names, such as {name!r}, and numbers; give one kind")
-    numbers = np.array([np.nan if value is None or value == "" else value for value in values], dtype=np.float64)
+    return _whole(np.array([np.nan if value is None or value == "" else value for value in values], dtype=np.float64))
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    """Return `numbers` `(N,)` as integers, -1 for NaN, if all are whole and none is negative, else as they are."""
     known = np.isfinite(numbers)
     if known.any() and (numbers[known] % 1 == 0).all() and numbers[known].min() >= 0:
         return np.where(known, numbers, -1).astype(np.int64)

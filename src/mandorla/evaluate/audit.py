@@ -8,6 +8,10 @@ features *random*, which looks at texture and does not care where exactly it lie
 - *ratio*: is d(x) that small beside the distance to the next neighbours? Only a copy has one neighbour that close;
 - *nearer*: is x nearer to the training set than to as many held-out samples? By chance in half of the cases.
 
+Where it is known whose (which patient's) a sample is, held-out samples of one patient are not counted as independent:
+see `effective_number`; and *nearer* compares whole patients with whole patients, as slices of many patients are nearer
+to everything than as many of a few.
+
 References: Meehan et al., "A Non-Parametric Test to Detect Data-Copying in Generative Models", 2020,
 https://arxiv.org/abs/2004.05675; Dar et al., "Investigating Data Memorization in 3D Latent Diffusion Models", 2024,
 https://arxiv.org/abs/2402.01054
@@ -22,6 +26,8 @@ from torch import Tensor
 
 from mandorla.data.dataset import Dataset, Modality
 from mandorla.evaluate.features import random_network
+from mandorla.evaluate.gather import whose
+from mandorla.evaluate.information import shuffled
 
 _LARGEST = 32  # images are averaged down to at most this many pixels a side
 _NEXT = 10  # neighbours after the first that set the scale of the ratio
@@ -47,6 +53,7 @@ class Audit:
     """Hold the neighbours of generated and of held-out samples in each space.
 
     - `made[space]`, `held_out[space]`: their neighbours among the training samples; `index` is into the data set
+    - `whose` `(N,)`: whose (which patient's) each of these held-out samples is, each its own where that is not known
     - `nearer[space]` `(B,)`: 1 where a generated sample is nearer to training than to as many held-out samples, half
       where it is as near
     - `searched`, `compared`: how many training samples were looked at, and how many of each kind for `nearer`
@@ -54,6 +61,7 @@ class Audit:
 
     made: dict[str, Neighbours]
     held_out: dict[str, Neighbours]
+    whose: np.ndarray
     nearer: dict[str, np.ndarray]
     searched: int
     compared: int
@@ -73,11 +81,11 @@ def audit(
         "features": lambda images: torch.cat([networks[name].features(z) for name, z in images.items()], dim=1),
     }
     made = {name: space(x) for name, space in spaces.items()}
-    unseen, _ = _read(spaces, test, _parts(held_out, _CHUNK))
+    unseen, there = _read(spaces, test, _parts(held_out, _CHUNK))
     num, num_unseen = len(made["pixels"]), len(unseen["pixels"])
     searches = {name: _Search(torch.cat([made[name], unseen[name]])) for name in spaces}
     index, compared, to_training = np.empty(0, int), 0, {}
-    order = np.random.default_rng(seed).permutation(rows)
+    order = rows[shuffled(np.random.default_rng(seed), len(rows), whose(train, rows))]
     for part in _parts(order, max(1, min(_CHUNK, num_unseen))):
         vectors, whole = _read(spaces, train, [part])
         index = np.concatenate([index, whole])
@@ -95,6 +103,7 @@ def audit(
     return Audit(
         {name: answer[:num] for name, answer in answers.items()},
         {name: answer[num:] for name, answer in answers.items()},
+        whose(test, there),
         nearer,
         len(index),
         compared,
@@ -129,21 +138,54 @@ def suspicious(samples: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     return samples <= np.percentile(held_out, 1, method="inverted_cdf")
 
 
-def usual_share(held_out: np.ndarray) -> float:
-    """Return the share of `held_out` `(N,)` that the others of them make `suspicious`.
+def usual_share(held_out: np.ndarray, whose: np.ndarray) -> float | None:
+    """Return the share of `held_out` `(N,)` that those of others make `suspicious`; None where all are one's.
 
-    About .01 of many, but 1 / N of few, and more where held-out samples occur in the training set too.
+    `whose` `(N,)` says whose (which patient's) each is. About .01 of many, but 1 / N of few, and more where held-out
+    samples occur in the training set too.
     """
-    return float(np.mean([suspicious(held_out[i], np.delete(held_out, i)) for i in range(len(held_out))]))
+    own = [whose == name for name in np.unique(whose)]
+    if len(own) < 2:
+        return None
+    return float(np.concatenate([suspicious(held_out[mine], held_out[~mine]) for mine in own]).mean())
 
 
-def chance_of_as_many(samples: np.ndarray, held_out: np.ndarray) -> float:
+def effective_number(held_out: np.ndarray, whose: np.ndarray) -> float:
+    """Return how many independent samples say as much as `held_out` `(N,)`: all, or fewer where patients are alike.
+
+    `whose` `(N,)` says whose (which patient's) each is. With r the correlation of two samples of one patient and n of a
+    patient's samples it is N / (1 + (sum n^2 / N - 1) r): N where r is 0 or each is a patient of its own, the number of
+    patients where r is 1 and these have as many each. r is the intraclass correlation from the variances between and
+    within patients, of normal scores, so that no outlier decides it; at least 0, and 1 of one patient.
+
+    References: Kish, "Survey Sampling", 1965, section 5.4 (design effect); Donner, "A Review of Inference Procedures
+    for the Intraclass Correlation Coefficient", 1986, https://doi.org/10.2307/1403259 (analysis of variance)
+    """
+    from scipy.stats import norm, rankdata
+
+    index, counts = np.unique(whose, return_inverse=True, return_counts=True)[1:]
+    num, patients = len(whose), len(counts)
+    if patients == num:
+        return float(num)
+    usual = np.square(counts).sum() / num  # samples of the patient of a sample
+    scores = norm.ppf((rankdata(held_out) - 0.5) / num)
+    means = np.bincount(index, scores) / counts
+    within = np.square(scores - means[index]).sum() / (num - patients)
+    between = (counts * np.square(means - scores.mean())).sum() / max(1, patients - 1)
+    size = (num - usual) / max(1, patients - 1)
+    spread = between + (size - 1) * within
+    alike = max(0.0, (between - within) / spread) if patients > 1 and spread > 0 else 1.0
+    return float(num / (1 + (usual - 1) * alike))
+
+
+def chance_of_as_many(samples: np.ndarray, held_out: np.ndarray, whose: np.ndarray) -> float:
     """Return how probable it is that as many of `samples` `(B,)` are `suspicious`, or more, though none is a copy.
 
     If all are draws of one distribution, any order of them is as probable as any other. The b suspicious samples and
     the h of `held_out` `(N,)` that lie no farther are the nearest of all, a held-out one the last of them: of b + h - 1
     drawn from all B + N without replacement, at most h - 1 are held out. That counts in how uncertain the percentile
-    of few samples is, and is exact where no two are equal.
+    of few samples is, and is exact where no two are equal and each is a patient's of its own. Where several are one
+    patient's, as `whose` `(N,)` says, N is the `effective_number` and h has the same share of it, but is 1 at least.
 
     Reference: the hypergeometric distribution, as in Fisher, "The Logic of Inductive Inference", 1935,
     https://doi.org/10.2307/2342435
@@ -151,7 +193,10 @@ def chance_of_as_many(samples: np.ndarray, held_out: np.ndarray) -> float:
     from scipy.stats import hypergeom
 
     num, near = suspicious(samples, held_out).sum(), suspicious(held_out, held_out).sum()
-    return float(hypergeom.cdf(near - 1, len(samples) + len(held_out), len(held_out), num + near - 1))
+    independent = effective_number(held_out, whose)
+    near = max(1, round(near * independent / len(held_out)))
+    unseen = max(1, round(independent))
+    return float(hypergeom.cdf(near - 1, len(samples) + unseen, unseen, num + near - 1))
 
 
 class _Search:

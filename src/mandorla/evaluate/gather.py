@@ -65,6 +65,11 @@ def choose(dataset: Dataset, num: int, seed: int) -> np.ndarray:
     return np.sort(rng.choice(len(dataset), size=min(num, len(dataset)), replace=False))
 
 
+def whose(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return whose (which patient's) the samples at `rows` are, `(n,)`; each its own where the data does not say."""
+    return np.asarray(getattr(dataset, "groups", np.arange(len(dataset))))[rows]
+
+
 def _numbers(factor: np.ndarray) -> Tensor:
     """Return a factor as numbers; names, such as those of patients, as numbers that are alike where the names are."""
     if factor.dtype.kind in "biuf":

@@ -145,7 +145,7 @@ class _Critic(nn.Module):
 
 def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int, groups: np.ndarray | None) -> _Critic:
     """Return the critic that does best on a fifth of the pairs while it is trained on the others."""
-    order = _shuffled(rng, len(a), groups)
+    order = shuffled(rng, len(a), groups)
     fit, check = order[len(a) // 5 :], order[: len(a) // 5]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -168,8 +168,8 @@ def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int, gro
     return critic
 
 
-def _shuffled(rng: np.random.Generator, num: int, groups: np.ndarray | None) -> np.ndarray:
-    """Return `num` rows in a random order in which those of one group stay together."""
+def shuffled(rng: np.random.Generator, num: int, groups: np.ndarray | None) -> np.ndarray:
+    """Return `num` rows in a random order in which those of one of `groups` `(num,)` (patients) stay together."""
     order = rng.permutation(num)
     if groups is None:
         return order
@@ -183,7 +183,7 @@ def _permutation(rng: np.random.Generator, num: int, groups: np.ndarray | None) 
     So slices of one patient are paired with those of another, but not the highest with the highest.
     """
     partner = np.empty(num, int)
-    partner[np.argsort(np.arange(num) if groups is None else groups, kind="stable")] = _shuffled(rng, num, groups)
+    partner[np.argsort(np.arange(num) if groups is None else groups, kind="stable")] = shuffled(rng, num, groups)
     return partner
 
 

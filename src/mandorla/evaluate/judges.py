@@ -154,6 +154,7 @@ def find_judges(
     """Return judges, on `device`, of all factors that `settings` name and `data` have, none where there are none.
 
     They are those of an earlier call, kept at `path`, if they were made from the same things, else newly trained ones.
+    Raises MandorlaError for a factor that holds numbers instead of classes.
     """
     probe = data.train.batch(np.arange(min(len(data.train), 500)))
     heads: dict[str, Heads] = {}
@@ -175,11 +176,16 @@ def find_judges(
 
 
 def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
-    """Return how many classes a factor has; none if it is a number, or if some sample lacks it."""
+    """Return how many classes a factor has; none if some sample lacks it. Raises MandorlaError if it is a number."""
     if not isinstance(data.train, StoredDataset):
         return int(probe.factors[factor].max()) + 1
     labels = [part.labels[factor] for part in (data.train, data.test) if factor in getattr(part, "labels", {})]
-    complete = factor in data.classes and min(values.min() for values in labels) >= 0
+    if factor not in data.classes:
+        raise MandorlaError(
+            f"evaluate.label, private_label or lesion: {factor!r} holds numbers, not classes, which alone are measured:"
+            f" name a label with classes ({', '.join(data.classes) or 'these data have none'}), or leave it out"
+        )
+    complete = min(values.min() for values in labels) >= 0
     return len(data.classes[factor]) if complete else 0
 
 

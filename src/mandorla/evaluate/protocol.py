@@ -1,15 +1,16 @@
 """How everything was measured, in words with the numbers of this evaluation: the last part of the report."""
 
 from mandorla.evaluate.audit import LEVEL
+from mandorla.evaluate.features import JUDGE
 from mandorla.evaluate.figures.subject import JUDGED, Subject
 from mandorla.evaluate.settings import Suite
 
 _ALWAYS = (
     "All figures are of test samples that took no part in training, unless they say otherwise. Codes are posterior"
     " means. ± is one standard error over the n samples of this run. Where several samples are one patient's, they are"
-    " not independent: then n counts patients, ± is of the sums over each, and whole patients are permuted and"
-    " resampled. Figures stay means over samples; translations and reconstructions alone are averaged per patient"
-    " first, sd is the standard deviation between these. Fidelity and the copy audit count samples."
+    " not independent: then n counts patients, ± is of the sums over each, and whole patients are permuted, resampled"
+    " and left out. Figures stay means over samples; translations and reconstructions alone are averaged per patient"
+    " first, sd is the standard deviation between these. The copy audit counts generated tuples."
 )
 _JUDGES = (
     "The judges are small convolutional networks, one per modality, trained for {steps} steps of {batch} labelled"
@@ -17,26 +18,30 @@ _JUDGES = (
     " theirs: a better judge would raise both sides, and generated images that are plainer than real ones may score"
     " above it."
 )
+_PROBES = (
+    " Probes are fitted on {train} training samples, features standardised, and scored on {test} test samples: logistic"
+    " regression, and a network with 256 hidden units, which finds what a straight line does not."
+)
 _SUITES: dict[Suite, str] = {
-    "disentanglement": "Disentanglement. Probes are fitted on {train} training samples, features standardised, and"
-    " scored on {test} test samples: logistic regression, and a network with 256 hidden units, which finds what a"
-    " straight line does not. Without labels: the shared part of one modality looks for that of another of the same"
-    " sample by cosine; test samples are decoded with the private part of another and read again; I(c; u), u drawn"
-    " from q(u | x, c), is estimated from canonical correlations on training samples and by a critic trained on those"
-    " and measured on test samples (InfoNCE), each beside what it gives for permuted pairs, codes of more than 64"
-    " numbers by their first 64 principal components; x is decoded from c with the u of 8 other samples, and the other"
-    " way round, and the mean of these is compared with x.",
+    "disentanglement": "Disentanglement.{probes} Without labels: the shared part of one modality looks for that of"
+    " another of the same of {test} test samples by cosine; these are decoded with the private part of another and read"
+    " again; I(c; u), u drawn from q(u | x, c), is estimated from canonical correlations on training samples, if these"
+    " are twice as many as numbers in c and u, and by a critic trained on those and measured on test samples (InfoNCE),"
+    " each beside what it gives for permuted pairs, codes of more than 64 numbers by their first 64 principal"
+    " components; x is decoded from c with the u of 8 other samples, and the other way round, and the mean of these is"
+    " compared with x.",
     "coherence": "Coherence. Self and cross coherence draw the private part from p(private | shared) for {coherent}"
     " test samples, with the shared part read from one view or from several random ones; swaps give each sample the"
     " private parts of another; agreement is counted on {generated} jointly generated tuples, its control on tuples"
     " whose views are decoded with the shared parts of different tuples.",
     "fidelity": "Fidelity. {fidelity} generated tuples, as many training samples (the ceiling) and as many training"
-    " samples encoded and decoded are compared with as many test samples, in the spaces of features {spaces}. 'judge'"
-    " is the last layer of the judges, 'random' a convolutional network with random weights of a fixed seed, both"
-    " averaged over space; figures of different spaces or different numbers of samples cannot be compared. Fréchet"
-    " distance from the eigenvalues of S^1/2 S' S^1/2; kernel distance with (x.y / F + 1)^3, unbiased; ± by 10"
-    " resamples of the generated. Precision and density above their ceiling say that samples keep to where real ones"
-    " are densest, as blurred or uniform ones do: read them beside recall and coverage.",
+    " samples encoded and decoded are compared with as many test samples, in the spaces of features {spaces}.{judge}"
+    " 'random' is a convolutional network with random weights of a fixed seed, averaged over space. Figures of"
+    " different spaces or different numbers of samples cannot be compared. Fréchet distance from the eigenvalues of"
+    " S^1/2 S' S^1/2; kernel distance with (x.y / F + 1)^3, unbiased; ± by leaving out a tenth of the generated and of"
+    " the real samples in turn, whole patients where they are known (jackknife); n counts the real ones, or their"
+    " patients. Precision and density above their ceiling say that samples keep to where real ones are densest, as"
+    " blurred or uniform ones do: read them beside recall and coverage.",
     "translation": "Translation. {samples} samples of each of {translated} test samples on every route. PSNR, SSIM and"
     " MAE are of images clipped to [0, 1], computed per sample (per patient where samples have one) and then averaged."
     " The mean of samples is the better guess and the blurrier image; a single sample is what a user sees. Foreground"
@@ -46,13 +51,17 @@ _SUITES: dict[Suite, str] = {
     " show; blurred samples lie close to everything, so read a distance beside its ratio. 'mandorla audit' fails where"
     " the share by ratio is above its threshold and its p at most {level:g}, in pixels or in features: of models that"
     " copy nothing one in twenty fails at most, however few the test tuples are; but few of them cannot show few"
-    " copies.",
+    " copies. Test tuples of one patient count as fewer, by how alike their figures are (design effect, intraclass"
+    " correlation).",
 }
 
 
 def protocol(subject: Subject) -> list[str]:
     """Return paragraphs on what was done and what was left out."""
     settings, suites = subject.settings, subject.settings.suites
+    labelled = any(settings.label in judge.heads for judge in subject.judges.values())
+    told = [suite for suite in _SUITES if suite in suites and (labelled or suite != "coherence")]
+    spaces = list(subject.spaces[0]) if "fidelity" in suites else []
     numbers = {
         "steps": settings.judge_steps,
         "batch": settings.judge_batch_size,
@@ -65,9 +74,11 @@ def protocol(subject: Subject) -> list[str]:
         "translated": min(settings.num_translated, len(subject.data.test)),
         "searched": subject.audit.searched if "audit" in suites and subject.audit else 0,
         "level": LEVEL,
-        "spaces": ", ".join(f"'{name}'" for name in subject.spaces[0]) if "fidelity" in suites else "",
+        "spaces": ", ".join(f"'{name}'" for name in spaces),
     }
-    texts = [_ALWAYS, *([_JUDGES] if subject.judges else []), *(text for s, text in _SUITES.items() if s in suites)]
+    texts = [_ALWAYS, *([_JUDGES] if subject.judges else []), *(_SUITES[suite] for suite in told)]
+    numbers["probes"] = _PROBES.format(**numbers) if subject.judges else ""
+    numbers["judge"] = " 'judge' is the last layer of the judges, averaged over space." if JUDGE in spaces else ""
     return [text.format(**numbers) for text in texts] + [_drawn(subject)] + _left_out(subject) + _borrowed(subject)
 
 

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from mandorla.errors import MandorlaError
 from mandorla.storage import read_json
 
 FILE = "metrics.json"
 _LARGEST = 2**25  # bytes of it
+_PARTS = 10  # of a jackknife
 
-Better = Literal["higher", "lower"]
+Better = Literal["higher", "lower", "nearer ceiling", "neither"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Record:
     - `chance`: what knowing nothing gives; `ceiling`: what is attainable on this data with this judge;
       `control`: the same figure where it is known to carry no information (the definition says which)
     - `p`: p-value of the test that the definition names
-    - `definition`: one sentence; `better`: the direction of improvement; `unit`: empty for shares and distances
+    - `definition`: one sentence; `better`: the direction of improvement, the ceiling where it may be passed, or neither
+      for what tells of the data; `unit`: empty for shares and distances
     """
 
     name: str
@@ -74,6 +77,13 @@ class Record:
         return self.name.split("/")[0]
 
     @property
+    def merit(self) -> float:
+        """Return how good the figure is: the larger the better, of one name; always 0 where neither is better."""
+        if self.better == "nearer ceiling":
+            return -abs(self.value - self.ceiling)
+        return {"higher": self.value, "lower": -self.value, "neither": 0.0}[self.better]
+
+    @property
     def measured(self) -> str:
         """Return the figure and its standard error, where that is known, for people."""
         return " ± ".join(filter(None, (self.text("value"), self.text("error"))))
@@ -89,7 +99,7 @@ class Record:
             return ""
         if self.unit == "dB" and key != "p":
             return f"{number:.1f}" if key in ("error", "sd") else f"{number:.1f} dB"
-        return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.0e}"
+        return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.1e}"
 
 
 def read_records(run: Path) -> list[Record]:
@@ -164,3 +174,32 @@ def bootstrap_error(
     found = np.array(found)
     defined = found[~np.isnan(found)]
     return float(np.std(defined)) if len(defined) and len(members) > 1 else None
+
+
+def jackknife_error(
+    statistic: Callable[..., np.ndarray],
+    arrays: tuple[np.ndarray | Tensor, ...],
+    groups: tuple[np.ndarray, ...],
+    least: int = 1,
+    seed: int = 0,
+) -> np.ndarray | None:
+    """Return the standard errors of the figures `statistic(*arrays)` `(F,)`, a part of the rows left out in turn.
+
+    `groups` says for each of the independent `arrays` `(N, ...)` whose (which patient's) its rows are: whole ones are
+    dealt out to at most ten parts, of all arrays to as many, and what is left out is a part of each. With P parts it is
+    sqrt((P - 1) / P * sum (figure without the part - their mean)^2). No row occurs twice as in a bootstrap, where a
+    sample would be its own nearest neighbour. None where some array has a single group, or fewer than `least` rows are
+    left.
+
+    Reference: Wolter, "Introduction to Variance Estimation", 2007, https://doi.org/10.1007/978-0-387-35099-8
+    (chapter 4, the jackknife with random groups)
+    """
+    rng = np.random.default_rng(seed)
+    index = [np.unique(names, return_inverse=True)[1] for names in groups]
+    parts = min(_PARTS, *(each.max() + 1 for each in index))
+    part_of = [rng.permutation(each.max() + 1)[each] % parts for each in index]
+    kept = [[np.flatnonzero(part != left_out) for part in part_of] for left_out in range(parts)]
+    if parts < 2 or min(len(rows) for of_arrays in kept for rows in of_arrays) < least:
+        return None
+    found = [statistic(*(z[rows] for z, rows in zip(arrays, of_arrays, strict=True))) for of_arrays in kept]
+    return np.sqrt((parts - 1) * np.var(found, axis=0))

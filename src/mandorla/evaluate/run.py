@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mandorla.config import dump
 from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -26,6 +28,7 @@ from mandorla.evaluate.figures.separation import (
 )
 from mandorla.evaluate.figures.subject import JUDGED, Subject
 from mandorla.evaluate.figures.translation import translation_figures
+from mandorla.evaluate.gather import whose
 from mandorla.evaluate.pictures import draw_all
 from mandorla.evaluate.protocol import protocol
 from mandorla.evaluate.record import FILE, Record
@@ -170,7 +173,10 @@ def evaluate_run(
         "seconds": clock.seconds,
     }
     facts = {"seed": subject.seed, "data": metrics["data"], "modalities": ", ".join(subject.names)}
-    facts |= {"test samples": len(subject.data.test), "evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
+    whole = subject.data.test
+    patients = len(np.unique(whose(whole, np.arange(len(whole)))))
+    facts |= {"test samples": f"{len(whole)} of {patients} patients" if patients < len(whole) else len(whole)}
+    facts |= {"evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
     if len(settings.suites) < len(SUITES):
         facts["measured"] = ", ".join(settings.suites)
     if changed:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mandorla.evaluate.record import Record
 
@@ -47,9 +48,9 @@ def best_of(cells: Mapping[str, Sequence[Record]]) -> list[str]:
     means = {name: float(_average(of, "value")) for name, of in cells.items() if of}
     if len(set(means.values())) < 2:
         return []
-    first = next(of[0] for of in cells.values() if of)
-    best = (max if first.better == "higher" else min)(means.values())
-    return [name for name, mean in means.items() if mean == best]
+    merits = {name: replace(cells[name][0], value=mean).merit for name, mean in means.items()}
+    best = [name for name, merit in merits.items() if merit == max(merits.values())]
+    return best if len(best) < len(merits) else []
 
 
 def _spread(records: Sequence[Record]) -> str:

@@ -7,9 +7,10 @@ private_kept  = 1 - E|u' - u_j|^2 / Var u     the same for what was private
 private_known = 1 - E|f(c) - u|^2 / Var u     how much of u can be foretold from c, on other samples than f is fitted to
 
 The first two should be near 1, the last near 0; all are means over the modalities. f is kernel ridge regression, which
-also sees what no straight line does.
+also sees what no straight line does; "other samples" are those of other subjects (patients) where these are known.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,22 +28,25 @@ _FEW = 8  # samples below which nothing can be said
 def separation(vae: VAE, batch: Batch) -> dict[str, float]:
     """Return `shared_kept`, `private_kept` and `private_known` of a batch; empty if it is too small.
 
-    A swap joins neighbours in the batch, so it should hold different subjects.
+    Where the batch says whose (which patient's) a sample is, swaps join two patients, and what is foretold is of
+    patients that the regression has not seen; it is left out where there is one alone.
     """
+    subjects = batch.factors.get("group", np.arange(len(next(iter(batch.present.values())))))
     features, codes = vae.encode(batch.x, batch.present)
     whole = pool(codes, batch.present)
     found: dict[str, list[float]] = {"shared_kept": [], "private_kept": [], "private_known": []}
     for name, rows in batch.present.items():
-        c = whole[rows]
+        c, whose = whole[rows], subjects[rows.cpu().numpy()]
         if len(c) < _FEW:
             continue
         u, _ = vae.posterior(name, features[name], c)
-        other = u.roll(1, 0)
+        other = u[_of_another(whose)]
         everyone = torch.ones(len(c), dtype=torch.bool, device=c.device)
         again, shared = vae.encode({name: vae.decode(name, c, other).clamp(0, 1)}, {name: everyone})
         found["shared_kept"].append(explained(c, shared[name]))
         found["private_kept"].append(explained(other, vae.posterior(name, again[name], shared[name])[0]))
-        found["private_known"].append(foretold(u, c))
+        if len(np.unique(whose)) > 1:
+            found["private_known"].append(foretold(u, c, whose))
     return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
@@ -52,16 +56,33 @@ def explained(truth: Tensor, guess: Tensor) -> float:
     return float(1 - (guess - truth).square().sum() / spread)
 
 
-def foretold(u: Tensor, c: Tensor) -> float:
+def _of_another(whose: np.ndarray) -> Tensor:
+    """Return for each sample another one `(B,)`: another patient's, if nobody has more than half of them."""
+    order, partner = np.argsort(whose, kind="stable"), np.empty(len(whose), int)
+    partner[order] = np.roll(order, np.unique(whose, return_counts=True)[1].max())
+    return torch.from_numpy(partner)
+
+
+def _first_half(whose: np.ndarray) -> np.ndarray:
+    """Return which samples are of the patients that come first, bool `(B,)`: about half of them, of two or more."""
+    _, first, index, counts = np.unique(whose, return_index=True, return_inverse=True, return_counts=True)
+    place = np.argsort(first)
+    middle = np.empty(len(counts))
+    middle[place] = np.cumsum(counts[place]) - counts[place] / 2
+    return middle[index] < len(whose) / 2
+
+
+def foretold(u: Tensor, c: Tensor, whose: np.ndarray | None = None) -> float:
     """Return the share of the variance of `u` `(B, ...)` that kernel ridge regression foretells from `c`, 0 .. 1.
 
-    It is fitted to the first half of the samples and scored on the second, cell by cell where u is a map.
+    It is fitted to the first half of the samples and scored on the second, cell by cell where u is a map. `whose`
+    `(B,)` says whose (which patient's, of two at least) each sample is: nobody is in both halves.
 
     References: The Elements of Statistical Learning, Hastie, Tibshirani, Friedman, 2009,
     https://hastie.su.domains/ElemStatLearn (Eq. 5.50, regularisation in a reproducing kernel Hilbert space).
     """
-    half = len(u) // 2
-    (u_fit, c_fit), (u_new, c_new) = (paired_rows(u[part], c[part], _ROWS) for part in (slice(half), slice(half, None)))
+    fit = torch.from_numpy(_first_half(np.arange(len(u)) if whose is None else whose)).to(u.device)
+    (u_fit, c_fit), (u_new, c_new) = (paired_rows(u[part], c[part], _ROWS) for part in (fit, ~fit))
     kernel = gaussian_kernel(torch.cat([c_fit, c_new]))
     fitted, new = kernel[: len(c_fit), : len(c_fit)], kernel[len(c_fit) :, : len(c_fit)]
     mean, eye = u_fit.mean(0), torch.eye(len(fitted), device=u.device)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mandorla.evaluate.audit import chance_of_as_many, suspicious, usual_share
+from mandorla.evaluate.audit import chance_of_as_many, effective_number, suspicious, usual_share
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.record import Record
 
@@ -18,7 +18,10 @@ def copy_figures(subject: Subject) -> list[Record]:
     }
     records = []
 
-    def add(name: str, scores: np.ndarray, definition: str, **reference: float) -> None:
+    patients = len(np.unique(found.whose))
+    several = patients < len(found.whose)
+
+    def add(name: str, scores: np.ndarray, definition: str, **reference: float | None) -> None:
         """Add a share that is the lower the better."""
         records.append(Record.of(name, scores, definition, "lower", **reference, seed=subject.seed))
 
@@ -26,20 +29,25 @@ def copy_figures(subject: Subject) -> list[Record]:
         made, real = found.made[space], found.held_out[space]
         for name, text in texts.items():
             ours, usual = getattr(made, name), getattr(real, name)
+            counted = "of independent tuples"
+            if several:
+                number = effective_number(usual, found.whose)
+                counted = f"the test ones are of {patients} patients and count as {number:.0f} independent ones"
             add(
                 f"copies/{name} in {space}",
                 suspicious(ours, usual),
                 f"Share of generated tuples {text} is at most the first percentile of {len(usual)} real test ones"
-                f" {where}; ceiling: the share of these, each beside the others: about .01 of many; p: of as many, or"
-                " more, by chance, if generated tuples are like the test ones (hypergeometric, of independent tuples).",
-                ceiling=usual_share(usual),
-                p=chance_of_as_many(ours, usual),
+                f" {where}; ceiling: the share of these, each beside those of others: about .01 of many; p: of as many,"
+                f" or more, by chance, if generated tuples are like the test ones (hypergeometric; {counted}).",
+                ceiling=usual_share(usual, found.whose),
+                p=chance_of_as_many(ours, usual, found.whose),
             )
         add(
             f"copies/nearer in {space}",
             found.nearer[space],
             f"Share of generated tuples that are nearer, {where}, to {found.compared} training tuples than to as many"
-            " test ones; chance: half.",
+            f" test ones{', of whole patients' if several else ''}; chance: half; ± is of the generated tuples, not of"
+            " which real ones they are compared with.",
             chance=0.5,
         )
     return records

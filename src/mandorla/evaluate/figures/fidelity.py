@@ -5,76 +5,85 @@ samples (the ceiling: what another draw of real data scores), and the same train
 the decoder alone costs) are compared with test samples.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mandorla.data.dataset import Dataset
+from mandorla.evaluate.arrays import Array
 from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
 from mandorla.evaluate.features import Networks
 from mandorla.evaluate.figures.subject import Subject
-from mandorla.evaluate.gather import choose
+from mandorla.evaluate.gather import choose, whose
 from mandorla.evaluate.images import has_ssim, ms_ssim
-from mandorla.evaluate.record import Record, averaged, bootstrap_error, standard_error
+from mandorla.evaluate.information import shuffled
+from mandorla.evaluate.record import Better, Record, averaged, jackknife_error
 from mandorla.parallel import divide
 
 ALL = "all together"  # modalities, their features side by side
 _CHUNK = 250
 _LEAST = 20  # samples of a set
+_FEWEST = 6  # rows of a set that all distances are defined for
 _PAIRS = 200  # pairs of images whose likeness is taken for the variety of a set
-_DRAWS = 10  # resamples for the error of a distance
+_WHOSE = ""  # stands for a space where it is kept whose (which patient's) each sample is, as a number
 
 Features = dict[str, Tensor]  # of each modality, and of all together, (N, F)
-Measure = Callable[[Tensor, Tensor], np.ndarray | float]  # of real and made features: scores of samples, or a distance
-_MEASURES: dict[str, tuple[Measure, str, Literal["higher", "lower"]]] = {
-    "frechet": (frechet_distance, "Fréchet distance to real test samples", "lower"),
-    "kernel": (kernel_distance, "Squared kernel distance (KID) to real test samples", "lower"),
-    "precision": (
-        lambda *sets: precision_recall(*sets)[0],
-        "Share of samples near a real one (3 neighbours)",
-        "higher",
-    ),
-    "recall": (lambda *sets: precision_recall(*sets)[1], "Share of real ones near a sample (3 neighbours)", "higher"),
-    "density": (lambda *sets: density_coverage(*sets)[0], "Real neighbourhoods of 5 around a sample, over 5", "higher"),
-    "coverage": (lambda *sets: density_coverage(*sets)[1], "Share of real neighbourhoods of 5 with a sample", "higher"),
+_TEXTS: dict[str, tuple[str, Better]] = {
+    "frechet": ("Fréchet distance", "lower"),
+    "kernel": ("Squared kernel distance (KID)", "lower"),
+    "precision": ("Share of samples near a real one (3 neighbours)", "nearer ceiling"),
+    "recall": ("Share of real ones near a sample (3 neighbours)", "higher"),
+    "density": ("Real neighbourhoods of 5 around a sample, over 5", "nearer ceiling"),
+    "coverage": ("Share of real neighbourhoods of 5 with a sample", "higher"),
 }
-_DECODED = ("frechet", "kernel")  # what is told of reconstructions too
 
 
-def fidelity(real: np.ndarray | Tensor, made: np.ndarray | Tensor) -> dict[str, float]:
+def fidelity(real: Array, made: Array) -> dict[str, float]:
     """Return how features `made` `(N, F)` compare with `real` `(K, F)`, whoever read them off whatever images.
 
-    By name: `frechet`, `kernel` (lower is better), `precision`, `recall`, `density`, `coverage` (higher is better); see
+    By name: `frechet`, `kernel` (lower is better), `recall`, `coverage` (higher is better), `precision`, `density`
+    (better the nearer to what other real ones give: above it samples keep to where real ones are densest); see
     `mandorla.evaluate.distances`. Raises MandorlaError for sets that cannot be compared.
     """
-    return {name: float(np.mean(measure(real, made))) for name, (measure, *_) in _MEASURES.items()}
+    near, found = precision_recall(real, made)
+    density, coverage = density_coverage(real, made)
+    parts = {"precision": near, "recall": found, "density": density, "coverage": coverage}
+    return _distances(real, made) | {name: float(scores.mean()) for name, scores in parts.items()}
+
+
+def _distances(real: Array, made: Array) -> dict[str, float]:
+    return {"frechet": frechet_distance(real, made), "kernel": kernel_distance(real, made)}
+
+
+_KINDS = {  # of sets that are compared with real ones: by what, and what they are
+    "made": (fidelity, "generated samples"),
+    "decoded": (_distances, "reconstructions of training samples"),
+}
 
 
 def fidelity_figures(subject: Subject) -> list[Record]:
     """Measure samples and reconstructions in every space, and how varied samples are."""
     settings, (spaces, _) = subject.settings, subject.spaces
     num = min(settings.num_generated, settings.num_test, settings.num_train)
+    made = {space: {n: of[n].features(x) for n, x in subject.samples.x.items()} for space, of in spaces.items()}
+    made[_WHOSE] = {name: torch.arange(len(x))[:, None] for name, x in subject.samples.x.items()}
     sets = {
         "real": _read(subject, subject.data.test, num, spaces),
-        "made": {
-            space: _scopes({n: of[n].features(x) for n, x in subject.samples.x.items()}) for space, of in spaces.items()
-        },
+        "made": {space: _scopes(features) for space, features in made.items()},
         "training": _read(subject, subject.data.train, num, spaces),
         "decoded": _read(subject, subject.data.train, num, spaces, decoded=True),
     }
     records = []
     for space in spaces:
-        for measure in _MEASURES:
-            for kind in ("made", "decoded") if measure in _DECODED else ("made",):
-                found = []
-                for scope in (*subject.names, ALL):
-                    features = [sets[which][space][scope] for which in ("real", kind, "training")]
-                    if min(map(len, features)) >= _LEAST:
-                        found.append(_compare(subject, space, measure, kind, scope, *features))
-                records += [*_over_modalities(found), *found]
+        found: dict[str, list[Record]] = {}
+        for scope in (*subject.names, ALL):
+            for kind in _KINDS:
+                for record in _compare(subject, sets, space, kind, scope):
+                    found.setdefault(record.name.rpartition("/")[0], []).append(record)
+        for same in found.values():
+            records += [*_over_modalities(same), *same]
     return records + _variety(subject)
 
 
@@ -92,7 +101,9 @@ def _read(
 
     found = divide([rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)], read)
     sets = {space: {name: found[space, name] for name in subject.names} for space in ("", *spaces)}
-    return {space: _scopes(sets[space], sets[""]) for space in spaces}
+    number = torch.from_numpy(np.unique(whose(dataset, rows), return_inverse=True)[1])
+    present, sets[_WHOSE] = sets.pop(""), dict.fromkeys(subject.names, number[:, None])
+    return {space: _scopes(features, present) for space, features in sets.items()}
 
 
 def _scopes(features: Features, present: Mapping[str, Tensor] | None = None) -> Features:
@@ -106,28 +117,35 @@ def _scopes(features: Features, present: Mapping[str, Tensor] | None = None) -> 
 
 
 def _compare(
-    subject: Subject, space: str, measure: str, kind: str, scope: str, real: Tensor, made: Tensor, training: Tensor
-) -> Record:
-    """Measure one set in one scope, beside real training samples as the ceiling."""
-    num = min(len(real), len(made), len(training))
-    function, text, better = _MEASURES[measure]
-    real, made, training = real[:num], made[:num], training[:num]
-    scores = function(real, made)
-    if isinstance(scores, float):
-        error = bootstrap_error(lambda rows: function(real, rows), (made,), subject.seed, _DRAWS)
-    else:
-        error = standard_error(scores)
-    what = "reconstructions of training samples" if kind == "decoded" else "generated samples"
-    return Record(
-        f"fidelity/{space} {measure}{' decoded' if kind == 'decoded' else ''}/{scope}",
-        float(np.mean(scores)),
-        error,
-        num,
-        f"{text}, of {what}, in the features '{space}', {scope}; ceiling: real training samples.",
-        better,
-        ceiling=float(np.mean(function(real, training))),
-        seed=subject.seed,
+    subject: Subject, sets: Mapping[str, dict[str, Features]], space: str, kind: str, scope: str
+) -> list[Record]:
+    """Measure the set `kind` in one scope, beside real training samples as the ceiling; nothing of too few samples."""
+    names = ("real", kind, "training")
+    num = min(len(sets[which][space][scope]) for which in names)
+    if num < _LEAST:
+        return []
+    (measure, what), (real, made, training) = _KINDS[kind], (sets[which][space][scope][:num] for which in names)
+    groups = tuple(sets[which][_WHOSE][scope][:num, 0].numpy() for which in names[:2])
+    figures, best = measure(real, made), measure(real, training)
+    errors = jackknife_error(
+        lambda real, made: np.array(list(measure(real, made).values())), (real, made), groups, _FEWEST, subject.seed
     )
+    patients = len(np.unique(groups[0]))
+    several = f" of {patients} patients" if patients < num else ""
+    return [
+        Record(
+            f"fidelity/{space} {name}{' decoded' if kind == 'decoded' else ''}/{scope}",
+            value,
+            None if errors is None else float(errors[place]),
+            patients,
+            f"{_TEXTS[name][0]}: {num} {what} beside as many real test samples{several}, in the features '{space}',"
+            f" {scope}; ceiling: real training samples.",
+            _TEXTS[name][1],
+            ceiling=best[name],
+            seed=subject.seed,
+        )
+        for place, (name, value) in enumerate(figures.items())
+    ]
 
 
 def _over_modalities(found: list[Record]) -> list[Record]:
@@ -143,22 +161,24 @@ def _over_modalities(found: list[Record]) -> list[Record]:
 def _variety(subject: Subject) -> list[Record]:
     """Measure how alike two random generated images are, beside two real ones."""
     rng, records = np.random.default_rng(subject.seed), []
-    batch = subject.data.test.batch(choose(subject.data.test, 2 * _PAIRS, subject.seed))
+    rows = choose(subject.data.test, 2 * _PAIRS, subject.seed)
+    batch, groups = subject.data.test.batch(rows), whose(subject.data.test, rows)
     for name, x in subject.samples.x.items():
         real = batch.x[name][batch.present[name]]
         if not has_ssim(x) or min(len(x), len(real)) < _LEAST:
             continue
-        made, usual = (_likeness(images, rng) for images in (x, real))
+        made, usual = _likeness(x, rng), _likeness(real, rng, groups[batch.present[name].numpy()])
         text = (
             f"Multi-scale structural similarity of {len(made)} random pairs of generated {name}; ceiling: of real test"
-            " ones; above it, samples are more alike than real images are."
+            " ones, of two patients where these are known; above it, samples are more alike than real images are, below"
+            " it less."
         )
         records.append(
             Record.of(
                 f"fidelity/ms-ssim of pairs/{name}",
                 made,
                 text,
-                "lower",
+                "nearer ceiling",
                 ceiling=float(usual.mean()),
                 seed=subject.seed,
                 sd=float(made.std()),
@@ -167,8 +187,11 @@ def _variety(subject: Subject) -> list[Record]:
     return records
 
 
-def _likeness(images: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """Return the likeness of disjoint random pairs of `images` `(B, C, *size)`."""
-    order = torch.from_numpy(rng.permutation(len(images))[: 2 * _PAIRS])
+def _likeness(images: Tensor, rng: np.random.Generator, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the likeness of disjoint random pairs of `images` `(B, C, *size)`.
+
+    A pair is of two of `groups` `(B,)` (patients), if none has more than half of the images.
+    """
+    order = torch.from_numpy(shuffled(rng, len(images), groups)[: 2 * _PAIRS])
     half = len(order) // 2
     return ms_ssim(images[order[:half]], images[order[half : 2 * half]])

@@ -58,6 +58,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
                 f"lesion/rate from {name}",
                 (scores > 0.5).mean(0),
                 f"Share of {shown} images generated from {name} that show a lesion to the judge; ceiling: real ones.",
+                "nearer ceiling",
                 ceiling=float(real.mean()),
                 groups=groups,
             )
@@ -75,5 +76,5 @@ def lesion_figures(subject: Subject) -> list[Record]:
         share, chance = (contrast_share(image, x, mask) for image in (subject.reconstructions[shown][rows], healthy))
         groups = subject.groups[rows][~np.isnan(contrast(x, mask))]
         more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
-        records.append(s.record("lesion/contrast kept", share, text, **more))
+        records.append(s.record("lesion/contrast kept", share, text, "nearer ceiling", **more))
     return records

@@ -35,23 +35,28 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
         parts = [order[np.isin(whose, some)] for some in np.array_split(names, num)]
         return [separation(s.model.vae, part.batch(rows).to(s.model.device)) for rows in parts]
 
-    num = min(len(names), max(1, round(len(order) / _SEPARATED)))
+    most = max(1, len(names) // 2)  # of parts with two patients at least
+    num = min(most, max(1, round(len(order) / _SEPARATED)))
     found = measured(num)
-    parts = found if num >= _PARTS else measured(min(_PARTS, len(names)))
-    if len(parts) > 1 and all(parts):
-        spread = f"±: from the spread over {len(parts)} parts of the samples."
-    else:
-        parts, spread = found, "±: not known of so few samples."
+    parts = found if num >= _PARTS else measured(min(_PARTS, most))
+    known = len(parts) > 1 and all(part.keys() == found[0].keys() for part in parts)
+    spread = (
+        f"±: from the spread over {len(parts)} parts of the samples." if known else "±: not known of so few samples."
+    )
     texts = {
         "shared_kept": (f"Share of c that is read again after a swap; {spread}", "higher"),
         "private_kept": (f"Share of u that is read again after a swap; {spread}", "higher"),
-        "private_known": (f"Leak: share of u that kernel ridge regression foretells from c; {spread}", "lower"),
+        "private_known": (
+            "Leak: share of u that kernel ridge regression foretells from c, of other samples (of other patients where"
+            f" these are known) than it is fitted to; {spread}",
+            "lower",
+        ),
     }
     return [
         replace(
             s.record(f"separation/{name}", np.array([each[name] for each in found]), *text),
             n=len(names),
-            error=standard_error(np.array([each[name] for each in parts])),
+            error=standard_error(np.array([each[name] for each in parts])) if known else None,
         )
         for name, text in texts.items()
         if all(name in each for each in found)
@@ -166,7 +171,7 @@ def explained_figures(subject: Subject) -> list[Record]:
         )
         for name, scores in with_all(share[kind]).items():
             more = {"chance": 0.0, "ceiling": float(with_all(share["both"])[name].mean()), "groups": groups[name]}
-            records.append(s.record(f"explained/{kind}{name}", scores, text, **more))
+            records.append(s.record(f"explained/{kind}{name}", scores, text, "neither", **more))
     return records
 
 

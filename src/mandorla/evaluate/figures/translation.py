@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,21 +10,34 @@ from torch import Tensor
 from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
 from mandorla.evaluate.images import foreground, has_ssim, mae, psnr, spread_and_error, ssim
-from mandorla.evaluate.record import Record, deviation
+from mandorla.evaluate.record import Better, Record, deviation
 
-LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Literal["higher", "lower"]]] = {
+LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
     "psnr": (psnr, "dB", "higher"),
     "ssim": (ssim, "", "higher"),
     "mae": (mae, "", "lower"),
 }
-_ROUTE = "against the truth; chance: the mean training image; control: copying the input; ceiling: the reconstruction."
-_SPREAD = {
-    "ratio": "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground;"
-    " below 1 the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives, the best.",
-    "coverage": "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
-    " ceiling: what right uncertainty gives.",
-    "correlation": "Correlation, over the pixels of the foreground, of the samples' standard deviation with the"
-    " absolute error of their mean; chance: none.",
+_BESIDE = {
+    "chance": "the mean training image",
+    "control": "copying the input",
+    "ceiling": "the reconstruction",
+}
+_SPREAD: dict[str, tuple[str, Better]] = {
+    "ratio": (
+        "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground; below 1"
+        " the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives.",
+        "nearer ceiling",
+    ),
+    "coverage": (
+        "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
+        " ceiling: what right uncertainty gives.",
+        "nearer ceiling",
+    ),
+    "correlation": (
+        "Correlation, over the pixels of the foreground, of the samples' standard deviation with the absolute error of"
+        " their mean; chance: none.",
+        "higher",
+    ),
 }
 
 
@@ -38,7 +50,7 @@ class _Measured:
     scores: np.ndarray
     text: str
     unit: str = ""
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     references: dict[str, np.ndarray] = field(default_factory=dict)
     baseline: np.ndarray | None = None
 
@@ -84,8 +96,9 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             values = function(x[here], truth[here], *(() if mask is None else (mask[here],)))
             return by_group(values, group[here.numpy()])
 
-        text = f"{measure.upper()} of {text} {_ROUTE}"
         references = {key: score(x) for key, x in others.items()}
+        beside = "; ".join(f"{key}: {what}" for key, what in _BESIDE.items() if key in references)
+        text = f"{measure.upper()} of {text} against the truth; {beside}."
         baseline = None if rivals is None else score(image(rivals))
         found.append(
             _Measured(
@@ -122,7 +135,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
         references |= {"control": likeness(copy)} if "control" in others else {}
         text = (
             f"PSNR of the mean of {num} samples against the shared anatomy rendered without the private parts;"
-            " chance: the mean of these over the training set; control: copying the input."
+            f" chance: the mean of these over the training set{'; control: copying the input' * ('control' in others)}."
         )
         baseline = None if rivals is None else likeness(rivals.mean(0))
         ours, subjects = likeness(samples.mean(0)), np.unique(group)
@@ -142,7 +155,8 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
             f"spread {name}",
             np.unique(group[here.numpy()]),
             by_group(scores, group[here.numpy()]),
-            _SPREAD[name].format(num=num),
+            _SPREAD[name][0].format(num=num),
+            better=_SPREAD[name][1],
             references={key: np.array([value]) for key, value in ideal[name].items()},
         )
         for name, scores in spread_and_error(samples[:, here], truth[here], mask[here]).items()
@@ -163,7 +177,7 @@ def _joined(same: list[_Measured]) -> _Measured:
         whole = [np.broadcast_to(part, len(figure.subjects)) for part, figure in zip(parts, same, strict=True)]
         return by_group(np.concatenate(whole), subjects)
 
-    first = same[0]
+    first = min(same, key=lambda figure: len(figure.references))  # whose text promises no more than all have
     keys = [key for key in first.references if all(key in figure.references for figure in same)]
     return replace(
         first,
