@@ -164,7 +164,7 @@ def test_the_best_of_several_draws_is_the_most_consistent(model):
 
 def test_how_samples_are_drawn_may_be_changed(digits, monkeypatch):
     usual, draws = digits.sample(2, seed=5).x, {}
-    for name in ("euler", "multistep", "sde"):
+    for name in ("euler", "heun", "sde"):
         monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"sampler": name}))
         draws[name] = digits.sample(2, seed=5).x
         close(draws[name], {k: x[:2] for k, x in digits.sample(3, seed=5).x.items()})  # fresh noise has seeds as well
