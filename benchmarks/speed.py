@@ -20,6 +20,10 @@ decoded.
 pixels along an edge and the number of samples, one at a time around a middle. Data are random; each line is a process
 of its own, on `--threads` threads. Where time is linear in what grows, the last column stays the same.
 
+*processes*: a step of `mandorla train` by one process and by two that share each batch, of the recipe `phantom`, on
+`--threads` threads each: a training of many steps less one of few, over the steps between. Where cores are free, two
+take half as long at best.
+
 What counts is ratios within one run: other programs on the machine slow all lines alike.
 """
 
@@ -32,10 +36,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import count as count_from
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -46,12 +50,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 STEPS_OF_PEERS = ROOT / "benchmarks" / "peers" / "steps.py"
 TABLES = ROOT / "experiments" / "SPEED.md"
-PARTS = ("startup", "stage1", "stage2", "sampling", "growth")
+PARTS = ("startup", "stage1", "stage2", "sampling", "growth", "processes")
 MIDDLE = {"modalities": 2, "size": 64, "samples": 1_000}
 GROWTH = {"modalities": (2, 3, 5, 8), "size": (64, 128, 256), "samples": (1_000, 10_000, 100_000, 1_000_000)}
 BATCH = {"vae": 8, "diffusion": 64}
 SMALL = 16  # pixels along an edge of images whose latents are many
 ROWS = 2**16  # in a file of the cache
+SHARED_BY = [("vae", 64, (5, 25)), ("diffusion", 256, (5, 35))]  # stage, batch, steps of two trainings
 WARM_UP, MEASURED = 2, 5
 SPREAD = 10  # steps of stage 1 over a training, of which the mean is taken
 Step = Callable[[], None]
@@ -78,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "stage2": lambda: turns(STAGE_2, asked.repeats, asked.threads),
         "sampling": lambda: turns(SAMPLING, asked.repeats, asked.threads),
         "growth": lambda: growth(asked.stages, asked.threads),
+        "processes": lambda: processes(min(asked.repeats, 3), asked.threads),
     }
     text = [f"# Speed\n\nMade by `{shlex.join(['python', 'benchmarks/speed.py', *sys.argv[1:]])}`. {machine()}\n"]
     for part in asked.part:
@@ -111,10 +117,11 @@ def versions() -> str:
 # ------------------------------------------------------------------------------------------------------ ours and peers
 
 MAPS = {"modalities": 2, "size": 64}
-VIEWS = {"modalities": 3, "size": 32, "batch": 64}
+VIEWS = {"size": 32, "batch": 64}
 STAGE_1 = [
     ({"what": "vae", "batch": 8} | MAPS, ["autoencoder-kl"]),
-    ({"what": "views"} | VIEWS, ["mmvae+"]),
+    ({"what": "views", "modalities": 3} | VIEWS, ["mmvae+"]),
+    ({"what": "views", "modalities": 5} | VIEWS, ["mmvae+"]),
 ]
 STAGE_2 = [({"what": "diffusion", "batch": 32} | MAPS, ["unet-cached", "unet-images"])]
 SAMPLING = [({"what": "tuples", "modalities": 3, "size": 64, "batch": 4}, ["ddim-50", "ddim-1000"])]
@@ -124,7 +131,7 @@ def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threa
     """Yield the lines of a table of steps of ours and of peers."""
     if not PEERS.is_file():
         raise SystemExit(f"error: the peers' environment {PEERS.parents[1].name} is missing: run `make peers`")
-    yield "| step of | batch | parameters | ms | times ours | quartiles |\n|---|---|---|---|---|---|"
+    yield "| step of | modalities | batch | parameters | ms | times ours | quartiles |\n|---|---|---|---|---|---|---|"
     for setting, peers in comparisons:
         setting = setting | {"threads": threads}
         ours = Worker([sys.executable, __file__, "--steps"], setting)
@@ -142,8 +149,8 @@ def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threa
             low, middle, high = quantiles(ratios, n=4)
             title = f"ours, {name}" if worker is ours else name
             yield (
-                f"| {title} | {setting['batch']} | {worker.built['parameters']:,} | {1e3 * median(seconds[name]):.0f}"
-                f" | {middle:.2f} | {low:.2f}-{high:.2f} |"
+                f"| {title} | {setting['modalities']} | {setting['batch']} | {worker.built['parameters']:,}"
+                f" | {1e3 * median(seconds[name]):.0f} | {middle:.2f} | {low:.2f}-{high:.2f} |"
             )
             worker.end()
 
@@ -199,10 +206,12 @@ def startup(repeats: int) -> Iterator[str]:
         yield f"| {name} | {median(seconds(command) for _ in range(repeats)):.2f} |"
 
 
-def seconds(command: Sequence[str]) -> float:
-    """Return how long a command takes. Raises CalledProcessError if it fails."""
+def seconds(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
+    """Return how long a command takes; what it says last ends this program if it fails."""
     begun = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    if ended.returncode:
+        raise SystemExit(f"{shlex.join(command)} ended with status {ended.returncode}:\n{ended.stdout[-2000:]}")
     return time.perf_counter() - begun
 
 
@@ -222,6 +231,35 @@ def growth(stages: Sequence[str], threads: int) -> Iterator[str]:
                     f"| {stage} | {what} | {value:,} | {found['ms']:.0f} | {found['mib']:,.0f}"
                     f" | {found['ms'] / units:.1f} |"
                 )
+
+
+def processes(repeats: int, threads: int) -> Iterator[str]:
+    """Yield the lines of a table of trainings by one process and by two."""
+    yield "| stage | batch | processes | ms per step | times one process |\n|---|---|---|---|---|"
+    for stage, batch, lengths in SHARED_BY:
+        found: dict[int, list[float]] = {1: [], 2: []}
+        for _, num in product(range(repeats), found):
+            with tempfile.TemporaryDirectory() as folder:
+                few, many = (train(Path(folder) / str(steps), stage, batch, steps, num, threads) for steps in lengths)
+            found[num].append((many - few) / (lengths[1] - lengths[0]))
+        for num, times in found.items():
+            ratio = median(found[1]) / median(times)
+            yield f"| {stage} | {batch} | {num} | {1e3 * median(times):.0f} | {ratio:.2f} |"
+
+
+def train(run: Path, stage: str, batch: int, steps: int, processes: int, threads: int) -> float:
+    """Return how many seconds so many steps of a stage take in the new folder `run`, starts and all else included."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+
+    def command(stage: str, steps: int, *keys: str) -> list[str]:
+        given = ["phantom", f"run={json.dumps(str(run))}", "data.num_train=600"] if stage == "vae" else [str(run)]
+        keys += tuple(f"{stage}.training.{key}={steps}" for key in ("steps", "validate_every", "picture_every"))
+        return [sys.executable, "-m", "mandorla", "train", stage, *given, *keys]
+
+    if stage != "vae":
+        seconds(command("vae", 1), environment)
+    more = f"{stage}.training.batch_size={batch}", f"trainer.devices={processes}"
+    return seconds(command(stage, steps, *more), environment)
 
 
 def measure_step(stage: str, threads: int, modalities: int, size: int, samples: int) -> dict[str, float]:

@@ -61,10 +61,10 @@ def test_ours_and_peers_take_steps_in_turns(speed, monkeypatch, tmp_path):
         setting = {"what": what, "modalities": 2, "size": 16, "batch": 4}
         head, ours, theirs = speed.turns([(setting, ["fake"])], 3, 1)
         ours, theirs = ([cell.strip() for cell in line.strip("|").split("|")] for line in (ours, theirs))
-        assert ours[0] == f"ours, {what}" and ours[4:] == ["1.00", "1.00-1.00"]
-        assert theirs[:2] == ["fake", "4"] and theirs[3] == "100000"
-        assert theirs[2] == ours[2] and int(ours[2].replace(",", "")) > 1000, "the peer is as large as ours"
-        assert float(theirs[4]) == pytest.approx(100_000 / float(ours[3]), rel=0.5)
+        assert ours[:3] == [f"ours, {what}", "2", "4"] and ours[5:] == ["1.00", "1.00-1.00"]
+        assert theirs[:3] == ["fake", "2", "4"] and theirs[4] == "100000"
+        assert theirs[3] == ours[3] and int(ours[3].replace(",", "")) > 1000, "the peer is as large as ours"
+        assert float(theirs[5]) == pytest.approx(100_000 / float(ours[4]), rel=0.5)
 
 
 def test_a_peer_that_fails_is_told(speed, monkeypatch, tmp_path):
@@ -76,3 +76,27 @@ def test_a_peer_that_fails_is_told(speed, monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "PEERS", tmp_path / "none" / "bin" / "python")
     with pytest.raises(SystemExit, match="run `make peers`"):
         list(speed.turns(speed.STAGE_1, 1, 1))
+
+
+def test_processes_train_for_two_lengths_each(speed, monkeypatch):
+    monkeypatch.setattr(speed, "SHARED_BY", [("vae", 8, (5, 25)), ("diffusion", 16, (5, 35))])
+    commands = []
+
+    def seconds(command, environment):
+        commands.append(command)
+        steps = int(next(key for key in command if ".steps=" in key).rpartition("=")[2])
+        return 9 + steps * (0.5 if "trainer.devices=2" in command else 0.8)
+
+    monkeypatch.setattr(speed, "seconds", seconds)
+    lines = list(speed.processes(3, 1))[1:]
+    assert lines[1] == "| vae | 8 | 2 | 500 | 1.60 |"
+    assert lines[3] == "| diffusion | 16 | 2 | 500 | 1.60 |"
+    stage_1 = [command for command in commands if "vae" in command]
+    assert sum("vae.training.batch_size=8" in command for command in stage_1) == 12
+    assert len(commands) == 12 + 24, "stage 2 needs a stage 1 each time"
+
+
+def test_a_command_that_fails_is_heard(speed):
+    with pytest.raises(SystemExit, match="status 3:\nno luck"):
+        speed.seconds([speed.sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"])
+    assert 0 < speed.seconds([speed.sys.executable, "-c", "pass"]) < 60
