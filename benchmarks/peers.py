@@ -32,6 +32,7 @@ from statistics import mean
 import numpy as np
 import torch
 from peers_figures import Truth
+from sections import write_section
 
 from mandorla.config import dump
 from mandorla.data.dataset import Dataset
@@ -131,7 +132,7 @@ def compare(asked: argparse.Namespace, given: Sequence[str]) -> None:
     parts = [about(command, seeds), reports_table(reports), figures_table(columns), verdict(columns)]
     section = "\n".join(parts)
     print(section)
-    write_section(TABLES, title, section)
+    write_section(TABLES, title, section, INTRODUCTION)
 
 
 def chosen_models(names: Sequence[str], truth: Truth) -> list[str]:
@@ -264,15 +265,6 @@ def verdict(columns: Mapping[str, Runs]) -> str:
     count = sum(map(bool, best.values()))
     text = f"{OURS} is best in {count - len(behind)} of {count} rows that differ."
     return f"{text} Others are ahead in {'; '.join(behind)}.\n" if behind else f"{text}\n"
-
-
-def write_section(path: Path, title: str, text: str) -> None:
-    """Put `text` under the heading `title` of a Markdown file, in the place of what stood there."""
-    old = path.read_text(encoding="utf-8") if path.is_file() else INTRODUCTION
-    head, *sections = re.split(r"^## ", old, flags=re.MULTILINE)
-    kept = {section.partition("\n")[0]: section for section in sections}
-    kept[title] = f"{title}\n\n{text.rstrip()}\n\n"
-    write_text(path, head + "".join(f"## {section}" for section in kept.values()).rstrip() + "\n")
 
 
 if __name__ == "__main__":

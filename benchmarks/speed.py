@@ -43,8 +43,9 @@ from itertools import cycle, product
 from pathlib import Path
 from statistics import median, quantiles
 
+from sections import write_section
+
 from mandorla.environment import commit, processor
-from mandorla.storage import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all of them")
     parser.add_argument("--repeats", type=int, default=7, help="of every start and of every turn (default: 7)")
-    parser.add_argument("--write", action="store_true", help=f"into {TABLES.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help="the sections of these parts into experiments/SPEED.md")
     parser.add_argument("--threads", type=int, default=1, help="of every training (default: 1)")
     parser.add_argument("--stages", nargs="+", choices=list(BATCH), default=list(BATCH), help="of growth")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a line of growth, as JSON, in a process of its own
@@ -85,16 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "growth": lambda: growth(asked.stages, asked.threads),
         "processes": lambda: processes(min(asked.repeats, 3), asked.threads),
     }
-    text = [f"# Speed\n\nMade by `{shlex.join(['python', 'benchmarks/speed.py', *sys.argv[1:]])}`. {machine()}\n"]
+    made = f"Made by `{shlex.join(['python', 'benchmarks/speed.py', *sys.argv[1:]])}`. {machine()}\n"
     for part in asked.part:
-        text.append(f"## {part}\n")
-        print(text[-1], flush=True)
+        text = [made]
+        print(f"## {part}\n", flush=True)
         for line in tables[part]():
             print(line, flush=True)
             text.append(line)
-        text.append("")
-    if asked.write:
-        write_text(TABLES, "\n".join(text))
+        if asked.write:
+            write_section(TABLES, part, "\n".join(text), "# Speed\n")
 
 
 def machine() -> str:

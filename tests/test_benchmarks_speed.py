@@ -100,3 +100,16 @@ def test_a_command_that_fails_is_heard(speed):
     with pytest.raises(SystemExit, match="status 3:\nno luck"):
         speed.seconds([speed.sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"])
     assert 0 < speed.seconds([speed.sys.executable, "-c", "pass"]) < 60
+
+
+def test_a_part_is_written_over_the_one_before_it_alone(speed, monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "TABLES", tmp_path / "SPEED.md")
+    monkeypatch.setattr(speed, "startup", lambda repeats: iter([f"| {repeats} |"]))
+    monkeypatch.setattr(speed, "growth", lambda stages, threads: iter(["| grown |"]))
+    speed.main(["--part", "growth", "startup", "--write", "--repeats", "2"])
+    speed.main(["--part", "startup", "--write", "--repeats", "5"])
+    text = (tmp_path / "SPEED.md").read_text()
+    assert [line for line in text.splitlines() if line[:1] in "#|"] == [
+        "# Speed", "## growth", "| grown |", "## startup", "| 5 |"
+    ]  # fmt: skip
+    assert text.count("Made by") == 2 and text.endswith("|\n")
