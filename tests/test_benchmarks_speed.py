@@ -109,7 +109,7 @@ def test_a_part_is_written_over_the_one_before_it_alone(speed, monkeypatch, tmp_
     speed.main(["--part", "growth", "startup", "--write", "--repeats", "2"])
     speed.main(["--part", "startup", "--write", "--repeats", "5"])
     text = (tmp_path / "SPEED.md").read_text()
-    assert [line for line in text.splitlines() if line[:1] in "#|"] == [
+    assert [line for line in text.splitlines() if line.startswith(("#", "|"))] == [
         "# Speed", "## growth", "| grown |", "## startup", "| 5 |"
     ]  # fmt: skip
     assert text.count("Made by") == 2 and text.endswith("|\n")
