@@ -91,15 +91,15 @@ def test_few_unseen_samples_do_not_make_copies_of_others(unseen):
     assert np.mean([failed(each[unseen:], each[:unseen]) for each in draws[:20]]) > 0.8
 
 
-def slices(rng, patients: int, each: int, alike: float) -> np.ndarray:
-    """Draw figures of `each` slices of every patient, two of one of whom correlate by `alike`."""
-    own, rest = rng.standard_normal((patients, 1)), rng.standard_normal((patients, each))
-    return (alike**0.5 * own + (1 - alike) ** 0.5 * rest).ravel()
+@pytest.fixture
+def slices(benchmark_named):
+    """Return what draws figures of some slices of every patient, two of one of whom correlate as asked."""
+    return benchmark_named("audit").draw
 
 
 @pytest.mark.parametrize("alike", [0, 0.5, 0.9])
 @pytest.mark.parametrize("patients", [5, 30])
-def test_slices_of_one_patient_are_not_as_good_as_slices_of_many(patients, alike):
+def test_slices_of_one_patient_are_not_as_good_as_slices_of_many(slices, patients, alike):
     """Counted as independent, alike ones of five patients fail more than a tenth of the models that copy nothing."""
     rng, whose = np.random.default_rng(0), np.repeat(np.arange(patients), 20)
     alarms, naive = [], []
@@ -113,7 +113,7 @@ def test_slices_of_one_patient_are_not_as_good_as_slices_of_many(patients, alike
     assert failed(made, held_out, whose) or (alike and patients < 30), "five patients who are alike tell too little"
 
 
-def test_the_effective_number_is_between_that_of_patients_and_of_slices():
+def test_the_effective_number_is_between_that_of_patients_and_of_slices(slices):
     rng, whose = np.random.default_rng(0), np.repeat(np.arange(400), 20)
     numbers = [effective_number(slices(rng, 400, 20, alike), whose) for alike in (0, 0.3, 1)]
     assert numbers[0] > 6000 and numbers[2] == pytest.approx(400)

@@ -106,7 +106,8 @@ def fit(
     title: str,
     key: str,
     track: Sequence[Name] = ("tensorboard",),
-    sharded: Callable[[nn.Module], Iterable[nn.Module]] | None = None,
+    strategy: Literal["ddp", "fsdp"] = "ddp",
+    parts: Callable[[nn.Module], Iterable[nn.Module]] = lambda module: [module],
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
@@ -117,12 +118,13 @@ def fit(
       `weights.safetensors`
     - `title` and `key` name the training and its settings, such as `vae.training`, in messages
     - `track` names the trackers that the figures go to
-    - `sharded(module)` names parts whose weights the processes divide among them (FSDP), inner ones first; without it
-      each process has all weights (DDP)
+    - `strategy`: processes that work together have all weights each (ddp), or divide among them those of each of the
+      `parts(module)`, inner ones first (fsdp)
 
     Processes that work together call all of these together, each with the indices of the whole batch. Control-C saves
     the state after the current step. Raises MandorlaError if the loss stops being finite, or memory does not suffice.
     """
+    sharded = parts if strategy == "fsdp" else None
     training = _Training(module, config, folder, seed, num_samples, title, key, sharded)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():

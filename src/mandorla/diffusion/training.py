@@ -101,7 +101,8 @@ def train_diffusion(recipe: Recipe) -> None:
             title=title,
             key="diffusion.training",
             track=recipe.track,
-            sharded=_parts if recipe.trainer.strategy == "fsdp" else None,
+            strategy=recipe.trainer.strategy,
+            parts=_parts,
         )
 
     config, share = recipe.diffusion.training, recipe.diffusion.weak_share

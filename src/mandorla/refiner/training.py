@@ -107,5 +107,5 @@ def train_refiner(recipe: Recipe) -> None:
         title="refiner",
         key="refiner.training",
         track=recipe.track,
-        sharded=(lambda trained: [trained]) if recipe.trainer.strategy == "fsdp" else None,
+        strategy=recipe.trainer.strategy,
     )

@@ -83,7 +83,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         title="stage 1 (vae)",
         key="vae.training",
         track=recipe.track,
-        sharded=(lambda trained: [trained]) if in_parts else None,
+        strategy=recipe.trainer.strategy,
     )
     return splits
 
