@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mandorla import parallel
 from mandorla.errors import MandorlaError
 from mandorla.nets.blocks import normalise_in_common
-from mandorla.parallel import gather, in_turn, mean_of_all, share, share_of
+from mandorla.parallel import counts_of, gather, in_turn, mean_of_all, share, share_of
 from mandorla.processes import together
 
 
@@ -35,7 +35,7 @@ def test_alone_everything_stays_what_it_is():
     assert (parallel.world(), parallel.rank(), parallel.is_first(), parallel.anyone(True)) == (1, 0, True, True)
     assert mean_of_all(z) == z.mean()
     with in_turn():
-        assert share_of(torch.ones(5, dtype=torch.bool)) == slice(None)
+        assert share_of(counts_of(torch.ones(5, dtype=torch.bool))) == slice(None)
 
 
 @pytest.mark.parametrize(("num", "count"), [(2, 7), (3, 2)])
@@ -48,12 +48,13 @@ def test_gathered_rows_and_their_gradients_are_those_of_one_process(tmp_path, nu
         own = z[share(count)].clone().requires_grad_()
         whole = gather(own)
         whole.pow(3).sum().backward()
-        chosen = z[present][share_of(present)]
+        chosen = z[present][share_of(counts := counts_of(present))]
         return {
             "whole": whole.detach(),
             "gradient": own.grad / num,
             "present": gather(present[share(count)]),
             "chosen": gather(chosen),
+            "counted": gather(chosen, counts),
             "mean": mean_of_all(own),
         }
 
@@ -62,23 +63,9 @@ def test_gathered_rows_and_their_gradients_are_those_of_one_process(tmp_path, nu
         assert torch.equal(one["whole"], z)
         assert torch.equal(one["present"], present)
         assert torch.equal(one["chosen"], z[present])
+        assert torch.equal(one["counted"], z[present])
         torch.testing.assert_close(one["mean"], z.mean())
     torch.testing.assert_close(torch.cat([one["gradient"] for one in found]), 3 * z.square())
-
-
-def test_numbers_drawn_in_the_likeness_of_maps_are_the_same(tmp_path):
-    """They follow the order in memory: that of maps which a convolution made channels last, also on an idle process."""
-    maps = torch.randn(2, 6, 3, 4).to(memory_format=torch.channels_last).chunk(2, 1)[0]
-    torch.manual_seed(1)
-    expected = torch.randn_like(maps)
-
-    def work():
-        whole = gather(maps[share(2)])
-        torch.manual_seed(1)
-        return {"drawn": torch.randn_like(whole)}
-
-    for one in results(3, tmp_path, work):
-        assert torch.equal(one["drawn"], expected)
 
 
 @pytest.mark.parametrize("dims", [0, 1, 2])

@@ -106,8 +106,6 @@ def test_stage_1_is_that_of_one_process(tmp_path, monkeypatch, request, name, st
     recipe = request.getfixturevalue(name)
     recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"strategy": strategy})})
     run, alone = tmp_path / "run", Path(recipe.run)
-    if strategy == "fsdp":
-        train_vae(elsewhere(recipe, alone := tmp_path / "alone"))
     check_shares(monkeypatch, strategy)
     on(3, tmp_path, train_vae, elsewhere(recipe, run))
     assert_same_curve(run, alone, "vae")
@@ -167,8 +165,6 @@ def test_another_number_of_processes_goes_on(tmp_path, phantom, strategy):
     on(3, tmp_path, train_vae, recipe, 3)
     on(2, tmp_path, train_vae, recipe)
     alone = Path(phantom.run)
-    if strategy == "fsdp":
-        train_vae(elsewhere(recipe, alone := tmp_path / "alone"))
     assert_same_curve(run, alone, "vae")
 
 

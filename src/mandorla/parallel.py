@@ -44,12 +44,19 @@ def share(count: int) -> slice:
     return slice(*(count * number // world() for number in (rank(), rank() + 1))) if world() > 1 else ALL
 
 
-def share_of(rows: Tensor) -> slice:
-    """Return which of the rows that the mask `rows`, bool `(B,)`, chooses from the whole batch are in the own share."""
+def counts_of(rows: Tensor) -> list[int]:
+    """Return how many of the rows that the mask `rows`, bool `(B,)`, chooses from the whole batch each process has."""
     if world() == 1:
-        return ALL
-    own = share(len(rows))
-    return slice(*(int(rows[:end].sum()) for end in (own.start, own.stop)))
+        return [int(rows.sum())]
+    return [
+        int(part.sum()) for part in rows.tensor_split([len(rows) * number // world() for number in range(1, world())])
+    ]
+
+
+def share_of(counts: Sequence[int]) -> slice:
+    """Return which rows are the own share where each process has so many."""
+    before = sum(counts[: rank()])
+    return slice(before, before + counts[rank()]) if world() > 1 else ALL
 
 
 def turns() -> slice:
@@ -57,11 +64,15 @@ def turns() -> slice:
     return slice(rank(), None, world())
 
 
-def gather(z: Tensor) -> Tensor:
-    """Return the rows of all processes, in their order, `(sum of B, ...)`, of `z` `(B, ...)`; differentiable."""
+def gather(z: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """Return the rows of all processes, in their order, `(sum of B, ...)`, of `z` `(B, ...)`; differentiable.
+
+    `counts`: how many rows each process has; left out, they ask each other.
+    """
     if world() == 1:
         return z
-    return _Gather.apply(z.byte()).bool() if z.dtype == torch.bool else _Gather.apply(z)
+    counts = counts or _ask(len(z))
+    return _Gather.apply(z.byte(), counts).bool() if z.dtype == torch.bool else _Gather.apply(z, counts)
 
 
 def gather_texts(texts: Sequence[str]) -> list[str]:
@@ -129,25 +140,27 @@ def led(context: AbstractContextManager[Value], value: Value) -> Iterator[Value]
         wait()
 
 
+def _ask(count: int) -> list[int]:
+    """Return the `count` of every process."""
+    counts = torch.zeros(world(), dtype=torch.int64)  # on the CPU, where nobody has to wait for a GPU
+    counts[rank()] = count
+    distributed.all_reduce(counts)
+    return counts.tolist()
+
+
 class _Gather(torch.autograd.Function):
-    """Each process adds its rows to zeros; their number, and how they lie in memory, goes ahead."""
+    """Each process adds its rows to zeros."""
 
     @staticmethod
-    def forward(ctx, z: Tensor) -> Tensor:
-        known = torch.zeros(world(), 2, dtype=torch.int64)  # on the CPU, where nobody has to wait for a GPU
-        known[rank()] = torch.tensor([len(z), len(z) > 0 and z.ndim > 3 and z.stride(1) == 1])
-        distributed.all_reduce(known)
-        (counts, last), here = known.unbind(1), rank()
-        ctx.own = slice(int(counts[:here].sum()), int(counts[: here + 1].sum()))
-        whole = z.new_zeros(int(counts.sum()), *z.shape[1:])
+    def forward(ctx, z: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.own = share_of(counts)
+        whole = z.new_zeros(sum(counts), *z.shape[1:])
         whole[ctx.own] = z
         distributed.all_reduce(whole)
-        if last.any():  # numbers drawn in the likeness of a tensor follow its order in memory
-            whole = whole.to(memory_format=torch.channels_last if z.ndim == 4 else torch.channels_last_3d)
         return whole
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(gradient)
-        return gradient[ctx.own]
+        return gradient[ctx.own], None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mandorla.errors import MandorlaError
-from mandorla.parallel import gather
+from mandorla.parallel import gather, world
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -45,7 +45,8 @@ class CommonNorm(nn.modules.batchnorm._BatchNorm):
         count = values.new_tensor([x.numel() / x.shape[1]])
         mean = values.sum(axes) / count.clamp_min(1)
         squares = (values - mean.view(-1, *ones)).square().sum(axes)
-        counts, means, squares = gather(torch.cat([count, mean, squares])[None]).split([1, len(mean), len(mean)], 1)
+        every = gather(torch.cat([count, mean, squares])[None], [1] * world())
+        counts, means, squares = every.split([1, len(mean), len(mean)], 1)
         count = counts.sum()
         mean = (counts * means).sum(0) / count
         squares = (squares + counts * (means - mean).square()).sum(0)

@@ -14,7 +14,7 @@ Codes are those of the whole batch, also where several processes divide it: each
 networks, and what comes out is gathered (`mandorla.parallel`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,7 +25,7 @@ from mandorla.config import Settings
 from mandorla.data.dataset import Batch
 from mandorla.latents import SHARED
 from mandorla.nets.blocks import resize
-from mandorla.parallel import gather, mean_of_all, share, share_of
+from mandorla.parallel import counts_of, gather, mean_of_all, share_of
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.memory import Memory
 from mandorla.vae.model import VAE, pool, random_subsets
@@ -82,7 +82,8 @@ class Objective(nn.Module):
         """Return the loss and its terms by name (unweighted means over modalities) at `progress` in [0, 1]."""
         vae, config = self.vae, self.config
         features, codes = vae.encode(batch.x, batch.present)
-        codes, present = ({name: gather(z) for name, z in part.items()} for part in (codes, batch.present))
+        present = joined(batch.present)
+        codes = joined(codes, counts_of(torch.ones_like(present[self.names[0]])))
         whole = pool(codes, present).detach()
         terms: dict[str, list[Tensor]] = {}
         loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
@@ -106,19 +107,21 @@ class Objective(nn.Module):
             rows = present[name]
             if rows.sum() < 4:
                 continue
-            x, own = x[batch.present[name]], share_of(rows)
+            counts = counts_of(rows)
+            x, own = x[batch.present[name]], share_of(counts)
             held = codes | {name: let_through(codes[name], config.target_gradient)}
             heard = some(rows, 1 - config.private_dropout)
             seen = present | {name: heard | rows & ~others(present, name)}
             c = pool(held, random_subsets(seen) if config.subsets else seen)[rows]
-            c = c + config.shared_noise * torch.randn_like(c)
-            mean, log_std = map(gather, vae.posterior(name, features[name], c[own].detach()))
-            u = mean + log_std.exp() * torch.randn_like(mean)
+            c = c + config.shared_noise * noise_like(c)
+            posterior = vae.posterior(name, features[name], c[own].detach())
+            mean, log_std = gather(torch.cat(posterior, 1), counts).chunk(2, 1)
+            u = mean + log_std.exp() * noise_like(mean)
             values = x.shape[1:].numel()
             told = heard[rows].to(u)
             decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
             std = config.decoder_std or self.likeliest_std(name, x, decoded)
-            add("reconstruction", gather(reconstruction(x, decoded, std)).mean(), 1 / count)
+            add("reconstruction", gather(reconstruction(x, decoded, std), counts).mean(), 1 / count)
             add("kl", (told * kl(mean, log_std)).mean(), config.kl_weight / values / count)
             if config.swap_weight:
                 shown, recovered = self.swap(name, whole[rows], u.detach())
@@ -151,18 +154,29 @@ class Objective(nn.Module):
         """
         size = max(2, int(self.config.swap_fraction * len(c)))
         c, u = c[:size], u[torch.randperm(len(u), device=u.device)[:size]]
-        noisy = c + self.config.shared_noise * torch.randn_like(c)
-        everyone, own = torch.ones(size, dtype=torch.bool, device=c.device), share(size)
+        noisy = c + self.config.shared_noise * noise_like(c)
+        everyone = torch.ones(size, dtype=torch.bool, device=c.device)
+        own = share_of(counts := counts_of(everyone))
         x = self.vae.decode(name, noisy[own], u[own])
         with frozen(self.vae):
             features, again = self.vae.encode({name: x}, {name: everyone[own]})
             mean, _ = self.vae.posterior(name, features[name], c[own])
-        pair, both = {"decoded": gather(again[name]), "given": c}, {"decoded": everyone, "given": everyone}
+        pair, both = {"decoded": gather(again[name], counts), "given": c}, {"decoded": everyone, "given": everyone}
         shown = agreement(pair, both, self.config.temperature, self.config.max_cells)
-        return shown, gather(private_recovery(u[own], mean)).mean()
+        return shown, gather(private_recovery(u[own], mean), counts).mean()
 
 
 _PACE = 0.02  # of the moving average of the error
+
+
+def joined(parts: dict[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """Return the rows of all processes of tensors of one shape, in one exchange."""
+    return dict(zip(parts, gather(torch.stack(list(parts.values()), 1), counts).unbind(1), strict=True))
+
+
+def noise_like(z: Tensor) -> Tensor:
+    """Return normal noise of the shape of `z`, the same in whatever order `z` lies in memory."""
+    return torch.randn(z.shape, device=z.device, dtype=z.dtype)
 
 
 def some(rows: Tensor, share: float) -> Tensor:
