@@ -27,14 +27,13 @@ from mandorla.evaluate.figures.translation import LIKENESS, by_group
 from mandorla.evaluate.gather import Gathered, choose
 from mandorla.evaluate.images import foreground
 from mandorla.evaluate.judges import Judge, find_judges
-from mandorla.evaluate.record import Record, averaged, bootstrap_error
+from mandorla.evaluate.record import Record, averaged, jackknife_error
 from mandorla.latents import Latents
 from mandorla.pictures import grid
 from mandorla.recipe import Recipe
 from mandorla.storage import write_bytes, write_text
 
 _SHOWN = 12  # generated tuples in a picture
-_DRAWS = 10  # resamples for the error of a distance
 
 Images = dict[str, Tensor]  # (B, C, *size) in [0, 1] by name of modality
 Columns = dict[str, list[Record]]  # of each way in which a model answers
@@ -105,7 +104,7 @@ class Truth:
     @cached_property
     def donor(self) -> np.ndarray:
         """Return which test sample gives each its private part in a swap."""
-        return donors(len(self.test.ids), self.seed)
+        return donors(whose(self.test), self.seed)
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
@@ -184,34 +183,45 @@ class Truth:
                 distances.append(histogram_distance(judges[name].classes(made[name], factor), real, num))
             text = f"Total variation between the {kind} shares of generated and real images, mean over views."
             records.append(codes.record(f"joint/{kind} histogram", np.array(distances), text, "lower"))
-        return records + self.distances("joint", self.test.x, made)
+        return records + self.distances("joint", self.test, made, np.arange(len(made[self.names[0]])))
 
     def _private_factors(self, codes: Codes) -> dict[str, str]:
         """Return the private factor of each modality, none where some modality has none that a judge knows."""
         factors = codes.private_factors
         return factors if len(factors) == len(self.names) else {}
 
-    def distances(self, start: str, real: Images, made: Images) -> list[Record]:
+    def distances(self, start: str, real: Batch, made: Images, whose_made: np.ndarray) -> list[Record]:
         """Measure the Fréchet distance of made to real images in each space, beside that of training images.
 
-        The mean over what was made, each, and all modalities side by side: what was not made is the real one.
+        The mean over what was made, each, and all modalities side by side: what was not made is the real one. Errors
+        are those of whole patients: `whose_made` `(B,)` says whose the made ones are.
         """
-        num = min(len(next(iter(images.values()))) for images in (real, made, self.known.x))
+        num = min(len(whose_made), len(real.ids), len(self.known.ids))
+        groups = whose(real)[:num], whose_made[:num]
         records = []
         for space, networks in self.spaces.items():
             truth, answered, usual = (
                 {name: networks[name].features(images[name][:num]) for name in self.names}
-                for images in (real, real | made, self.known.x)
+                for images in (real.x, real.x | made, self.known.x)
             )
             scopes = {f"/{name}": [name] for name in made} | {" all together": self.names}
             found = {}
             for scope, names in scopes.items():
                 a, b, c = (torch.cat([of[name] for name in names], 1) for of in (truth, answered, usual))
-                error = bootstrap_error(lambda rows, a=a: frechet_distance(a, rows), (b,), self.seed, _DRAWS)
+                errors = jackknife_error(lambda *z: np.array([frechet_distance(*z)]), (a, b), groups, 2, self.seed)
                 text = f"Fréchet distance in the features '{space}'; ceiling: training images."
                 value, ceiling = frechet_distance(a, b), frechet_distance(a, c)
                 name = f"{start}/{space} frechet{scope}"
-                found[scope] = Record(name, value, error, num, text, "lower", ceiling=ceiling, seed=self.seed)
+                found[scope] = Record(
+                    name,
+                    value,
+                    None if errors is None else float(errors[0]),
+                    num,
+                    text,
+                    "lower",
+                    ceiling=ceiling,
+                    seed=self.seed,
+                )
             each_one = [record for scope, record in found.items() if scope.startswith("/")]
             records += [averaged(f"{start}/{space} frechet", each_one, text), *found.values()]
         return records
@@ -230,7 +240,7 @@ class Truth:
             ways[f"{name}, u = 0"] = each(mean_code, lambda x: x[0])
         columns = {way: self.likeness(guess) for way, guess in ways.items()}
         if made := read_images(answer / "joint"):
-            columns[single] += self.distances("joint", self.test.x, made)
+            columns[single] += self.distances("joint", self.test, made, np.arange(len(made[self.names[0]])))
         return columns
 
     def measure_simple(self) -> Columns:
@@ -246,7 +256,7 @@ class Truth:
     def likeness(self, guess: Mapping[tuple[str, ...], Images]) -> list[Record]:
         """Measure `guess[given][wanted]` `(N, C, *size)` against the truth: per patient, over all routes, and each."""
         truth = self.translated.x
-        groups = self.translated.factors.get("group", np.arange(len(self.translated.ids)))
+        groups = whose(self.translated)
         scores: dict[str, dict[str, np.ndarray]] = {}
         for given, images in guess.items():
             for wanted, image in images.items():
@@ -268,9 +278,14 @@ class Truth:
                 records.append(Record.of(name, values, text, better, unit=unit, seed=self.seed))
         found: dict[str, list[Record]] = {}
         for images in guess.values():
-            for record in self.distances("translation", truth, images):
+            for record in self.distances("translation", self.translated, images, groups):
                 found.setdefault(record.name, []).append(record)
         return records + [averaged(name, of_routes, of_routes[0].definition) for name, of_routes in found.items()]
+
+
+def whose(batch: Batch) -> np.ndarray:
+    """Return whose (which patient's) each sample is, `(N,)`; each its own where the data does not say."""
+    return batch.factors.get("group", np.arange(len(batch.ids)))
 
 
 def each(drawn: Mapping[tuple[str, ...], Images], change: Callable[[Tensor], Tensor]) -> dict[tuple[str, ...], Images]:

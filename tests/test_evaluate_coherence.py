@@ -10,6 +10,7 @@ from mandorla.evaluate.coherence import (
     chance_agreement,
     coherence_from,
     conditional_coherence,
+    donors,
     histogram_distance,
     independent_views,
     judge_all,
@@ -79,11 +80,24 @@ def test_the_control_falls_to_chance_for_a_perfect_model():
 
 def test_a_swap_keeps_the_class_and_takes_the_private_factor(batch):
     model = BarModel()
-    x, donor = swapped(model, model.encode(batch.x), seed=0)
+    x, donor = swapped(model, model.encode(batch.x), np.arange(300), seed=0)
     assert (donor != np.arange(300)).all() and len(set(donor)) == 300
     for name, judge in JUDGES.items():
         assert (judge.classes(x[name], "bar") == batch.factors["bar"]).all()
         assert (judge.classes(x[name], "half") == batch.factors[f"half_{name}"][donor]).all()
+
+
+@pytest.mark.parametrize(
+    ("whose", "own"),
+    [(np.arange(7), 0), (np.repeat([5, 1, 3], [2, 3, 4]), 0), (np.repeat(["a", "b"], [5, 2]), 3), (np.zeros(4), 4)],
+)
+def test_donors_are_of_another_patient(whose, own):
+    """Everyone gives once; where one patient has most of the samples, as few as can be get one of their own."""
+    for seed in range(20):
+        donor = donors(whose, seed)
+        assert sorted(donor) == list(range(len(whose)))
+        assert (donor != np.arange(len(whose))).all()
+        assert (whose[donor] == whose).sum() == own
 
 
 def test_histogram_distance_by_hand():

@@ -77,19 +77,28 @@ def coherence_from(
     return (right & counts).sum(0) / counts.sum(0)
 
 
-def donors(num: int, seed: int) -> np.ndarray:
-    """Return for each of `num` samples another one `(B,)`: a cyclic shift of a random order, nobody keeps their own."""
-    order = np.random.default_rng(seed).permutation(num)
+def donors(whose: np.ndarray, seed: int) -> np.ndarray:
+    """Return for each sample one of another patient `(B,)`, where `whose` `(B,)` says whose each is; all give once.
+
+    A cyclic shift of a random order of patients by the samples of the largest: where one has more than half, some of
+    its samples give to each other.
+    """
+    order = np.random.default_rng(seed).permutation(len(whose))
+    _, first, patient = np.unique(np.asarray(whose)[order], return_index=True, return_inverse=True)
+    order = order[np.argsort(first[patient], kind="stable")]
     donor = np.empty_like(order)
-    donor[order] = np.roll(order, 1)
+    donor[order] = np.roll(order, np.bincount(patient).max() % len(order) or 1)
     return donor
 
 
 def swapped(
-    model: "Mandorla", latents: Latents, seed: int, residual: bool = False
+    model: "Mandorla", latents: Latents, whose: np.ndarray, seed: int, residual: bool = False
 ) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Give every sample the private parts of another, or their residuals; return the images and who gave, `(B,)`."""
-    donor = donors(len(latents), seed)
+    """Give every sample the private parts of one of another patient, or their residuals; return images and who gave.
+
+    `whose` and who gave are `(B,)`.
+    """
+    donor = donors(whose, seed)
     return model.swap(shared_from=latents, private_from=latents[torch.as_tensor(donor)], residual=residual), donor
 
 

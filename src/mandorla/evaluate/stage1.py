@@ -99,9 +99,10 @@ def coherence_without_prior(s: Codes) -> list[Record]:
         return []
     label, judges = s.settings.label, {view: s.judges[view] for view in s.views}
     private = {view: s.test.latents.private[view][rows] for view in s.views}
-    reference = {**s.reference, "groups": s.whose()[rows]}
+    whose = s.whose()[rows]
+    reference = {**s.reference, "groups": whose}
     draws: dict[str, tuple[Callable[[Tensor, int], Latents], str]] = {
-        "shuffled": (lambda c, seed: Latents(c, _shuffled(private, seed)), "the u of another sample"),
+        "shuffled": (lambda c, seed: Latents(c, _shuffled(private, whose, seed)), "the u of another sample"),
         "prior": (lambda c, seed: Latents(c, _standard_normal(private, seed)), "u from N(0, I)"),
     }
     alone = {view: s.test.alone[view][rows] for view in s.views}
@@ -117,8 +118,8 @@ def coherence_without_prior(s: Codes) -> list[Record]:
     return records
 
 
-def _shuffled(private: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    donor = torch.as_tensor(donors(len(next(iter(private.values()))), seed))
+def _shuffled(private: dict[str, Tensor], whose: np.ndarray, seed: int) -> dict[str, Tensor]:
+    donor = torch.as_tensor(donors(whose, seed))
     return {name: u[donor] for name, u in private.items()}
 
 

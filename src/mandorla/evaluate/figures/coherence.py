@@ -35,7 +35,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
     alone = {view: s.test.alone[view][rows] for view in views}
     own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
     latents = s.test.latents[rows]
-    swaps, donor = swapped(s.model, latents, s.seed)
+    swaps, donor = swapped(s.model, latents, groups, s.seed)
     swapped_classes = judge_all(judges, swaps, label)
     kept = (swapped_classes == truth).mean(0)
     real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
@@ -68,7 +68,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
     ]
     few = min(s.settings.num_residual, len(rows))
     if few and s.model.recipe.diffusion.mode != "private":
-        swaps_of_residual, _ = swapped(s.model, latents[:few], s.seed, residual=True)
+        swaps_of_residual, _ = swapped(s.model, latents[:few], groups[:few], s.seed, residual=True)
         records.append(
             s.record(
                 "swap/class residual",

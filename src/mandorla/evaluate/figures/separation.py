@@ -147,11 +147,12 @@ def explained_figures(subject: Subject) -> list[Record]:
     """
     s, x = subject.codes, subject.complete(len(subject.translated.ids))
     whole = np.all([present.numpy() for present in subject.translated.present.values()], axis=0)
-    num, groups = int(whole.sum()), with_all(dict.fromkeys(x, subject.groups[whole]))
-    if num <= _DONORS:
+    whose = subject.groups[whole]
+    groups = with_all(dict.fromkeys(x, whose))
+    if len(whose) <= _DONORS:
         return []
     latents = s.model.encode(x)
-    others = [torch.as_tensor(donors(num, s.seed + draw)) for draw in range(_DONORS)]
+    others = [torch.as_tensor(donors(whose, s.seed + draw)) for draw in range(_DONORS)]
     of_others = [latents[donor] for donor in others]
     codes = {
         "shared alone": [replace(other, shared=latents.shared) for other in of_others],
