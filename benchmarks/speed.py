@@ -20,9 +20,9 @@ decoded.
 pixels along an edge and the number of samples, one at a time around a middle. Data are random; each line is a process
 of its own, on `--threads` threads. Where time is linear in what grows, the last column stays the same.
 
-*processes*: a step of `mandorla train` by one process and by two that share each batch, of the recipe `phantom`, on
-`--threads` threads each: a training of many steps less one of few, over the steps between. Where cores are free, two
-take half as long at best.
+*processes*: a step of `mandorla train` by one process and by two that share each batch, of the recipe `phantom` on
+images as large as in the other parts, on `--threads` threads each: a training of many steps less one of few, over the
+steps between. Where cores are free, two take half as long at best.
 
 What counts is ratios within one run: other programs on the machine slow all lines alike.
 """
@@ -57,7 +57,7 @@ GROWTH = {"modalities": (2, 3, 5, 8), "size": (64, 128, 256), "samples": (1_000,
 BATCH = {"vae": 8, "diffusion": 64}
 SMALL = 16  # pixels along an edge of images whose latents are many
 ROWS = 2**16  # in a file of the cache
-SHARED_BY = [("vae", 64, (5, 25)), ("diffusion", 256, (5, 35))]  # stage, batch, steps of two trainings
+SHARED_BY = [("vae", 256, (3, 13)), ("diffusion", 256, (5, 25))]  # stage, batch, steps of two trainings
 WARM_UP, MEASURED = 2, 5
 SPREAD = 10  # steps of stage 1 over a training, of which the mean is taken
 Step = Callable[[], None]
@@ -252,7 +252,8 @@ def train(run: Path, stage: str, batch: int, steps: int, processes: int, threads
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
     def command(stage: str, steps: int, *keys: str) -> list[str]:
-        given = ["phantom", f"run={json.dumps(str(run))}", "data.num_train=600"] if stage == "vae" else [str(run)]
+        data = [f"data.size={[MIDDLE['size']] * 2}", "data.num_train=600"]
+        given = ["phantom", f"run={json.dumps(str(run))}", *data] if stage == "vae" else [str(run)]
         keys += tuple(f"{stage}.training.{key}={steps}" for key in ("steps", "validate_every", "picture_every"))
         return [sys.executable, "-m", "mandorla", "train", stage, *given, *keys]
 
