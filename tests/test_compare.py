@@ -98,3 +98,18 @@ def test_what_is_no_run_or_no_figures_is_named(polydigits_run, copy_of, tmp_path
         with pytest.raises(MandorlaError, match="holds no figures: run `mandorla evaluate"):
             compare(polydigits_run, other, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_what_stands_in_brackets_is_shown_as_it_is(polydigits_run, copy_of, tmp_path, capsys):
+    """Lists of names and of paths, and folders called so, look like marks of the terminal's library."""
+    run = copy_of(polydigits_run).rename(tmp_path / "x [old]")
+    (tmp_path / "nets.py").touch()
+    text = (run / "config.yaml").read_text()
+    for old, new in (("imports: []", f"imports: [{tmp_path}/nets.py]"), ("[tensorboard]", "[tensorboard, mlflow]")):
+        assert old in text
+        text = text.replace(old, new)
+    (run / "config.yaml").write_text(text)
+    compare(polydigits_run, run, tmp_path / "curves.png")
+    printed = "".join(capsys.readouterr().out.split())
+    assert f"[{tmp_path}/nets.py]" in printed and "[tensorboard,mlflow]" in printed
+    assert f"{run}isnotevaluated".replace(" ", "") in printed

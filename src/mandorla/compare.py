@@ -29,7 +29,7 @@ def compare(first: Path, second: Path, out: Path) -> None:
     changed = differences(*map(read_run, runs))
     kept = [{record.name: record for record in read_records(run)} for run in runs]
     curves = [read_curves(run) for run in runs]
-    console, names = Console(highlight=False), _names(first, second)
+    console, names = Console(highlight=False, markup=False), _names(first, second)
     rows = {key: values for key, values in changed.items() if key.partition(".")[0] not in IGNORED}
     _print(
         console,
