@@ -76,19 +76,6 @@ def test_curves_are_drawn_where_they_are():
     assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
 
 
-def test_damaged_lines_are_passed_over(tmp_path):
-    (tmp_path / "vae").mkdir()
-    lines = [
-        '{"step": 1, "part": "val", "loss": 2}',
-        '{"step": 2, "pa',
-        "3",
-        "[]",
-        '{"step": 2, "part": "train", "loss": 1}',
-    ]
-    (tmp_path / "vae" / "metrics.jsonl").write_text("\n".join(lines))
-    assert read_curves(tmp_path) == {"stage 1, loss": ([1], [2.0])}
-
-
 def test_what_is_no_run_or_no_figures_is_named(polydigits_run, copy_of, tmp_path):
     with pytest.raises(MandorlaError, match="not a run folder"):
         compare(polydigits_run, tmp_path, tmp_path / "x.png")

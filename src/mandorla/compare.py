@@ -1,17 +1,15 @@
 """Two runs side by side: in what their settings differ, what both measured, how their trainings went."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from mandorla.config import differences
+from mandorla.evaluate.pictures import STAGES, read_log
 from mandorla.evaluate.record import Record, read_records
 from mandorla.recipe import read_run
 from mandorla.storage import write_bytes
 
-LOG = "metrics.jsonl"
-STAGES = {"vae": "stage 1", "diffusion": "stage 2"}
 IGNORED = ("run",)  # settings that differ by nature
 _SURE = 2.0  # standard errors from which on a difference is more than the chance of test samples
 
@@ -70,21 +68,11 @@ def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[st
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Return the figures of all validations of a run, `stage 1, loss` and so on, as steps and values.
-
-    Damaged lines, which a killed training leaves, are passed over.
-    """
+    """Return the figures of all validations of a run, `stage 1, loss` and so on, as steps and values."""
     curves: dict[str, Curve] = {}
     for stage, title in STAGES.items():
-        path = run / stage / LOG
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-            try:
-                figures = json.loads(line)
-                step, part = int(figures.pop("step")), figures.pop("part")
-                values = {name: float(value) for name, value in figures.items()}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-            for name, value in values.items() if part == "val" else ():
+        for step, part, figures in read_log(run / stage):
+            for name, value in figures.items() if part == "val" else ():
                 steps, row = curves.setdefault(f"{title}, {name}", ([], []))
                 steps.append(step)
                 row.append(value)
