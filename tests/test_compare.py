@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from mandorla.compare import compare, compare_records, draw_curves, read_curves
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record
+from mandorla.recipe import read_run
 
 
 def record(name: str, value: float, error: float | None = 0.01, better: str = "higher") -> Record:
@@ -29,6 +31,9 @@ def test_who_is_better():
     assert verdicts == {"shared/class": "second", "leak/x": "second", "joint/y": "as likely chance"}
     assert {cells[-1] for name, cells in compare_records(b, a).items() if name != "joint/y"} == {"first"}
     assert compare_records(a, b)["shared/class"][:3] == ["0.900 ± 0.010", "0.950 ± 0.010", "+0.05"]
+    assert {cells[-1] for cells in compare_records(a, a).values()} == {"equal"}
+    fewer = {"shared/class": replace(b["shared/class"], definition="of fewer draws")}
+    assert compare_records(a, fewer)["shared/class"][2:] == ["+0.05", "measured otherwise"]
     few = records(record("shared/class", 0.2, error=None))
     assert compare_records(few, b)["shared/class"] == ["0.200", "0.950 ± 0.010", "+0.75", "not known of so few"]
 
@@ -61,6 +66,17 @@ def test_two_runs(polydigits_run, copy_of, tmp_path, capsys):
     assert "is not evaluated" in printed and "no figure in both" in printed
     assert Image.open(tmp_path / "curves.png").size[0] > 600
     assert set(read_curves(other)["stage 1, loss"][0]) == {3, 6}
+
+
+def test_what_was_measured_otherwise_is_a_setting_that_differs(polydigits_run, copy_of, tmp_path, capsys):
+    """The settings of the evaluation itself count, not those of the recipe, which a call may have changed."""
+    other = copy_of(polydigits_run)
+    settings = read_run(other).evaluate.model_copy(update={"num_samples": 3}).model_dump(mode="json")
+    for metrics in ({"settings": settings}, {"settings": {"unknown": 1}}, {}):
+        (other / "metrics.json").write_text(json.dumps({"records": []} | metrics))
+        compare(polydigits_run, other, tmp_path / "curves.png")
+        printed = capsys.readouterr().out
+        assert ("evaluate.num_samples" in printed) == (metrics.get("settings") == settings)
 
 
 def test_a_run_beside_itself(polydigits_run, tmp_path, capsys):
