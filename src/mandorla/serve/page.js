@@ -149,18 +149,26 @@ async function copyLink() {
   }
 }
 
-const figure = (value) => (value == null ? "" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3));
+const figure = (value) => (value == null ? "" : Math.abs(value) >= 100 ? value.toFixed(0) : value && Math.abs(value) < 0.001 ? value.toExponential(1) : value.toFixed(3));
 
-async function showFigures(options) {
-  const records = await ask("api/metrics", options);
+function tableOf(records) {
   const keys = ["value", "error", "chance", "ceiling", "control"];
   const cell = (label, text) => el("td", { "data-label": label, class: label === "value" && "value" }, text);
-  output.replaceChildren(el("div", { class: "table" }, el("table", {},
+  return el("div", { class: "table" }, el("table", {},
     el("thead", {}, el("tr", {}, ...["figure", "value", "±", "chance", "ceiling", "control", "n", "better"].map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col", class: "definition" }, "definition"))),
     el("tbody", {}, ...records.map((record) => el("tr", {},
       el("th", { scope: "row" }, record.name),
       ...keys.map((key) => cell(key === "error" ? "±" : key, figure(record[key]) + (key === "value" && record.unit ? ` ${record.unit}` : ""))),
-      cell("n", record.n), cell("better", record.better), el("td", { class: "definition" }, record.definition)))))));
+      cell("n", record.n), cell("better", record.better), el("td", { class: "definition" }, record.definition))))));
+}
+
+async function showFigures(options) {
+  const records = await ask("api/metrics", options);
+  const single = records.filter(({ name }) => name.split("/").length > 2); // of one view or one route
+  output.replaceChildren(
+    tableOf(records.filter((record) => !single.includes(record))),
+    ...(single.length ? [el("details", {}, el("summary", {}, `${single.length} more, one by one`), tableOf(single))] : []),
+  );
 }
 
 const plain = (text = "") => text.replaceAll("`", "");
