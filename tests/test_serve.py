@@ -115,6 +115,14 @@ def test_guidance_is_of_one_question_alone(client, monkeypatch):
     assert client.get("/api/fill?guidance=11").status_code == 422
 
 
+def test_what_is_strange_about_an_upload_is_said_of_what_is_made_of_it(client):
+    kept = upload(client, "view0", "white.png", png(np.ones((3, 24, 24)))).json()
+    assert "brighter than anything" in kept["note"]
+    name = f"upload:{kept['token']}"
+    for question in (f"fill?a={name}&num=1&steps=1", f"walk?a=test:0&b={name}", f"mix?a={name}&b={name}"):
+        assert client.get(f"/api/{question}").json()["notes"] == [kept["note"]]
+
+
 def test_uploads_of_one_sample_come_together(client, model):
     x = model.data().test.batch([3]).x
     first = upload(client, "view0", "a.png", png(x["view0"][0].numpy())).json()["token"]

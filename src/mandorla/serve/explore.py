@@ -158,6 +158,7 @@ class Explorer:
         """Return the answer to any of the questions, as a table or as one PNG. Raises MandorlaError."""
         kind = type(question).__name__.lower()
         rows, columns, cells, notes = getattr(self, kind)(question)
+        notes = [*self._strange(question), *notes]
         about = {"question": kind} | question.settings() | self._origin
         if question.format == "png":
             titles = [column.title for column in columns]
@@ -171,6 +172,11 @@ class Explorer:
             for row, line in zip(rows, cells, strict=True)
         ]
         return Panel(rows=rows, columns=columns, images=images, notes=notes, settings=about)
+
+    def _strange(self, question: Question) -> list[str]:
+        """Return what is strange about the uploads that are asked about: it holds for what is made of them too."""
+        tokens = [name.split(":")[1] for name in question.settings().values() if str(name).startswith("upload:")]
+        return [note for token in dict.fromkeys(tokens) if (note := self.uploads.get(token).note)]
 
     @property
     def _origin(self) -> dict[str, Any]:
