@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -633,11 +634,12 @@ class _Rate(ProgressColumn):
 
 
 def _progress() -> Progress:
+    whole = Column(no_wrap=True)  # in a narrow terminal the bar becomes shorter first
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(20),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
+        MofNCompleteColumn(table_column=whole),
+        _Rate(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
         TextColumn("{task.fields[figures]}"),
     )
