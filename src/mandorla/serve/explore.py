@@ -329,7 +329,7 @@ def _lines(x: Tensor) -> Tensor:
     for number, line in enumerate(x.tolist()):
         across = max(1, len(line) - 1)
         points = [(2 + (width - 5) * i / across, 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
-        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number))
+        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number), width=3, joint="curve")
     return torch.from_numpy(np.array(image))[None] / 255
 
 

@@ -117,7 +117,7 @@ const fileName = (settings, end) =>
     .replace(/[^\w.+-]+/g, "-") + ".png";
 
 function showPanel(panel, query) {
-  const large = Math.max(...Object.values(model.modalities).map((shape) => shape.at(-1))) > 64;
+  const size = ({ target }) => target.classList.toggle("large", target.naturalWidth > 64); // smooth, where not a few pixels
   const head = panel.columns.map(({ title, sample }) =>
     el("th", { scope: "col" }, title, sample && el("div", { class: "use" }, ...["a", "b"].map((name) =>
       el("button", { type: "button", "aria-label": `use ${sample} as sample ${name.toUpperCase()}`, title: `use as sample ${name.toUpperCase()}`, onclick: () => useAs(name, sample) }, name.toUpperCase())))));
@@ -126,7 +126,7 @@ function showPanel(panel, query) {
       if (!image) return el("td");
       const source = `data:image/png;base64,${image}`, title = panel.columns[j].title;
       const link = { href: source, download: fileName(panel.settings, [row, title]), title: `save ${row}, ${title}` };
-      return el("td", {}, el("a", link, el("img", { src: source, alt: `${row}, ${title}`, class: large && "large" })));
+      return el("td", {}, el("a", link, el("img", { src: source, alt: `${row}, ${title}`, onload: size })));
     })));
   const whole = new URLSearchParams(query);
   whole.set("format", "png");
