@@ -44,6 +44,8 @@ def test_where_there_is_too_much_of_a_good_thing_the_nearer_one_is_better():
     assert (
         compare_records(a, b)["spread/ratio"][-1] == "second" and compare_records(b, a)["spread/ratio"][-1] == "first"
     )
+    a, b = (records(record("spread/ratio", value, better="nearer ceiling")) for value in (2, 0.9))
+    assert compare_records(a, b)["spread/ratio"][-1] == "neither", "a damaged record, of which no ceiling is known"
     a, b = (records(record("explained/c", value, better="neither")) for value in (0.2, 0.9))
     assert compare_records(a, b)["explained/c"][-1] == "neither"
 
