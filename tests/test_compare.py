@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from mandorla.compare import compare, compare_records, draw_curves, read_curves
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record
+from mandorla.recipe import read_run
 
 
 def record(name: str, value: float, error: float | None = 0.01, better: str = "higher") -> Record:
@@ -29,6 +31,9 @@ def test_who_is_better():
     assert verdicts == {"shared/class": "second", "leak/x": "second", "joint/y": "as likely chance"}
     assert {cells[-1] for name, cells in compare_records(b, a).items() if name != "joint/y"} == {"first"}
     assert compare_records(a, b)["shared/class"][:3] == ["0.900 ± 0.010", "0.950 ± 0.010", "+0.05"]
+    assert {cells[-1] for cells in compare_records(a, a).values()} == {"equal"}
+    fewer = {"shared/class": replace(b["shared/class"], definition="of fewer draws")}
+    assert compare_records(a, fewer)["shared/class"][2:] == ["+0.05", "measured otherwise"]
     few = records(record("shared/class", 0.2, error=None))
     assert compare_records(few, b)["shared/class"] == ["0.200", "0.950 ± 0.010", "+0.75", "not known of so few"]
 
@@ -39,6 +44,8 @@ def test_where_there_is_too_much_of_a_good_thing_the_nearer_one_is_better():
     assert (
         compare_records(a, b)["spread/ratio"][-1] == "second" and compare_records(b, a)["spread/ratio"][-1] == "first"
     )
+    a, b = (records(record("spread/ratio", value, better="nearer ceiling")) for value in (2, 0.9))
+    assert compare_records(a, b)["spread/ratio"][-1] == "neither", "a damaged record, of which no ceiling is known"
     a, b = (records(record("explained/c", value, better="neither")) for value in (0.2, 0.9))
     assert compare_records(a, b)["explained/c"][-1] == "neither"
 
@@ -63,6 +70,17 @@ def test_two_runs(polydigits_run, copy_of, tmp_path, capsys):
     assert set(read_curves(other)["stage 1, loss"][0]) == {3, 6}
 
 
+def test_what_was_measured_otherwise_is_a_setting_that_differs(polydigits_run, copy_of, tmp_path, capsys):
+    """The settings of the evaluation itself count, not those of the recipe, which a call may have changed."""
+    other = copy_of(polydigits_run)
+    settings = read_run(other).evaluate.model_copy(update={"num_samples": 3}).model_dump(mode="json")
+    for metrics in ({"settings": settings}, {"settings": {"unknown": 1}}, {}):
+        (other / "metrics.json").write_text(json.dumps({"records": []} | metrics))
+        compare(polydigits_run, other, tmp_path / "curves.png")
+        printed = capsys.readouterr().out
+        assert ("evaluate.num_samples" in printed) == (metrics.get("settings") == settings)
+
+
 def test_a_run_beside_itself(polydigits_run, tmp_path, capsys):
     compare(polydigits_run, polydigits_run, tmp_path / "curves.png")
     assert "settings: no difference" in capsys.readouterr().out
@@ -76,19 +94,6 @@ def test_curves_are_drawn_where_they_are():
     assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
 
 
-def test_damaged_lines_are_passed_over(tmp_path):
-    (tmp_path / "vae").mkdir()
-    lines = [
-        '{"step": 1, "part": "val", "loss": 2}',
-        '{"step": 2, "pa',
-        "3",
-        "[]",
-        '{"step": 2, "part": "train", "loss": 1}',
-    ]
-    (tmp_path / "vae" / "metrics.jsonl").write_text("\n".join(lines))
-    assert read_curves(tmp_path) == {"stage 1, loss": ([1], [2.0])}
-
-
 def test_what_is_no_run_or_no_figures_is_named(polydigits_run, copy_of, tmp_path):
     with pytest.raises(MandorlaError, match="not a run folder"):
         compare(polydigits_run, tmp_path, tmp_path / "x.png")
@@ -98,3 +103,18 @@ def test_what_is_no_run_or_no_figures_is_named(polydigits_run, copy_of, tmp_path
         with pytest.raises(MandorlaError, match="holds no figures: run `mandorla evaluate"):
             compare(polydigits_run, other, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_what_stands_in_brackets_is_shown_as_it_is(polydigits_run, copy_of, tmp_path, capsys):
+    """Lists of names and of paths, and folders called so, look like marks of the terminal's library."""
+    run = copy_of(polydigits_run).rename(tmp_path / "x [old]")
+    (tmp_path / "nets.py").touch()
+    text = (run / "config.yaml").read_text()
+    for old, new in (("imports: []", f"imports: [{tmp_path}/nets.py]"), ("[tensorboard]", "[tensorboard, mlflow]")):
+        assert old in text
+        text = text.replace(old, new)
+    (run / "config.yaml").write_text(text)
+    compare(polydigits_run, run, tmp_path / "curves.png")
+    printed = "".join(capsys.readouterr().out.split())
+    assert f"[{tmp_path}/nets.py]" in printed and "[tensorboard,mlflow]" in printed
+    assert f"{run}isnotevaluated".replace(" ", "") in printed

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mandorla.evaluate import fidelity
-from mandorla.evaluate.pictures import Picture, curves
+from mandorla.evaluate.pictures import Picture, curves, read_log
 from mandorla.evaluate.probes import auc
 from mandorla.evaluate.record import Record, bootstrap_error, jackknife_error, standard_error
 from mandorla.evaluate.report import position, print_summary, render, summary
@@ -134,8 +134,17 @@ def test_curves_draw_any_log(tmp_path):
     lines = [{"step": k, "part": "train", "loss": 1 / (k + 1), "kl": 0.1} for k in range(5)]
     lines.append({"step": 4, "part": "val", "loss": 0.3})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    picture = curves(tmp_path, "Stage 1")
+    picture = curves("vae", read_log(tmp_path))
+    assert picture.title == "Stage 1" and picture.name == "training_vae"
     assert "loss, kl" in picture.alt and open_png(picture.png, tmp_path).size[0] > 300
+
+
+def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
+    """A training that is killed leaves half a line, a run folder of somebody else anything."""
+    assert read_log(tmp_path) == []
+    lines = ['{"step": 1, "part": "val", "loss": 2}', "3", "[]", '{"step": 2, "part": "train", "loss": "x"}', "{}"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 2, "pa']))
+    assert read_log(tmp_path) == [(1, "val", {"loss": 2.0})]
 
 
 def test_a_jackknife_of_the_mean_is_its_standard_error():

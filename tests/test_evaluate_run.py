@@ -195,6 +195,17 @@ def test_pictures_of_before_make_way_and_those_of_others_stay(tmp_path):
     assert names == {"samples", "neighbours_pixels", "neighbours_features", "mine"}
 
 
+def test_what_is_left_of_an_earlier_evaluation_stops_none_and_names_no_file_elsewhere(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "photo.png"
+    run.mkdir()
+    elsewhere.touch()
+    for damaged in ('{"records": [1', '{"pictures": 3}', json.dumps({"pictures": ["../../photo", ["x"]]})):
+        (run / "metrics.json").write_text(damaged)
+        evaluate_run(RunModel(run), only("translation"))
+        assert json.loads((run / "metrics.json").read_text())["records"]
+    assert elsewhere.is_file()
+
+
 def test_another_folder_is_written_and_what_was_changed_noted(tmp_path):
     run, out = tmp_path / "run", tmp_path / "new" / "folder"
     run.mkdir()

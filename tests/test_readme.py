@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mandorla.serve
 from mandorla.cli import main
 from mandorla.data import load_data
 from mandorla.data.images import write_image
+from mandorla.diffusion.samplers import SAMPLERS, SamplingConfig, time_grid
 from mandorla.nets.encoder_decoder import registered
 from mandorla.recipe import read_recipe
 
@@ -154,6 +156,17 @@ def test_own_networks(world):
     network = recipe.vae.model.encoder_decoder_of["t1"]
     assert registered()[network.kind].__name__ == "Mine"
     assert network.options == {"width": 64}
+
+
+def test_a_sample_takes_as_many_evaluations_as_it_says():
+    config, times = SamplingConfig(), []
+
+    def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
+        times.append(t)
+        return x
+
+    SAMPLERS[config.sampler]().integrate(velocity, torch.ones(1, 1), time_grid(config.steps))
+    assert f"A sample takes {len(times)} network evaluations" in TEXT
 
 
 def test_the_tree_names_what_is_there():

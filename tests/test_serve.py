@@ -21,6 +21,7 @@ from mandorla.errors import MandorlaError
 from mandorla.serve import samples as serve_samples
 from mandorla.serve import serve
 from mandorla.serve.app import create_app, listen
+from mandorla.serve.explore import _lines
 from mandorla.vae.training import train_vae
 
 BINARY = {"content-type": "application/octet-stream"}
@@ -113,6 +114,14 @@ def test_guidance_is_of_one_question_alone(client, monkeypatch):
         assert client.get(f"/api/fill?a=test:3&given=view1&num=1{more}").status_code == 200
     assert seen == [1.0, 4.0, 1.0]
     assert client.get("/api/fill?guidance=11").status_code == 422
+
+
+def test_what_is_strange_about_an_upload_is_said_of_what_is_made_of_it(client):
+    kept = upload(client, "view0", "white.png", png(np.ones((3, 24, 24)))).json()
+    assert "brighter than anything" in kept["note"]
+    name = f"upload:{kept['token']}"
+    for question in (f"fill?a={name}&num=1&steps=1", f"walk?a=test:0&b={name}", f"mix?a={name}&b={name}"):
+        assert client.get(f"/api/{question}").json()["notes"] == [kept["note"]]
 
 
 def test_uploads_of_one_sample_come_together(client, model):
@@ -397,6 +406,13 @@ def test_signals_are_drawn_as_lines(signals_run):
         image = pixels(answer.json()["images"][0][0])
         assert image.shape == (96, 160) and (image == 255).any() and (image < 200).any()
         assert client.get("/api/generate?num=2&format=png").status_code == 200
+
+
+@pytest.mark.parametrize("num", [2, 5, 19])
+def test_lines_stay_whole_where_they_are_shown_smaller(num):
+    image = _lines(torch.rand(1, num, generator=torch.Generator().manual_seed(num)))[0]
+    for first in (0, 1):
+        assert (image[first::2, ::2] < 0.8).any(0)[2:-2].all()
 
 
 def test_a_port_that_is_taken_is_named(model):

@@ -206,6 +206,21 @@ def test_an_answer_that_comes_too_late_is_not_shown(open_page):
     assert page.locator("dt").count() == 0 and page.locator("#output img").count() > 0
 
 
+def test_figures_that_sum_up_come_first_and_small_ones_are_no_zeros(open_page):
+    page = open_page()
+    figures = {"kernel/random": 0.00004, "kernel/random/t1": -0.00003, "kernel/random/t2": 0.0}
+    records = [{"name": name, "value": value, "better": "lower"} for name, value in figures.items()]
+    page.route("**/api/metrics", lambda route: route.fulfill(json=records))
+    page.get_by_role("link", name="Figures", exact=True).click()
+    row = page.locator("#output tbody tr:visible")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("4.0e-5")
+    page.get_by_text("2 more, one by one").click()
+    expect(row).to_have_count(3)
+    expect(row.nth(1)).to_contain_text("-3.0e-5")
+    expect(row.nth(2)).to_contain_text("0.000")
+
+
 def test_mistakes_are_shown(browser, address):
     page = browser.new_context().new_page()
     page.goto(f"{address}/?view=walk&a=test:99999")

@@ -131,6 +131,27 @@ def test_what_is_not_installed_is_named_before_anything_begins(tmp_path, monkeyp
         train_vae(tiny_recipe(tmp_path / "run").model_copy(update={"track": (name,)}))
 
 
+def test_a_tracker_that_fails_is_one_clear_line(tmp_path, stand_ins, monkeypatch):
+    """At its beginning, as without an account, or later, as where its server is gone; then the same goes on."""
+
+    def refuse(*args, **settings):
+        raise ValueError("No API key configured")
+
+    recipe = tiny_recipe(tmp_path / "run", "polydigits", "track=[wandb, mlflow]")
+    splits = load_data(recipe.data, recipe.seed)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["wandb"], "init", refuse)
+        with pytest.raises(MandorlaError, match=r"track: wandb fails \(No API key configured\)"):
+            fit_vae(recipe, splits)
+    for method in ("write", "close"):
+        with monkeypatch.context() as patch:
+            patch.setattr(track.MLflow, method, refuse)
+            with pytest.raises(MandorlaError, match=r"track: MLflow fails"):
+                fit_vae(recipe, splits)
+    fit_vae(recipe, splits)
+    assert (tmp_path / "run" / "vae" / "weights.safetensors").is_file()
+
+
 def test_none_at_all(tmp_path):
     recipe = tiny_recipe(tmp_path / "run", "polydigits", "track=[]")
     fit_vae(recipe, load_data(recipe.data, recipe.seed))

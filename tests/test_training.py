@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tiny import interrupted, same_training
 from torch import nn
 
@@ -389,6 +390,16 @@ def test_the_state_of_another_network_is_named(tmp_path):
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     with locked(tmp_path), pytest.raises(MandorlaError, match="another command is writing here"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_narrow_terminal_shows_how_far_a_training_is(width, capsys):
+    progress = training._progress()
+    task = progress.add_task("stage 2 (diffusion)", total=1500, completed=0, figures="")
+    progress.update(task, completed=700, figures="loss 11.5")
+    Console(width=width).print(progress.get_renderable())
+    printed = capsys.readouterr().out
+    assert "700/1500" in printed and "0.0/s -:--:-- loss 11.5" in printed
 
 
 def test_choose_device(monkeypatch):

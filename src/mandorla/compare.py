@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mandorla.config import differences
-from mandorla.evaluate.record import Record, read_records
-from mandorla.recipe import read_run
-from mandorla.storage import write_bytes
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.pictures import STAGES, read_log
+from mandorla.evaluate.record import FILE, Record, read_records
+from mandorla.evaluate.settings import EvaluateConfig
+from mandorla.recipe import Recipe, read_run
+from mandorla.storage import read_json, write_bytes
 
-LOG = "metrics.jsonl"
-STAGES = {"vae": "stage 1", "diffusion": "stage 2"}
 IGNORED = ("run",)  # settings that differ by nature
 _SURE = 2.0  # standard errors from which on a difference is more than the chance of test samples
 
@@ -26,10 +27,10 @@ def compare(first: Path, second: Path, out: Path) -> None:
     from rich.console import Console
 
     runs = (first, second)
-    changed = differences(*map(read_run, runs))
+    changed = differences(*map(_as_measured, runs))
     kept = [{record.name: record for record in read_records(run)} for run in runs]
     curves = [read_curves(run) for run in runs]
-    console, names = Console(highlight=False), _names(first, second)
+    console, names = Console(highlight=False, markup=False), _names(first, second)
     rows = {key: values for key, values in changed.items() if key.partition(".")[0] not in IGNORED}
     _print(
         console,
@@ -51,14 +52,19 @@ def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[st
     """Return, for each figure that both runs have, both values with standard errors, their difference, who is better.
 
     No run is better where the difference could be the chance of the test samples alone; that of training seeds is not
-    in the standard errors. Figures of single views or routes are left out where one sums them up.
+    in the standard errors. Figures that are defined otherwise, as a mean of fewer draws is, cannot be compared. Those
+    of single views or routes are left out where one sums them up.
     """
     table = {}
     summed = {name.rpartition("/")[0] for name in a if name.count("/") > 1} & a.keys()
     for name in (name for name in a if name in b and name.rpartition("/")[0] not in summed):
         one, other = a[name], b[name]
         difference = other.value - one.value
-        if one.error is None or other.error is None:
+        if one.definition != other.definition:
+            verdict = "measured otherwise"
+        elif difference == 0:
+            verdict = "equal"
+        elif one.error is None or other.error is None:
             verdict = "not known of so few"
         elif abs(difference) <= _SURE * math.hypot(one.error, other.error):
             verdict = "as likely chance"
@@ -70,21 +76,11 @@ def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[st
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Return the figures of all validations of a run, `stage 1, loss` and so on, as steps and values.
-
-    Damaged lines, which a killed training leaves, are passed over.
-    """
+    """Return the figures of all validations of a run, `stage 1, loss` and so on, as steps and values."""
     curves: dict[str, Curve] = {}
     for stage, title in STAGES.items():
-        path = run / stage / LOG
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-            try:
-                figures = json.loads(line)
-                step, part = int(figures.pop("step")), figures.pop("part")
-                values = {name: float(value) for name, value in figures.items()}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-            for name, value in values.items() if part == "val" else ():
+        for step, part, figures in read_log(run / stage):
+            for name, value in figures.items() if part == "val" else ():
                 steps, row = curves.setdefault(f"{title}, {name}", ([], []))
                 steps.append(step)
                 row.append(value)
@@ -113,6 +109,16 @@ def draw_curves(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
+
+
+def _as_measured(run: Path) -> Recipe:
+    """Return the recipe of a run, its `evaluate` as that was for the figures that are there."""
+    recipe = read_run(run)
+    try:
+        settings = read_json(run / FILE)["settings"]
+        return recipe.model_copy(update={"evaluate": EvaluateConfig.model_validate_json(json.dumps(settings))})
+    except (MandorlaError, KeyError, ValueError):  # not evaluated, or by another version
+        return recipe
 
 
 def _names(first: Path, second: Path) -> list[str]:

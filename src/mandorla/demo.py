@@ -31,7 +31,7 @@ def run_demo(run: Path, seed: int, overrides: Sequence[str] = (), part: str = "b
         return run_part(part, run, seed, overrides)
     for name in PARTS:  # before anything is written
         _recipe(name, run, seed, overrides)
-    console, began = Console(), time.perf_counter()
+    console, began = Console(markup=False), time.perf_counter()
     threads = max(1, (os.cpu_count() or 2) // 2)
     folder = run / PARTS["phantom"]
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ in any case. A resumed training goes on in the same record.
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,11 +53,29 @@ def check_trackers(names: Sequence[Name]) -> None:
 
 
 def open_trackers(names: Sequence[Name], folder: Path, step: int) -> list[Tracker]:
-    """Return the trackers of a training in `folder`, the stage of a run, that begins or goes on at `step`."""
+    """Return the trackers of a training in `folder`, the stage of a run, that begins or goes on at `step`.
+
+    Raises MandorlaError where one cannot begin, as without an account or with no server at its address.
+    """
     check_trackers(names)
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
-    return [_TRACKERS[name](folder.resolve(), step) for name in dict.fromkeys(names)]
+    trackers = []
+    for name in dict.fromkeys(names):
+        with blamed(name):
+            trackers.append(_TRACKERS[name](folder.resolve(), step))
+    return trackers
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    """Raise MandorlaError, one line that names the tracker, for whatever it raises inside."""
+    try:
+        yield
+    except Exception as error:  # each has its own
+        raise MandorlaError(
+            f"track: {name} fails ({error}): see to it, or leave it out; the same command goes on"
+        ) from error
 
 
 class TensorBoard(Tracker):

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -42,7 +43,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.nets.blocks import normalise_in_common, trains_in_bf16
 from mandorla.parallel import anyone, gather, is_first, wait, world
 from mandorla.storage import locked, whole, write_bytes, write_text
-from mandorla.track import Name, open_trackers
+from mandorla.track import Name, blamed, open_trackers
 
 WEIGHTS, LOG = "weights.safetensors", "metrics.jsonl"
 STATE, PREVIOUS = "last.safetensors", "previous.safetensors"
@@ -589,7 +590,8 @@ class _Log:
         if not is_first():
             return means
         for tracker in self.trackers:
-            tracker.write(step, {f"{part}/{name}": value for name, value in means.items()})
+            with blamed(type(tracker).__name__):
+                tracker.write(step, {f"{part}/{name}": value for name, value in means.items()})
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, "part": part} | means) + "\n")
@@ -602,7 +604,8 @@ class _Log:
 
     def __exit__(self, *error: object) -> None:
         for tracker in self.trackers:
-            tracker.close()
+            with blamed(type(tracker).__name__):
+                tracker.close()
 
 
 def _step_of(line: str) -> float:
@@ -631,11 +634,12 @@ class _Rate(ProgressColumn):
 
 
 def _progress() -> Progress:
+    whole = Column(no_wrap=True)  # in a narrow terminal the bar becomes shorter first
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(20),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
+        MofNCompleteColumn(table_column=whole),
+        _Rate(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
         TextColumn("{task.fields[figures]}"),
     )

@@ -127,7 +127,7 @@ def run_trials(kind: Kind, trials: Sequence[Trial], read: Read, num_seeds: int =
         for trial in trials
         for seed in seeds
     }
-    console, results, bench = Console(), [], _Bench(run)
+    console, results, bench = Console(markup=False), [], _Bench(run)
     for number, trial in enumerate(trials, 1):
         measured = []
         for seed in seeds:
@@ -312,7 +312,7 @@ def print_table(results: Sequence[Result]) -> None:
         table.add_column(text, justify="right")
     for row in _rows(results, columns):
         table.add_row(*(cell.strip("*") for cell in row))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _write(path: Path, results: Sequence[Result], recipe: Recipe, num_seeds: int) -> None:

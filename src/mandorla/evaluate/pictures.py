@@ -17,7 +17,7 @@ from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.settings import Suite
 from mandorla.pictures import grid
 
-_LOOKS = {"vae": "Stage 1", "diffusion": "Stage 2"}
+STAGES = {"vae": "stage 1", "diffusion": "stage 2", "refiner": "refiner"}  # folders of trainings, and their titles
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def draw_all(subject: Subject) -> list[Picture]:
         if names and suites & set(subject.settings.suites)
         for picture in draw(subject, names)
     ]
-    return pictures + [curves(subject.model.run / stage, t) for stage, t in _LOOKS.items() if _log(subject, stage)]
+    logs = {stage: read_log(subject.model.run / stage) for stage in STAGES}
+    return pictures + [curves(stage, lines) for stage, lines in logs.items() if lines]
 
 
 def _samples(subject: Subject, names: list[str], num: int = 12) -> list[Picture]:
@@ -190,19 +191,30 @@ def _neighbours(subject: Subject, names: list[str], num: int = 12) -> list[Pictu
     return pictures
 
 
-def _log(subject: Subject, stage: str) -> bool:
-    return (subject.model.run / stage / "metrics.jsonl").exists()
+def read_log(stage: Path) -> list[tuple[int, str, dict[str, float]]]:
+    """Return what the log `metrics.jsonl` of a stage holds: step, part (train or val) and figures of each line.
+
+    Damaged lines, which a killed training leaves, are passed over.
+    """
+    lines, path = [], stage / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            figures = json.loads(line)
+            step, part = int(figures.pop("step")), figures.pop("part")
+            lines.append((step, part, {name: float(value) for name, value in figures.items()}))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return lines
 
 
-def curves(stage: Path, title: str) -> Picture:
-    """Draw every figure in the log `metrics.jsonl` of a stage over the training steps, training beside validation."""
+def curves(stage: str, lines: list[tuple[int, str, dict[str, float]]]) -> Picture:
+    """Draw every figure of the log of a stage, at least one line, over the steps, training beside validation."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "part")))
+    names = list(dict.fromkeys(name for *_, figures in lines for name in figures))
     columns = min(4, len(names))
     count = -(-len(names) // columns)
     grey = "#808080"
@@ -213,7 +225,7 @@ def curves(stage: Path, title: str) -> Picture:
         figure, axes = pyplot.subplots(count, columns, figsize=(2.6 * columns, 1.9 * count), squeeze=False)
         for axis, name in zip(axes.flat, names, strict=False):
             for part, colour in (("train", "#4c8dd6"), ("val", "#e08b3c")):
-                points = [(line["step"], line[name]) for line in lines if line.get("part") == part and name in line]
+                points = [(step, figures[name]) for step, of, figures in lines if of == part and name in figures]
                 if points:
                     axis.plot(
                         *zip(*points, strict=True),
@@ -232,9 +244,9 @@ def curves(stage: Path, title: str) -> Picture:
         figure.savefig(file, format="png", dpi=130, transparent=True)
         pyplot.close(figure)
     return Picture(
-        f"training_{stage.name}",
+        f"training_{stage}",
         "Training",
-        title,
+        STAGES[stage].capitalize(),
         "Every logged figure over the training steps.",
         f"Small line charts of {', '.join(names)} over training steps.",
         file.getvalue(),

@@ -78,9 +78,9 @@ class Record:
 
     @property
     def merit(self) -> float:
-        """Return how good the figure is: the larger the better, of one name; always 0 where neither is better."""
+        """Return how good the figure is: the larger the better, of one name; 0 where neither is, or nobody can tell."""
         if self.better == "nearer ceiling":
-            return -abs(self.value - self.ceiling)
+            return 0.0 if self.ceiling is None else -abs(self.value - self.ceiling)
         return {"higher": self.value, "lower": -self.value, "neither": 0.0}[self.better]
 
     @property

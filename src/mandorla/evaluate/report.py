@@ -80,7 +80,7 @@ def print_summary(records: Sequence[Record]) -> None:
         table.add_column("±" if key == "error" else key, justify="right")
     for record in chosen:
         table.add_row(record.name, *(record.text(key) for key in keys), record.better)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def position(record: Record) -> dict[str, float]:

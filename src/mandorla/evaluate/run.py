@@ -184,15 +184,25 @@ def evaluate_run(
     if not is_first():
         return metrics
     page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
-    old = read_json(out / FILE).get("pictures", []) if (out / FILE).is_file() else []
+    old = _pictures_of_before(out) - {picture.name for picture in pictures}
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         write_bytes(out / PICTURES / f"{picture.name}.png", picture.png)
-    for name in set(old) - set(metrics["pictures"]):
-        (out / PICTURES / f"{name}.png").unlink(missing_ok=True)
+    for path in (out / PICTURES).glob("*.png"):  # of this folder alone, whatever its metrics.json names
+        if path.stem in old:
+            path.unlink()
     write_text(out / REPORT, page)
     write_text(out / FILE, json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def _pictures_of_before(out: Path) -> set[str]:
+    """Return the names of the pictures of an earlier evaluation; none where its `metrics.json` is damaged."""
+    try:
+        names = read_json(out / FILE)["pictures"]
+    except (MandorlaError, KeyError):
+        return set()
+    return {str(name) for name in names} if isinstance(names, list) else set()
 
 
 def _check(model: "Mandorla", settings: EvaluateConfig, baseline: "Mandorla | None") -> None:

@@ -158,6 +158,7 @@ class Explorer:
         """Return the answer to any of the questions, as a table or as one PNG. Raises MandorlaError."""
         kind = type(question).__name__.lower()
         rows, columns, cells, notes = getattr(self, kind)(question)
+        notes = [*self._strange(question), *notes]
         about = {"question": kind} | question.settings() | self._origin
         if question.format == "png":
             titles = [column.title for column in columns]
@@ -171,6 +172,11 @@ class Explorer:
             for row, line in zip(rows, cells, strict=True)
         ]
         return Panel(rows=rows, columns=columns, images=images, notes=notes, settings=about)
+
+    def _strange(self, question: Question) -> list[str]:
+        """Return what is strange about the uploads that are asked about: it holds for what is made of them too."""
+        tokens = [name.split(":")[1] for name in question.settings().values() if str(name).startswith("upload:")]
+        return [note for token in dict.fromkeys(tokens) if (note := self.uploads.get(token).note)]
 
     @property
     def _origin(self) -> dict[str, Any]:
@@ -323,7 +329,7 @@ def _lines(x: Tensor) -> Tensor:
     for number, line in enumerate(x.tolist()):
         across = max(1, len(line) - 1)
         points = [(2 + (width - 5) * i / across, 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
-        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number))
+        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number), width=3, joint="curve")
     return torch.from_numpy(np.array(image))[None] / 255
 
 

@@ -117,7 +117,7 @@ const fileName = (settings, end) =>
     .replace(/[^\w.+-]+/g, "-") + ".png";
 
 function showPanel(panel, query) {
-  const large = Math.max(...Object.values(model.modalities).map((shape) => shape.at(-1))) > 64;
+  const size = ({ target }) => target.classList.toggle("large", target.naturalWidth > 64); // smooth, where not a few pixels
   const head = panel.columns.map(({ title, sample }) =>
     el("th", { scope: "col" }, title, sample && el("div", { class: "use" }, ...["a", "b"].map((name) =>
       el("button", { type: "button", "aria-label": `use ${sample} as sample ${name.toUpperCase()}`, title: `use as sample ${name.toUpperCase()}`, onclick: () => useAs(name, sample) }, name.toUpperCase())))));
@@ -126,7 +126,7 @@ function showPanel(panel, query) {
       if (!image) return el("td");
       const source = `data:image/png;base64,${image}`, title = panel.columns[j].title;
       const link = { href: source, download: fileName(panel.settings, [row, title]), title: `save ${row}, ${title}` };
-      return el("td", {}, el("a", link, el("img", { src: source, alt: `${row}, ${title}`, class: large && "large" })));
+      return el("td", {}, el("a", link, el("img", { src: source, alt: `${row}, ${title}`, onload: size })));
     })));
   const whole = new URLSearchParams(query);
   whole.set("format", "png");
@@ -149,18 +149,26 @@ async function copyLink() {
   }
 }
 
-const figure = (value) => (value == null ? "" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3));
+const figure = (value) => (value == null ? "" : Math.abs(value) >= 100 ? value.toFixed(0) : value && Math.abs(value) < 0.001 ? value.toExponential(1) : value.toFixed(3));
 
-async function showFigures(options) {
-  const records = await ask("api/metrics", options);
+function tableOf(records) {
   const keys = ["value", "error", "chance", "ceiling", "control"];
   const cell = (label, text) => el("td", { "data-label": label, class: label === "value" && "value" }, text);
-  output.replaceChildren(el("div", { class: "table" }, el("table", {},
+  return el("div", { class: "table" }, el("table", {},
     el("thead", {}, el("tr", {}, ...["figure", "value", "±", "chance", "ceiling", "control", "n", "better"].map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col", class: "definition" }, "definition"))),
     el("tbody", {}, ...records.map((record) => el("tr", {},
       el("th", { scope: "row" }, record.name),
       ...keys.map((key) => cell(key === "error" ? "±" : key, figure(record[key]) + (key === "value" && record.unit ? ` ${record.unit}` : ""))),
-      cell("n", record.n), cell("better", record.better), el("td", { class: "definition" }, record.definition)))))));
+      cell("n", record.n), cell("better", record.better), el("td", { class: "definition" }, record.definition))))));
+}
+
+async function showFigures(options) {
+  const records = await ask("api/metrics", options);
+  const single = records.filter(({ name }) => name.split("/").length > 2); // of one view or one route
+  output.replaceChildren(
+    tableOf(records.filter((record) => !single.includes(record))),
+    ...(single.length ? [el("details", {}, el("summary", {}, `${single.length} more, one by one`), tableOf(single))] : []),
+  );
 }
 
 const plain = (text = "") => text.replaceAll("`", "");
