@@ -369,6 +369,8 @@ def test_training_says_what_comes_next(calls, capsys):
     assert capsys.readouterr().out.endswith("trained in r; next: mandorla evaluate r\n")
     assert run("evaluate", "r") == 0
     assert capsys.readouterr().out == "report: r/report.html\n"
+    assert run("evaluate", "r", "--data", "elsewhere.yaml") == 0
+    assert capsys.readouterr().out == "report: r/other/report.html\n"
 
 
 def test_wrong_arguments_are_refused(capsys):

@@ -515,9 +515,8 @@ def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):
     np.testing.assert_array_equal(other.test.batch(rows).x["t1"], model.to_unit({"t1": stored})["t1"])
     assert other.test.batch(rows).x["t1"].mean() < 0.5 * own.test.batch(rows).x["t1"].mean()
     assert torch.equal(other.train.batch(rows).x["t1"], own.train.batch(rows).x["t1"])
-    out = tmp_path / "out"
-    evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe), out=out)
-    assert json.loads((out / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
+    evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe))
+    assert json.loads((model.run / "other" / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
 
 
 def test_other_data_that_do_not_fit(polydigits_run, scans_run, tmp_path, monkeypatch):

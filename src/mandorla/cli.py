@@ -338,7 +338,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="RUN", help="Run of the same data, whose translations to compare with in pairs."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default RUN.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default RUN, of --data RUN/other.")
+    ] = None,
 ) -> None:
     """Measure the run on its test split: `metrics.json`, pictures and `report.html`."""
     from mandorla.evaluate import evaluate
@@ -350,7 +352,7 @@ def evaluate(
         changes.append(f"evaluate.num_samples={num_samples}")
     _use_idle_cores()
     evaluate(run, changes, data, baseline, out)
-    print(f"report: {(out or run) / 'report.html'}")
+    print(f"report: {(out or run / ('other' if data else '')) / 'report.html'}")
 
 
 @app.command()

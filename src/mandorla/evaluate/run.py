@@ -81,8 +81,9 @@ def evaluate(
 
     `overrides` (`evaluate.key=value`) hold for this call; `data` is a recipe whose test part is measured instead of the
     run's own; `baseline` another run of the same data, whose translations are compared in pairs; `out` the folder that
-    is written to, by default `run`. Processes that work together divide what goes through the networks, whole batches
-    each: figures are those of one. Raises MandorlaError where these do not fit.
+    is written to, by default `run`, for other data `run`/other: the run's own figures stay. Processes that work
+    together divide what goes through the networks, whole batches each: figures are those of one. Raises MandorlaError
+    where these do not fit.
     """
     from rich.progress import Progress as Bar
 
@@ -101,6 +102,7 @@ def evaluate(
             bar.update(task, description=what, completed=share)
 
         changed = [*overrides, *([f"--data {data}"] if data else [])]
+        out = out or (Path(run) / "other" if data else None)
         metrics = evaluate_run(model, settings, progress, splits, rival, out, changed)
     records = [Record(**record) for record in metrics["records"]]
     print_summary(records)
