@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Laplace, Normal, kl_divergence
 
 from mandorla.vae import losses
 from mandorla.vae.losses import agreement, alignment, dependence, info_nce, kl, private_recovery, reconstruction
@@ -25,6 +25,14 @@ def test_reconstruction_is_minus_the_log_density_up_to_a_constant(std):
     constant = math.log(std * math.sqrt(2 * math.pi))
     truth = -Normal(decoded, std).log_prob(x).flatten(1).mean(1) - constant
     torch.testing.assert_close(reconstruction(x, decoded, std), truth)
+
+
+@pytest.mark.parametrize("std", [1.0, 0.05])
+def test_reconstruction_by_a_laplace_law(std):
+    x, decoded = torch.rand(2, 6, 3, 4, 5, dtype=torch.float64)
+    constant = math.log(std * math.sqrt(2))
+    truth = -Laplace(decoded, std / math.sqrt(2)).log_prob(x).flatten(1).mean(1) - constant
+    torch.testing.assert_close(reconstruction(x, decoded, std, laplace=True), truth)
 
 
 def test_private_recovery_is_minus_the_log_density_up_to_a_constant():

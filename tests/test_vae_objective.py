@@ -90,6 +90,14 @@ def test_the_likeliest_width_follows_the_error_of_each_modality():
     torch.testing.assert_close(reconstruction(x, decoded, torch.tensor(0.3)), constant - normal)
 
 
+def test_the_likeliest_width_of_a_laplace_law():
+    """The loss is 1 + log(width) then, smallest at that width, as sqrt(2) mean |error| is the width."""
+    objective, data = build(decoder_std=None, likelihood="laplace", **OFF), batch()
+    _, terms = objective.train()(data)
+    widths = 2**0.5 * objective.errors
+    torch.testing.assert_close(terms["reconstruction"], (1 + widths.log()).mean())
+
+
 def test_what_is_dropped_is_decoded_as_in_a_translation(monkeypatch):
     """Nothing of t1 is told: neither its u, which has no rate then, nor its c, but where there is no other."""
     rows = torch.ones(4000, dtype=torch.bool)

@@ -3,6 +3,7 @@
 Symbols: c shared code, u private code, x data, S the observed modalities, tau temperature, B batch.
 """
 
+import math
 from itertools import combinations
 
 import torch
@@ -65,15 +66,17 @@ def alignment(codes: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
     return torch.stack(terms).mean() if terms else next(iter(codes.values())).new_zeros(())
 
 
-def reconstruction(x: Tensor, decoded: Tensor, std: float | Tensor) -> Tensor:
+def reconstruction(x: Tensor, decoded: Tensor, std: float | Tensor, laplace: bool = False) -> Tensor:
     """Return -log N(x; decoded, std^2) without its constant, per value (mean over channels and space), `(B,)`.
 
+    Of a Laplace law of that standard deviation instead, sqrt(2) |x - decoded| / std, if `laplace`.
     What a fixed `std` adds is a constant and left out; one that is a tensor counts in full.
 
     References: Auto-Encoding Variational Bayes, Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114 (Eq. 10).
     """
     normaliser = std.log() if isinstance(std, Tensor) else 0.0
-    return F.mse_loss(decoded, x, reduction="none").flatten(1).mean(1) / (2 * std**2) + normaliser
+    measure, scale = (F.l1_loss, std / math.sqrt(2)) if laplace else (F.mse_loss, 2 * std**2)
+    return measure(decoded, x, reduction="none").flatten(1).mean(1) / scale + normaliser
 
 
 def kl(mean: Tensor, log_std: Tensor) -> Tensor:

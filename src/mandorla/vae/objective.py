@@ -14,8 +14,10 @@ Codes are those of the whole batch, also where several processes divide it: each
 networks, and what comes out is gathered (`mandorla.parallel`).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +39,9 @@ class LossConfig(Settings):
     decoder_std: float | None = Field(0.1, gt=0)
     """standard deviation of p(x | c, u): smaller means more detail and a higher rate of u; null: of each modality as
     large as its error is, which is the likeliest"""
+    likelihood: Literal["normal", "laplace"] = "normal"
+    """law of p(x | c, u): normal counts squares of errors, laplace their sizes, so that edges are sharper and what is
+    empty stays empty"""
     kl_weight: float = Field(1.0, ge=0)
     """weight of KL(q(u | x, c) || N(0, I)); 1 is the evidence lower bound"""
     agreement_weight: float = Field(1.0, ge=0)
@@ -121,7 +126,8 @@ class Objective(nn.Module):
             told = heard[rows].to(u)
             decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
             std = config.decoder_std or self.likeliest_std(name, x, decoded)
-            add("reconstruction", gather(reconstruction(x, decoded, std), counts).mean(), 1 / count)
+            missed = gather(reconstruction(x, decoded, std, config.likelihood == "laplace"), counts)
+            add("reconstruction", missed.mean(), 1 / count)
             add("kl", (told * kl(mean, log_std)).mean(), config.kl_weight / values / count)
             if config.swap_weight:
                 shown, recovered = self.swap(name, whole[rows], u.detach())
@@ -132,16 +138,19 @@ class Objective(nn.Module):
         return loss, {name: torch.stack(values).mean() for name, values in terms.items()} | {"loss": loss.detach()}
 
     def likeliest_std(self, name: str, x: Tensor, decoded: Tensor) -> Tensor:
-        """Return the root of the mean squared error of a modality, a moving average over the steps of a training.
+        """Return the likeliest standard deviation of p(x | c, u) for the mean error of a modality in a training so far.
+
+        The error is a moving average over steps: of squares for a normal law, of sizes for a Laplace law.
 
         References: Simple and Effective VAE Training with Calibrated Decoders, Rybkin et al., 2021,
         https://arxiv.org/abs/2006.13202 (Eq. 4).
         """
         error = self.errors[self.names.index(name)]
         if self.training:
-            now = mean_of_all((decoded.detach() - x).square())
+            missed = (decoded.detach() - x).abs()
+            now = mean_of_all(missed if self.config.likelihood == "laplace" else missed.square())
             error.copy_(torch.where(error < 1, error.lerp(now, _PACE), now))
-        return error.sqrt()
+        return math.sqrt(2) * error if self.config.likelihood == "laplace" else error.sqrt()
 
     def _memory(self, name: str) -> Memory:
         u, c = (torch.zeros(4, *self.vae.layout.shapes[key]) for key in (name, SHARED))
