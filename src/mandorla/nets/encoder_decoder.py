@@ -202,8 +202,7 @@ class Convolutional(EncoderDecoder):
     """Strided convolutions for any number of spatial dimensions; see `ConvolutionalConfig`.
 
     The encoder goes down through all levels and, for map latents, up again with skip connections to the coarsest level
-    that is fine enough for them: a cell of a map has seen its surroundings. Latents enter the decoder at that level. It
-    too goes down and up again from there: what one modality shows at a place may follow from what is around it.
+    that is fine enough for them: a cell of a map has seen its surroundings. Latents enter the decoder at that level.
 
     The encoder is batch-normalised: what all images of a modality have in common would otherwise hide, for hundreds of
     steps, the directions in which codes of different modalities agree.
@@ -251,11 +250,6 @@ class Convolutional(EncoderDecoder):
         )
         self.lift = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in range(last - 1, level - 1, -1))
         self.mend = nn.ModuleList(nn.Sequential(*normalised(width[k])) for k in range(last - 1, level - 1, -1))
-        self.deepen = nn.ModuleList(
-            nn.Sequential(conv(dims, width[k - 1], width[k], 4, stride=2, padding=1), nn.SiLU(), *blocks(width[k]))
-            for k in range(level + 1, last + 1)
-        )
-        self.widen = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in range(last - 1, level - 1, -1))
         up = blocks(self.top)
         for k in range(level - 1, -1, -1):
             up += [_up(dims, width[k + 1], width[k]), nn.SiLU(), *blocks(width[k])]
@@ -313,13 +307,7 @@ class Convolutional(EncoderDecoder):
             parts.append(self.write_vectors(torch.cat(vectors, 1)))
         if maps := [resize(z, self.grid) for z in (c, u) if z.ndim > 2]:
             parts.append(self.write_maps(torch.cat(maps, 1)))
-        levels = [self.join(torch.cat(parts, 1))]
-        for stage in self.deepen:
-            levels.append(stage(levels[-1]))
-        h = levels.pop()
-        for lift, level in zip(self.widen, levels[::-1], strict=True):
-            h = F.silu(lift(h) + level)
-        x = self.up(h)
+        x = self.up(self.join(torch.cat(parts, 1)))
         return x[(..., *(slice(size) for size in self.modality.size))]
 
 
