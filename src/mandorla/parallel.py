@@ -41,22 +41,28 @@ def is_first() -> bool:
 
 def share(count: int) -> slice:
     """Return which of `count` rows are this process's own: shares follow each other and differ by one row at most."""
-    return slice(*(count * number // world() for number in (rank(), rank() + 1))) if world() > 1 else ALL
+    return slice(*_ends(count)[rank() : rank() + 2]) if world() > 1 else ALL
 
 
-def counts_of(rows: Tensor) -> list[int]:
-    """Return how many of the rows that the mask `rows`, bool `(B,)`, chooses from the whole batch each process has."""
-    if world() == 1:
-        return [int(rows.sum())]
-    return [
-        int(part.sum()) for part in rows.tensor_split([len(rows) * number // world() for number in range(1, world())])
-    ]
+def _ends(count: int) -> list[int]:
+    """Return where the shares of `count` rows begin, and the last one ends."""
+    return [count * number // world() for number in range(world() + 1)]
 
 
-def share_of(counts: Sequence[int]) -> slice:
-    """Return which rows are the own share where each process has so many."""
+def counts_of(rows: Tensor) -> list[int] | None:
+    """Return how many of the rows that the mask `rows`, bool `(B,)`, chooses from the whole batch each process has.
+
+    None of one process, which need not count (and wait for a GPU).
+    """
+    return [int(part.sum()) for part in rows.tensor_split(_ends(len(rows))[1:-1])] if world() > 1 else None
+
+
+def share_of(counts: Sequence[int] | None) -> slice:
+    """Return which rows are the own share where each process has so many, as `counts_of` says."""
+    if counts is None:
+        return ALL
     before = sum(counts[: rank()])
-    return slice(before, before + counts[rank()]) if world() > 1 else ALL
+    return slice(before, before + counts[rank()])
 
 
 def turns() -> slice:

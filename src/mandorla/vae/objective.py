@@ -78,7 +78,7 @@ class Objective(nn.Module):
 
     def __init__(self, vae: VAE, config: LossConfig):
         super().__init__()
-        self.vae, self.config = vae, config
+        self.vae, self.config, self.laplace = vae, config, config.likelihood == "laplace"
         self.names = [modality.name for modality in vae.modalities]
         self.register_buffer("errors", torch.ones(len(self.names)))  # 1 until something is decoded
         self.past = nn.ModuleDict({name: self._memory(name) for name in self.names})
@@ -126,7 +126,7 @@ class Objective(nn.Module):
             told = heard[rows].to(u)
             decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
             std = config.decoder_std or self.likeliest_std(name, x, decoded)
-            missed = gather(reconstruction(x, decoded, std, config.likelihood == "laplace"), counts)
+            missed = gather(reconstruction(x, decoded, std, self.laplace), counts)
             add("reconstruction", missed.mean(), 1 / count)
             add("kl", (told * kl(mean, log_std)).mean(), config.kl_weight / values / count)
             if config.swap_weight:
@@ -148,9 +148,9 @@ class Objective(nn.Module):
         error = self.errors[self.names.index(name)]
         if self.training:
             missed = (decoded.detach() - x).abs()
-            now = mean_of_all(missed if self.config.likelihood == "laplace" else missed.square())
+            now = mean_of_all(missed if self.laplace else missed.square())
             error.copy_(torch.where(error < 1, error.lerp(now, _PACE), now))
-        return math.sqrt(2) * error if self.config.likelihood == "laplace" else error.sqrt()
+        return math.sqrt(2) * error if self.laplace else error.sqrt()
 
     def _memory(self, name: str) -> Memory:
         u, c = (torch.zeros(4, *self.vae.layout.shapes[key]) for key in (name, SHARED))
