@@ -24,7 +24,7 @@ from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.figures.classes import class_figures
 from mandorla.evaluate.figures.subject import Codes, over_views
 from mandorla.evaluate.figures.translation import LIKENESS, by_group
-from mandorla.evaluate.gather import Gathered, choose
+from mandorla.evaluate.gather import Gathered, choose, whose
 from mandorla.evaluate.images import foreground
 from mandorla.evaluate.judges import Judge, find_judges
 from mandorla.evaluate.record import Record, averaged, jackknife_error
@@ -104,7 +104,7 @@ class Truth:
     @cached_property
     def donor(self) -> np.ndarray:
         """Return which test sample gives each its private part in a swap."""
-        return donors(whose(self.test), self.seed)
+        return donors(whose(*self.parts["test"]), self.seed)
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
@@ -183,21 +183,22 @@ class Truth:
                 distances.append(histogram_distance(judges[name].classes(made[name], factor), real, num))
             text = f"Total variation between the {kind} shares of generated and real images, mean over views."
             records.append(codes.record(f"joint/{kind} histogram", np.array(distances), text, "lower"))
-        return records + self.distances("joint", self.test, made, np.arange(len(made[self.names[0]])))
+        return records + self.distances("joint", "test", made, np.arange(len(made[self.names[0]])))
 
     def _private_factors(self, codes: Codes) -> dict[str, str]:
         """Return the private factor of each modality, none where some modality has none that a judge knows."""
         factors = codes.private_factors
         return factors if len(factors) == len(self.names) else {}
 
-    def distances(self, start: str, real: Batch, made: Images, whose_made: np.ndarray) -> list[Record]:
-        """Measure the Fréchet distance of made to real images in each space, beside that of training images.
+    def distances(self, start: str, part: str, made: Images, whose_made: np.ndarray) -> list[Record]:
+        """Measure the Fréchet distance of made images to a real `part` in each space, beside that of training images.
 
         The mean over what was made, each, and all modalities side by side: what was not made is the real one. Errors
         are those of whole patients: `whose_made` `(B,)` says whose the made ones are.
         """
+        real = {"test": self.test, "translated": self.translated}[part]
         num = min(len(whose_made), len(real.ids), len(self.known.ids))
-        groups = whose(real)[:num], whose_made[:num]
+        groups = whose(*self.parts[part])[:num], whose_made[:num]
         records = []
         for space, networks in self.spaces.items():
             truth, answered, usual = (
@@ -240,7 +241,7 @@ class Truth:
             ways[f"{name}, u = 0"] = each(mean_code, lambda x: x[0])
         columns = {way: self.likeness(guess) for way, guess in ways.items()}
         if made := read_images(answer / "joint"):
-            columns[single] += self.distances("joint", self.test, made, np.arange(len(made[self.names[0]])))
+            columns[single] += self.distances("joint", "test", made, np.arange(len(made[self.names[0]])))
         return columns
 
     def measure_simple(self) -> Columns:
@@ -256,7 +257,7 @@ class Truth:
     def likeness(self, guess: Mapping[tuple[str, ...], Images]) -> list[Record]:
         """Measure `guess[given][wanted]` `(N, C, *size)` against the truth: per patient, over all routes, and each."""
         truth = self.translated.x
-        groups = whose(self.translated)
+        groups = whose(*self.parts["translated"])
         scores: dict[str, dict[str, np.ndarray]] = {}
         for given, images in guess.items():
             for wanted, image in images.items():
@@ -278,14 +279,9 @@ class Truth:
                 records.append(Record.of(name, values, text, better, unit=unit, seed=self.seed))
         found: dict[str, list[Record]] = {}
         for images in guess.values():
-            for record in self.distances("translation", self.translated, images, groups):
+            for record in self.distances("translation", "translated", images, groups):
                 found.setdefault(record.name, []).append(record)
         return records + [averaged(name, of_routes, of_routes[0].definition) for name, of_routes in found.items()]
-
-
-def whose(batch: Batch) -> np.ndarray:
-    """Return whose (which patient's) each sample is, `(N,)`; each its own where the data does not say."""
-    return batch.factors.get("group", np.arange(len(batch.ids)))
 
 
 def each(drawn: Mapping[tuple[str, ...], Images], change: Callable[[Tensor], Tensor]) -> dict[tuple[str, ...], Images]:
