@@ -146,6 +146,22 @@ def test_labels_become_factors(root):
     np.testing.assert_array_equal(small.batch(range(len(small))).factors["tumour_mask"], expected)
 
 
+def test_whole_numbers_are_classes_unless_named_as_numbers(root):
+    np.savez(root / "ages.npz", age=40 + PATIENT)
+    settings = {"labels": {"age": "ages.npz:age"}, "groups": "scans.npz:patient"}
+    assert load_data(config(root, **settings), seed=0).classes["age"][-1] == str(40 + PATIENT.max())
+    splits = load_data(config(root, **settings, numbers=["age"]), seed=0)
+    ages = splits.train.batch(range(len(splits.train))).factors["age"]
+    assert splits.classes == {} and ages.dtype == np.float64
+    np.testing.assert_array_equal(ages, 40 + PATIENT[rows_of(splits.train)])
+    for wrong, message in [
+        ({"numbers": ["agee"]}, "data.numbers: no label 'agee' in the data, only age"),
+        ({"numbers": ["age"], "stratify": "age"}, "data.stratify: 'age' is no label with classes"),
+    ]:
+        with pytest.raises(MandorlaError, match=message):
+            load_data(config(root, **settings, **wrong), seed=0)
+
+
 def test_a_mask_may_be_a_modality(root):
     train = load_data(config(root, t2="labels.npz:mask:bits", duplicates="keep"), seed=0).train
     x = train.batch(range(len(train))).x["t2"]

@@ -279,6 +279,14 @@ def test_a_table_and_its_labels(tmp_path):
         assert labels["sex"].counts == {"f": 15, "m": 15}
         assert (labels["age"].kind, labels["age"].low, labels["age"].high) == ("number", 0.5, 29.5)
         assert "label: sex" in findings.config
+    whole = [line.replace(".5", "") for line in lines]
+    (tmp_path / "list.csv").write_text("\n".join(whole))
+    findings = find_out(str(tmp_path))
+    assert {label.name: label.kind for label in findings.facts.labels} == {"sex": "class", "age": "class"}
+    remedies = [problem.remedy for problem in findings.problems]
+    assert "meant as a number? then data.numbers: [age]" in remedies
+    findings = find_out(str(tmp_path), ["data.numbers=[age]"])
+    assert {label.name: label.kind for label in findings.facts.labels} == {"sex": "class", "age": "number"}
     (tmp_path / "list.csv").write_text("\n".join([*lines, "p1,a/0.png,b/0.png,f,3,test"]))
     assert find_out(str(tmp_path)).facts is None
 

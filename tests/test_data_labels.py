@@ -43,6 +43,28 @@ def test_what_is_no_label_is_refused(given, message):
         to_label(given, "x")
 
 
+@pytest.mark.parametrize("given", [[61.0, None, 40.0], np.array([61.0, np.nan, 40.0])])
+def test_whole_numbers_that_are_said_to_be_numbers_stay(given):
+    label = to_label(given, "x", number=True)
+    np.testing.assert_array_equal(label.values, [61, np.nan, 40])
+    assert label.classes == ()
+    np.testing.assert_array_equal(to_label(np.array([3, -1]), "x", number=True).values, [3.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["f", "m"], "x: names, such as 'f', are no numbers; take it out of data.numbers"),
+        (np.array([True, False]), "x: neither arrays nor bools are numbers"),
+        (np.zeros((2, 3)), "x: neither arrays nor bools are numbers"),
+        ([None, ""], "x: no sample has this label"),
+    ],
+)
+def test_what_is_said_to_be_a_number_and_is_none_is_refused(given, message):
+    with pytest.raises(MandorlaError, match=message):
+        to_label(given, "x", number=True)
+
+
 def test_masks_shrink_by_majority():
     classes = np.array([[[0, 2, 1, 1], [2, 0, 1, 0], [4, 0, 0, 0], [0, 0, 0, 0]]], np.uint8)
     np.testing.assert_array_equal(shrink_mask(classes, (2, 2)), [[[2, 1], [0, 0]]])

@@ -20,6 +20,7 @@ from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
 from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split_as_given, split_by_group
+from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
 
 NUM_ROWS = 512  # whose values are looked at
@@ -199,7 +200,7 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
         repeated=_repeated(digests, rows_of, ids),
         copied=_copied(digests, ids),
         labels=[
-            *(_label(name, values) for name, values in known.items()),
+            *(_label(name, values, name in getattr(config, "numbers", ())) for name, values in known.items()),
             *(_mask(name, of, [one.errors[name] for one in seen if name in one.errors]) for name, of in marks.items()),
         ],
         pictured=[ids[i] for i in pictured],
@@ -264,17 +265,18 @@ def _divide(
     try:
         if parts is not None:
             return split_as_given(parts, ids, groups, *shares), ""
-        strata = None if config.stratify is None else _strata(config.stratify, known, marks)
+        strata = None if config.stratify is None else _strata(config, known, marks)
         return split_by_group(groups, *shares, strata), ""
     except MandorlaError as error:
         return {part: np.arange(0) for part in PARTS}, str(error)
 
 
-def _strata(name: str, known: Mapping[str, Any], marks: Mapping[str, Sequence[bool | None]]) -> np.ndarray:
-    """Return the class of each sample by the label `name`; `X_present` is whether the mask `X_mask` marks anything."""
+def _strata(config: StoredConfig, known: Mapping[str, Any], marks: Mapping[str, Sequence[bool | None]]) -> np.ndarray:
+    """Return each sample's class by the label to stratify by; `X_present` is whether the mask `X_mask` marks any."""
+    name = config.stratify
     mask = f"{name.removesuffix('_present')}_mask"
     if name in known:
-        label = to_label(known[name], f"data.labels.{name}")
+        label = to_label(known[name], f"data.labels.{name}", name in config.numbers)
         if label.classes:
             return label.values
     elif name.endswith("_present") and mask in marks:
@@ -374,9 +376,9 @@ def _copied(digests: Mapping[str, Sequence[bytes]], ids: Sequence[str]) -> list[
     ]
 
 
-def _label(name: str, values: np.ndarray | Sequence[str | float | None]) -> LabelFacts:
+def _label(name: str, values: np.ndarray | Sequence[str | float | None], number: bool) -> LabelFacts:
     try:
-        label = to_label(values, f"data.labels.{name}")
+        label = to_label(values, f"data.labels.{name}", number)
     except MandorlaError as error:
         return LabelFacts(name, "?", 0, {}, error=str(error))
     if name.endswith("_mask"):

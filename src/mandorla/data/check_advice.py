@@ -176,12 +176,12 @@ def _judge_labels(facts: Facts) -> Iterator[Problem]:
             yield Problem("note", what, [], "leave it out: nothing can be learnt of it")
         elif label.kind == "class" and not label.is_class:
             what = f"label {label.name}: {len(label.counts)} classes in {label.num:,} samples"
-            yield Problem("note", what, [], "meant as a number? then write one of them with decimals, such as 61.5")
+            yield Problem("note", what, [], f"meant as a number? then data.numbers: [{label.name}]")
 
 
 def _judge_names(facts: Facts, config: DataConfig) -> Iterator[Problem]:
-    names = [modality.name for modality in facts.modalities]
-    known = {"intensity_of": names, "read_of": [*names, *(label.name for label in facts.labels)]}
+    names, labels = [modality.name for modality in facts.modalities], [label.name for label in facts.labels]
+    known = {"intensity_of": names, "read_of": [*names, *labels], "numbers": labels}
     for key, fitting in known.items():
         for name in getattr(config, key, {}):
             if name not in fitting:

@@ -26,26 +26,33 @@ class Label:
     classes: tuple[str, ...] = ()
 
 
-def to_label(values: np.ndarray | Sequence[str | float | None], place: str) -> Label:
+def to_label(values: np.ndarray | Sequence[str | float | None], place: str, number: bool = False) -> Label:
     """Return `values`, one per sample, as a label.
 
-    Strings and whole numbers from 0 on, however they are stored, are classes, other numbers are numbers. None, "" and
-    NaN stand for a sample without a value. Raises `MandorlaError`, which begins with `place`, for strings
-    and numbers in one list, types that are neither, and a label that no sample has.
+    Strings and whole numbers from 0 on, however they are stored, are classes, other numbers are numbers, and all of
+    them where it is said to be a `number`. None, "" and NaN stand for a sample without a value. Raises
+    `MandorlaError`, which begins with `place`, for strings and numbers in one list, types that are neither, names and
+    arrays that should be a number, and a label that no sample has.
     """
     if not isinstance(values, np.ndarray):
         values = _to_array(values, place)
-    elif values.dtype.kind == "f" and values.ndim == 1:
-        values = _whole(values)
     if values.dtype.kind == "U" and values.ndim == 1:
         names = tuple(sorted(set(values.tolist()) - {""}))
         if not names:
             raise MandorlaError(f"{place}: no sample has this label")
+        if number:
+            raise MandorlaError(f"{place}: names, such as {names[0]!r}, are no numbers; take it out of data.numbers")
         return Label(np.array([names.index(name) if name else -1 for name in values.tolist()]), names)
     if values.dtype.kind not in "biuf":
         raise MandorlaError(
             f"{place}: {values.dtype} values are no label; give integers, floats, bools or one name each"
         )
+    if number and (values.ndim > 1 or values.dtype == bool):
+        raise MandorlaError(f"{place}: neither arrays nor bools are numbers; take it out of data.numbers")
+    if number:
+        return Label(values.astype(np.float64))
+    if values.ndim == 1 and values.dtype.kind == "f":
+        values = _whole(values)
     if values.ndim > 1 or values.dtype.kind == "f":
         return Label(values)
     if values.dtype == bool:
@@ -80,7 +87,7 @@ def _to_array(values: Sequence[str | float | None], place: str) -> np.ndarray:
     if any(isinstance(value, str) for value in given):
         name = next(value for value in given if isinstance(value, str))
         raise MandorlaError(f"{place}: both names, such as {name!r}, and numbers; give one kind")
-    return _whole(np.array([np.nan if value is None or value == "" else value for value in values], dtype=np.float64))
+    return np.array([np.nan if value is None or value == "" else value for value in values], dtype=np.float64)
 
 
 def _whole(numbers: np.ndarray) -> np.ndarray:

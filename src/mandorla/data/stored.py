@@ -35,6 +35,8 @@ class StoredConfig(RootedConfig):
     """Share of the groups (patients) for testing."""
     stratify: str | None = None
     """Label whose classes get their share in every part; a group's class is its commonest."""
+    numbers: list[str] = []
+    """Labels that are numbers though all that is known of them is whole, such as an age; else they are classes."""
     duplicates: Literal["error", "keep"] = "error"
     """What to do where two parts hold the same image: stop, or keep both."""
     intensity: IntensityConfig = AsStored()
@@ -160,10 +162,13 @@ def with_intensity(splits: Splits, intensity: Mapping[str, Fitted]) -> Splits:
 def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) -> dict[str, Label]:
     """Return the labels, masks of the size of the images; `spaces` are the sizes that images have."""
     labels = {}
+    for name in config.numbers:
+        if name not in given:
+            raise MandorlaError(f"data.numbers: no label {name!r} in the data, only {', '.join(given) or 'none'}")
     for name, values in given.items():
         if name == "group":
             raise MandorlaError("data.labels: the name 'group' is taken by the subject of a sample; choose another")
-        label = to_label(values, f"data.labels.{name}")
+        label = to_label(values, f"data.labels.{name}", name in config.numbers)
         if config.size and label.values.shape[1:] in spaces - {()}:
             label = replace(label, values=shrink_mask(label.values, config.size))
         labels[name] = label
