@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mandorla.data.dataset import Batch
 from mandorla.evaluate.figures.separation import explained_figures
 from mandorla.evaluate.figures.subject import Codes
 from mandorla.evaluate.settings import EvaluateConfig
@@ -32,10 +33,8 @@ def test_what_c_and_u_explain_is_their_share():
     c, u, rest = (torch.as_tensor(scale * z) for scale, z in zip(scales, normal, strict=True))
     model.latents = Latents(c, {"a": u})
     codes = Codes(model, EvaluateConfig(), 0, {}, None, None)
-    translated = SimpleNamespace(ids=[], present={"a": torch.ones(4000, dtype=torch.bool)})
-    subject = SimpleNamespace(
-        codes=codes, complete=lambda num: {"a": c + u + rest}, translated=translated, groups=np.arange(4000)
-    )
+    translated = Batch({}, {"a": torch.ones(4000, dtype=torch.bool)})
+    subject = SimpleNamespace(codes=codes, complete=lambda num: {"a": c + u + rest}, translated=translated)
     found = {record.name: record for record in explained_figures(subject)}
     assert found["explained/shared alone"].value == pytest.approx(SHARE * (1 - NOISE), abs=0.02)
     assert found["explained/private alone"].value == pytest.approx((1 - SHARE) * (1 - NOISE), abs=0.02)

@@ -52,6 +52,11 @@ class Batch:
     factors: dict[str, np.ndarray] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
 
+    @property
+    def whose(self) -> np.ndarray:
+        """Return whose (which patient's) each sample is, `(B,)`; each its own where that is not known."""
+        return self.factors.get("group", np.arange(len(next(iter(self.present.values())))))
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`."""
         x, present = ({name: z.to(device) for name, z in part.items()} for part in (self.x, self.present))

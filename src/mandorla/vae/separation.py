@@ -31,12 +31,11 @@ def separation(vae: VAE, batch: Batch) -> dict[str, float]:
     Where the batch says whose (which patient's) a sample is, swaps join two patients, and what is foretold is of
     patients that the regression has not seen; it is left out where there is one alone.
     """
-    subjects = batch.factors.get("group", np.arange(len(next(iter(batch.present.values())))))
     features, codes = vae.encode(batch.x, batch.present)
     whole = pool(codes, batch.present)
     found: dict[str, list[float]] = {"shared_kept": [], "private_kept": [], "private_known": []}
     for name, rows in batch.present.items():
-        c, whose = whole[rows], subjects[rows.cpu().numpy()]
+        c, whose = whole[rows], batch.whose[rows.cpu().numpy()]
         if len(c) < _FEW:
             continue
         u, _ = vae.posterior(name, features[name], c)

@@ -49,7 +49,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
         rows = (batch.present[name] & batch.present[shown]).numpy()
         made = subject.translations[name][shown][:, rows]
         scores = np.stack([judge.probabilities(x, factor)[:, 1] for x in made])
-        present, groups = batch.factors[factor][rows], subject.groups[rows]
+        present, groups = batch.factors[factor][rows], batch.whose[rows]
         text = f"Lesion seen by the judge in a {shown} generated from {name}, against the {shown} that belongs to it"
         add(f"lesion/foretold from {name}", scores.mean(0), present, groups, text, better="lower")
         real = judge.probabilities(batch.x[shown][rows], factor)[:, 1] > 0.5
@@ -74,7 +74,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
             " without a lesion (of the mean image, where the data does not tell)."
         )
         share, chance = (contrast_share(image, x, mask) for image in (subject.reconstructions[shown][rows], healthy))
-        groups = subject.groups[rows][~np.isnan(contrast(x, mask))]
+        groups = batch.whose[rows][~np.isnan(contrast(x, mask))]
         more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
         records.append(s.record("lesion/contrast kept", share, text, "nearer ceiling", **more))
     return records

@@ -147,7 +147,7 @@ def explained_figures(subject: Subject) -> list[Record]:
     """
     s, x = subject.codes, subject.complete(len(subject.translated.ids))
     whole = np.all([present.numpy() for present in subject.translated.present.values()], axis=0)
-    whose = subject.groups[whole]
+    whose = subject.translated.whose[whole]
     groups = with_all(dict.fromkeys(x, whose))
     if len(whose) <= _DONORS:
         return []

@@ -185,11 +185,6 @@ class Subject:
         """Return the test samples that are translated and reconstructed."""
         return self.data.test.batch(choose(self.data.test, self.settings.num_translated, self.seed))
 
-    @property
-    def groups(self) -> np.ndarray:
-        """Return whose (which patient's) each of `translated` is, `(B,)`; each its own where that is not known."""
-        return self.translated.factors.get("group", np.arange(len(next(iter(self.translated.present.values())))))
-
     @cached_property
     def translations(self) -> dict[str, Images]:
         """Return `translations[given][wanted]`, `(K, B, C, *size)`, of `translated`."""

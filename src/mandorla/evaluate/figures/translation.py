@@ -81,7 +81,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
     samples, truth, copy = subject.translations[given][wanted][:, rows], batch.x[wanted][rows], batch.x[given][rows]
     others = {"chance": means[wanted].expand_as(truth), "ceiling": subject.reconstructions[wanted][rows]}
     others |= {"control": copy} if copy.shape == truth.shape else {}
-    group = subject.groups[rows.numpy()]
+    group = batch.whose[rows.numpy()]
     rivals = subject.baseline_translations[given][wanted][:, rows] if subject.baseline else None
     num, found = len(samples), []
 
@@ -225,7 +225,7 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
         rows = batch.present[name]
         if not rows.any():
             continue
-        truth, group = batch.x[name][rows], subject.groups[rows.numpy()]
+        truth, group = batch.x[name][rows], batch.whose[rows.numpy()]
         chance = float(by_group(psnr(s.train.means[name].expand_as(truth), truth), group).mean())
         text = "PSNR of the reconstruction from the shared part of all views and the own private part; chance: the mean"
         scores = by_group(psnr(image[rows], truth), group)
