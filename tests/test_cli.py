@@ -242,10 +242,9 @@ def test_all_suites_are_those_of_the_settings(calls):
 
 
 @pytest.mark.parametrize(("passed", "status"), [(True, 0), (False, 1)])
-def test_an_audit_that_finds_copies_ends_with_status_1(calls, monkeypatch, capsys, passed, status):
+def test_an_audit_that_finds_copies_ends_with_status_1(calls, monkeypatch, passed, status):
     monkeypatch.setattr(sys.modules["mandorla.evaluate"], "audit_run", lambda *_: passed)
     assert run("audit", "r") == status
-    assert capsys.readouterr().out == "report: r/audit/report.html\n"
 
 
 def test_config_lists_every_key(calls, capsys):
@@ -367,10 +366,6 @@ def test_training_says_what_comes_next(calls, capsys):
     )
     assert run("train", "diffusion", "--run", "r") == 0
     assert capsys.readouterr().out.endswith("trained in r; next: mandorla evaluate r\n")
-    assert run("evaluate", "r") == 0
-    assert capsys.readouterr().out == "report: r/report.html\n"
-    assert run("evaluate", "r", "--data", "elsewhere.yaml") == 0
-    assert capsys.readouterr().out == "report: r/other/report.html\n"
 
 
 def test_wrong_arguments_are_refused(capsys):

@@ -501,7 +501,7 @@ def test_what_is_not_defined_is_left_out_and_said(tmp_path):
     assert all(np.isfinite([record.value, record.error]).all() for record in records.values())
 
 
-def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):
+def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path, capsys):
     """Scans of half the brightness stay dark: their own range does not count."""
     model = mandorla.load(scans_run)
     root = tmp_path / "others"
@@ -517,6 +517,7 @@ def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path):
     assert torch.equal(other.train.batch(rows).x["t1"], own.train.batch(rows).x["t1"])
     evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe))
     assert json.loads((model.run / "other" / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
+    assert capsys.readouterr().out.endswith(f"report: {model.run / 'other' / 'report.html'}\n")
 
 
 def test_other_data_that_do_not_fit(polydigits_run, scans_run, tmp_path, monkeypatch):
@@ -539,7 +540,7 @@ def test_labels_that_other_data_lack_are_not_judged(scans_run, tmp_path):
 
 
 @pytest.mark.parametrize("copies", [True, False])
-def test_an_audit_fails_where_samples_are_copies(copies, scans_run, copy_of, monkeypatch):
+def test_an_audit_fails_where_samples_are_copies(copies, scans_run, copy_of, monkeypatch, capsys):
     run = copy_of(scans_run)
 
     def remember(self, num, seed=0, steps=None):
@@ -549,3 +550,4 @@ def test_an_audit_fails_where_samples_are_copies(copies, scans_run, copy_of, mon
         monkeypatch.setattr("mandorla.model.Mandorla.sample", remember)
     assert audit_run(run, ["evaluate.num_generated=12"], threshold=0.5 if copies else 1.0) is not copies
     assert (run / "audit" / "report.html").exists() and not (run / "report.html").exists()
+    assert capsys.readouterr().out.endswith(f"report: {run / 'audit' / 'report.html'}\n")

@@ -352,7 +352,6 @@ def evaluate(
         changes.append(f"evaluate.num_samples={num_samples}")
     _use_idle_cores()
     evaluate(run, changes, data, baseline, out)
-    print(f"report: {(out or run / ('other' if data else '')) / 'report.html'}")
 
 
 @app.command()
@@ -369,9 +368,7 @@ def audit(
     from mandorla.evaluate import audit_run
 
     _use_idle_cores()
-    passed = audit_run(run, overrides or [], threshold, out)
-    print(f"report: {(out or run / 'audit') / 'report.html'}")
-    if not passed:
+    if not audit_run(run, overrides or [], threshold, out):
         raise typer.Exit(1)
 
 

@@ -77,7 +77,7 @@ def evaluate(
     baseline: Path | str | None = None,
     out: Path | None = None,
 ) -> list[Record]:
-    """Evaluate the run folder `run` with a progress bar, print the figures that matter most, and return all.
+    """Evaluate the run folder `run` with a progress bar, print what matters most and the report, return all figures.
 
     `overrides` (`evaluate.key=value`) hold for this call; `data` is a recipe whose test part is measured instead of the
     run's own; `baseline` another run of the same data, whose translations are compared in pairs; `out` the folder that
@@ -106,6 +106,7 @@ def evaluate(
         metrics = evaluate_run(model, settings, progress, splits, rival, out, changed)
     records = [Record(**record) for record in metrics["records"]]
     print_summary(records)
+    print(f"report: {(out or Path(run)) / 'report.html'}")
     return records
 
 
