@@ -246,7 +246,8 @@ def work_in_order(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], 
 
     results = (function(*task) for task in tasks) if workers == 0 else _work(function, tasks, workers)
     console = Console(stderr=True)
-    yield from track(results, "reading files", len(tasks), console=console, disable=not console.is_terminal)
+    quiet = not console.is_terminal
+    yield from track(results, "reading files", len(tasks), console=console, transient=True, disable=quiet)
 
 
 def _work(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
