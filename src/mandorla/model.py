@@ -531,7 +531,7 @@ class Mandorla:
                 labels=asked,
             )
             drawn = whitening.colour(drawn)
-            if SHARED in drawn:
+            if SHARED in drawn and not kept:  # what is held of it stays as it was
                 drawn[SHARED] = to_sphere(drawn[SHARED])
             return here | drawn
 

@@ -1,6 +1,6 @@
 """Stage 1: an encoder and a decoder per modality around one shared code.
 
-c_m = e_m(x_m), scaled to unit mean square over its channels (the agreement term compares directions);
+c_m = e_m(x_m), scaled to unit mean square over all its values (the agreement term compares directions);
 c_S = the same scaling of mean_{m in S} c_m for any set S of observed modalities, so that order does not matter;
 q(u_m | x_m, c_S) = N(mean, std^2);  x_m = d_m(c_S, u_m).
 """
@@ -105,8 +105,8 @@ class VAE(nn.Module):
 
 
 def to_sphere(c: Tensor) -> Tensor:
-    """Scale each code `(B, C, ...)` to unit mean square over its channels."""
-    return F.normalize(c, dim=1) * math.sqrt(c.shape[1])
+    """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong."""
+    return F.normalize(c.flatten(1), dim=1).view_as(c) * math.sqrt(math.prod(c.shape[1:]))
 
 
 def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
