@@ -175,3 +175,8 @@ def test_the_error_of_fidelity_is_what_other_patients_would_change():
     truth = np.std(drawn, axis=0)
     assert (abs(np.log2(np.mean(told, 0) / truth)) < 1).all()
     assert (np.mean(naive, 0)[:2] < 0.6 * truth[:2]).all(), "Fréchet and kernel distance"
+
+
+def test_letters_of_other_languages_are_drawn_in_grids():
+    drawn = [grid([[torch.zeros(1, 8, 8)]], [name]) for name in ("Ü", "Ж", "ł")]
+    assert len(set(drawn)) == 3, "a letter that the font lacks is a box, the same for all"

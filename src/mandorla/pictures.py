@@ -6,11 +6,12 @@ Volumes show their middle slice; modalities without two spatial axes cannot be s
 
 import io
 from collections.abc import Sequence
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 14, (128, 128, 128, 255)
+_TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 13, (128, 128, 128, 255)
 _BAND = 10  # space before a row or column that begins a new block
 
 
@@ -26,7 +27,7 @@ def grid(
     """
     tiles = [[None if x is None else tile(x) for x in row] for row in rows]
     width, height = (max(getattr(t, side) for row in tiles for t in row if t) for side in ("width", "height"))
-    font = ImageFont.load_default(_FONT)
+    font = _font()
     left = max((int(font.getlength(name)) + 12 for name in row_names), default=0)
     top = 22 if column_names else 0
     xs = [left + j * (width + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
@@ -55,6 +56,14 @@ def tile(x: Tensor) -> Image.Image:
     picture = Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
     picture.thumbnail((_LARGEST_TILE, _LARGEST_TILE), Image.Resampling.BOX)
     return picture
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Return the font of the lettering: Pillow's own has no letters beyond English."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
 
 
 def _png(image: Image.Image) -> bytes:
