@@ -1,5 +1,6 @@
 """The page is whole and needs nothing but itself; the headline figures are the ones that matter."""
 
+import io
 import json
 import re
 
@@ -175,3 +176,15 @@ def test_the_error_of_fidelity_is_what_other_patients_would_change():
     truth = np.std(drawn, axis=0)
     assert (abs(np.log2(np.mean(told, 0) / truth)) < 1).all()
     assert (np.mean(naive, 0)[:2] < 0.6 * truth[:2]).all(), "Fréchet and kernel distance"
+
+
+def test_letters_of_other_languages_are_drawn_in_grids():
+    drawn = [grid([[torch.zeros(1, 8, 8)]], [name]) for name in ("Ü", "Ж", "ł")]
+    assert len(set(drawn)) == 3, "a letter that the font lacks is a box, the same for all"
+
+
+def test_long_titles_of_columns_do_not_run_into_each_other():
+    names = ["shared of A, private of B", "shared of B, private of A"]
+    picture = Image.open(io.BytesIO(grid([[torch.zeros(1, 24, 24)] * 2], (), names)))
+    lettering = np.asarray(picture)[: picture.height - 72, :, 3].any(0)
+    assert not lettering[72:76].any() and lettering[:72].any() and lettering[76:].any()

@@ -16,6 +16,7 @@ from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
 from mandorla.evaluate.gather import choose, gather
+from mandorla.evaluate.report import print_summary
 from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents, Layout
 
@@ -377,6 +378,13 @@ def test_missing_views_do_not_count(tmp_path):
     assert records["retrieval/recall at 1/right to top"].n == 100
     assert records["copies/ratio in pixels"].n == 60 and "with 266 of" in (tmp_path / "report.html").read_text()
     assert records["fidelity/random frechet/all together"].n < records["fidelity/random frechet/top"].n == 60
+
+
+def test_fidelity_of_too_few_samples_says_so(tmp_path, capsys):
+    metrics = evaluate_run(RunModel(tmp_path), only("fidelity", num_generated=10))
+    assert "Left out: fidelity; it takes 20 test samples" in _page(tmp_path)
+    print_summary(list(by_name(metrics).values()))
+    assert "the report says" in capsys.readouterr().out
 
 
 def test_the_mean_image_is_that_of_the_views_that_are_there(tmp_path):

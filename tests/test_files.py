@@ -17,6 +17,7 @@ from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
 from mandorla.data.readers import ReadOptions, read
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.inputs import read_input
 from mandorla.model import Mandorla
 from mandorla.storage import locked
 
@@ -460,6 +461,21 @@ def test_vectors_and_signals_are_tables_on_the_scale_of_the_training(model, t1, 
         found = read(f"{out}/{name}/b.csv", options).values
         assert found.shape == (2, *size)
         np.testing.assert_allclose(found.reshape(2, -1).T, np.tile(value, (int(np.prod(size)), 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_each_draw_is_written_also_where_there_is_one(model, t1, tmp_path, num):
+    out = translate(model, t1, tmp_path / "out", num_samples=num, write=("draws",))
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [f"t2_draw{k}" for k in range(num)]
+
+
+@pytest.mark.parametrize("size", [(5,), (4, 6, 8)])
+def test_arrays_have_the_axes_of_the_model_where_the_training_read_no_files(model, tmp_path, size):
+    model.modalities = (Modality("t1", 1, size),)
+    values = np.random.default_rng(0).random(size, np.float32)
+    np.save(tmp_path / "x.npy", values)
+    read_in = read_input(model, {"t1": tmp_path / "x.npy"})
+    np.testing.assert_array_equal(read_in.values["t1"], values[None, None])
 
 
 def test_slices_of_one_subject_share_a_range(model, tmp_path):

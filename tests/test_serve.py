@@ -102,6 +102,13 @@ def test_fill_in_from_an_uploaded_file(client, model):
     assert np.array_equal(pixels(known["images"][1][2]), as_shown(model.data().test.batch([3]).x["view2"][0]))
 
 
+def test_what_is_given_by_default_is_what_a_sample_has(client):
+    token = upload(client, "view1", "x.png", png(np.random.default_rng(0).random((3, 24, 24)))).json()["token"]
+    for a, rows in ((f"upload:{token}", ["view1", "view0", "view2"]), ("test:0", ["view0", "view1", "view2"])):
+        answer = client.get("/api/fill", params={"a": a, "num": 1}).json()
+        assert answer["rows"] == rows and answer["images"][0][0] and not answer["images"][1][0]
+
+
 def test_guidance_is_of_one_question_alone(client, monkeypatch):
     seen, generate = [], Diffusion.generate
 
@@ -202,11 +209,11 @@ def test_what_the_model_is(client, model):
         ("walk?a=upload:nobody", "this upload is not here, or no longer"),
         ("walk?a=seed:0:99999999", "names no sample"),
         ("walk?a=seed:0:0:9999", "names no sample"),
-        ("fill?given=viw0", "test:0 has no 'viw0'"),
+        ("fill?given=viw0", "the sample has no 'viw0': give what it has, view0"),
         ("fill?wanted=viw0", "unknown modality 'viw0', did you mean 'view0'?"),
         ("fill?given=view0&given=view1&given=view2", "nothing to fill in"),
         ("traverse?component=view9", "unknown component 'view9'"),
-        ("traverse?show=view9", "test:0 has no 'view9'"),
+        ("traverse?show=view9", "the sample has no 'view9': show what it has, view0"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(client, query, line):

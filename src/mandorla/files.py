@@ -227,7 +227,8 @@ class _Job(NamedTuple):
 
     def targets(self, one: Input, folder: Path) -> dict[tuple[str, str], Path]:
         """Return the paths, without suffix, of what becomes of an input, by modality and statistic."""
-        statistics = self.statistics(np.zeros((max(2, self.num_samples), 0)))
+        draws = [f"draw{number}" for number in range(self.num_samples)]
+        statistics = [each for kind in self.write for each in (draws if kind == "draws" else [kind])]
         return {(name, each): folder / one.target(name, each) for name in self.wanted for each in statistics}
 
 

@@ -19,7 +19,7 @@ from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_b
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.pairing import Found
-from mandorla.data.readers import SUFFIXES, find, is_series, split_place, stem
+from mandorla.data.readers import SUFFIXES, ReadOptions, find, is_series, split_place, stem
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
@@ -99,10 +99,14 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
 
 
 def reading(model: Mandorla) -> FilesConfig:
-    """Return how the files of the training were read; of a volume every slice is wanted."""
+    """Return how the files of the training were read; of a volume every slice is wanted.
+
+    Where the training read no files, axes are those that the model has.
+    """
     data = source_of(model.recipe.data)
     if not isinstance(data, FilesConfig):
-        return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None)
+        axes = {modality.name: ReadOptions(dimensions=len(modality.size)) for modality in model.modalities}
+        return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None, read_of=axes)
     slices = data.slices and data.slices.model_copy(update={"step": 1})
     return data.model_copy(update={"slices": slices})
 

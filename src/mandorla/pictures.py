@@ -6,11 +6,13 @@ Volumes show their middle slice; modalities without two spatial axes cannot be s
 
 import io
 from collections.abc import Sequence
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 14, (128, 128, 128, 255)
+_TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 13, (128, 128, 128, 255)
+_LINE = 17  # pixels from one line of lettering to the next
 _BAND = 10  # space before a row or column that begins a new block
 
 
@@ -26,21 +28,24 @@ def grid(
     """
     tiles = [[None if x is None else tile(x) for x in row] for row in rows]
     width, height = (max(getattr(t, side) for row in tiles for t in row if t) for side in ("width", "height"))
-    font = ImageFont.load_default(_FONT)
+    font = _font()
     left = max((int(font.getlength(name)) + 12 for name in row_names), default=0)
-    top = 22 if column_names else 0
-    xs = [left + j * (width + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
+    words = [font.getlength(word) for name in column_names for word in name.split()]
+    room = max([width, *(int(word) + 1 for word in words)])  # of a column
+    column_names = [_wrapped(name, font, room) for name in column_names]
+    top = max((22 + _LINE * name.count("\n") for name in column_names), default=0)
+    xs = [left + j * (room + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
     ys = [top + i * (height + _GAP) + _BAND * sum(b <= i for b in bands[0]) for i in range(len(tiles))]
-    canvas = Image.new("RGBA", (xs[-1] + width, ys[-1] + height))
+    canvas = Image.new("RGBA", (xs[-1] + room, ys[-1] + height))
     pen = ImageDraw.Draw(canvas)
     for y, name in zip(ys, row_names, strict=False):
         pen.text((left - 8, y + height // 2), name, _GREY, font, anchor="rm")
     for x, name in zip(xs, column_names, strict=False):
-        pen.text((x + width // 2, top // 2 - 2), name, _GREY, font, anchor="mm")
+        pen.text((x + room // 2, top // 2 - 2), name, _GREY, font, anchor="mm", align="center")
     for y, row in zip(ys, tiles, strict=True):
         for x, picture in zip(xs, row, strict=False):
             if picture:
-                canvas.paste(picture, (x, y))
+                canvas.paste(picture, (x + (room - width) // 2, y))
     return _png(canvas)
 
 
@@ -55,6 +60,25 @@ def tile(x: Tensor) -> Image.Image:
     picture = Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
     picture.thumbnail((_LARGEST_TILE, _LARGEST_TILE), Image.Resampling.BOX)
     return picture
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    """Return `text` with ends of lines between words, so that none is wider than `room` pixels, but for a long word."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Return the font of the lettering: Pillow's own has no letters beyond English."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
 
 
 def _png(image: Image.Image) -> bytes:

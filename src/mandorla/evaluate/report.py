@@ -74,7 +74,8 @@ def print_summary(records: Sequence[Record]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("figure")
-    chosen = summary(records)
+    if not (chosen := summary(records)):
+        return print("none of the figures that matter most was measured: the report says which were, what was left out")
     keys = [k for k in ("value", "error", "chance", "control", "ceiling", "p") if any(r.text(k) for r in chosen)]
     for key in (*keys, "better"):
         table.add_column("±" if key == "error" else key, justify="right")

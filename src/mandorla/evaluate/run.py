@@ -18,7 +18,7 @@ from mandorla.evaluate.features import OnnxNetwork
 from mandorla.evaluate.figures.classes import class_figures
 from mandorla.evaluate.figures.coherence import coherence_figures
 from mandorla.evaluate.figures.copies import copy_figures
-from mandorla.evaluate.figures.fidelity import fidelity_figures
+from mandorla.evaluate.figures.fidelity import LEAST, fidelity_figures
 from mandorla.evaluate.figures.lesions import lesion_figures
 from mandorla.evaluate.figures.separation import (
     explained_figures,
@@ -163,6 +163,8 @@ def evaluate_run(
     undefined = [record.name for record in records if not math.isfinite(record.value)]
     records = [record for record in records if record.name not in undefined]
     notes = protocol(subject)
+    if "fidelity" in settings.suites and not any(record.name.startswith("fidelity/") for record in records):
+        notes.append(f"Left out: fidelity; it takes {LEAST} test samples at least, and as many generated ones.")
     if undefined:
         notes.append(f"Left out: {', '.join(undefined)}; not defined on these samples, as where none has a lesion.")
     metrics = {

@@ -60,7 +60,9 @@ class Fill(Question):
     """Draw the modalities that a sample lacks, or is taken to lack."""
 
     a: Name = "test:0"
-    given: list[str] = Field([], max_length=64, description="modalities to read; none: all but those wanted")
+    given: list[str] = Field(
+        [], max_length=64, description="modalities to read; none: all but those wanted, of a whole sample the first"
+    )
     wanted: list[str] = Field([], max_length=64, description="modalities to draw; none: all that are not given")
     num: int = Field(4, ge=1, le=16, description="number of draws")
     seed: Seed = 0
@@ -199,8 +201,10 @@ class Explorer:
         """Draw what is wanted given what is given: the given sample, each draw, their mean and standard deviation."""
         sample = self.finder.find(q.a)
         given = q.given or [name for name in sample.x if name not in q.wanted]
+        if not q.given and set(given) == set(self.names):
+            given = given[:1]
         if lacking := [name for name in given if name not in sample.x]:
-            raise MandorlaError(f"{q.a} has no {lacking[0]!r}: it has {', '.join(sample.x)}")
+            raise MandorlaError(f"the sample has no {lacking[0]!r}: give what it has, {', '.join(sample.x)}")
         wanted = q.wanted or [name for name in self.names if name not in given]
         if not given or not wanted:
             raise MandorlaError("nothing to fill in: leave a modality out of what is given, or of what is wanted")
@@ -249,7 +253,7 @@ class Explorer:
             raise MandorlaError(f"unknown component {q.component!r}; this model has {', '.join(shapes)}")
         shown = (q.show or next(iter(latents.private))) if q.component == SHARED else q.component
         if shown not in latents.private:
-            raise MandorlaError(f"{q.a} has no {shown!r}: it has {', '.join(latents.private)}")
+            raise MandorlaError(f"the sample has no {shown!r}: show what it has, {', '.join(latents.private)}")
         latents = Latents(latents.shared, {shown: latents.private[shown]})
         versions = [
             self.model.traverse(latents, q.component, channel, q.num, q.reach)[shown][:, 0]

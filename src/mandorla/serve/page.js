@@ -260,7 +260,6 @@ async function start() {
   }
   for (const list of $$(".modality")) list.append(...Object.keys(model.modalities).map((name) => el("option", { value: name }, name)));
   $("#component").append(...Object.keys(model.components).map((name) => el("option", { value: name }, name === "shared" ? "shared part" : `private part of ${name}`)));
-  if (Object.keys(model.modalities).length > 1) $(`[data-modalities="given"] input`).defaultChecked = true;
   for (const form of $$("form")) {
     form.addEventListener("submit", (event) => {
       event.preventDefault();

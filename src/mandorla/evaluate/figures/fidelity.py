@@ -24,7 +24,7 @@ from mandorla.parallel import divide
 
 ALL = "all together"  # modalities, their features side by side
 _CHUNK = 250
-_LEAST = 20  # samples of a set
+LEAST = 20  # samples of a set
 _FEWEST = 6  # rows of a set that all distances are defined for
 _PAIRS = 200  # pairs of images whose likeness is taken for the variety of a set
 _WHOSE = ""  # stands for a space where it is kept whose (which patient's) each sample is, as a number
@@ -122,7 +122,7 @@ def _compare(
     """Measure the set `kind` in one scope, beside real training samples as the ceiling; nothing of too few samples."""
     names = ("real", kind, "training")
     num = min(len(sets[which][space][scope]) for which in names)
-    if num < _LEAST:
+    if num < LEAST:
         return []
     (measure, what), (real, made, training) = _KINDS[kind], (sets[which][space][scope][:num] for which in names)
     groups = tuple(sets[which][_WHOSE][scope][:num, 0].numpy() for which in names[:2])
@@ -165,7 +165,7 @@ def _variety(subject: Subject) -> list[Record]:
     batch, groups = subject.data.test.batch(rows), whose(subject.data.test, rows)
     for name, x in subject.samples.x.items():
         real = batch.x[name][batch.present[name]]
-        if not has_ssim(x) or min(len(x), len(real)) < _LEAST:
+        if not has_ssim(x) or min(len(x), len(real)) < LEAST:
             continue
         made, usual = _likeness(x, rng), _likeness(real, rng, groups[batch.present[name].numpy()])
         text = (
