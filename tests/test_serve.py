@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ from tiny import tiny_recipe
 
 import mandorla
 from mandorla.diffusion.model import Diffusion
+from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
 from mandorla.serve import samples as serve_samples
 from mandorla.serve import serve
@@ -71,6 +73,33 @@ def test_what_is_drawn_is_what_the_model_draws(client, model):
     again = client.get("/api/walk", params={"a": "seed:5:2:2", "b": "test:0", "num": 2}).json()
     decoded = model.decode(model.sample(3, seed=5, steps=2).latents[2:])
     assert np.abs(pixels(again["images"][0][0]).astype(int) - as_shown(decoded["view0"][0])).max() <= 1
+
+
+def test_tuples_are_asked_for_by_labels_and_found_again(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[digit]"))
+    model = mandorla.load(run)
+    with TestClient(create_app(model), base_url="http://127.0.0.1:8000") as client:
+        assert client.get("/api/model").json()["labels"] == {"digit": list("0123456789")}
+        asked = "seed=5&num=2&steps=2&label=digit%3D3&guidance=4"
+        answer = client.get(f"/api/generate?{asked}").json()
+        model.sampling = model.sampling.model_copy(update={"guidance": 4.0})
+        x = model.sample(2, seed=5, steps=2, labels={"digit": "3"}).x
+        assert np.array_equal(pixels(answer["images"][0][1]), as_shown(x["view0"][1]))
+        name = answer["columns"][1]["sample"]
+        assert name == "seed:5:1:2:4.0:digit=3" and answer["settings"]["label"] == ["digit=3"]
+        model.sampling = model.sampling.model_copy(update={"guidance": 1.0})
+        again = client.get("/api/mix", params={"a": name}).json()
+        assert np.abs(pixels(again["images"][0][0]).astype(int) - as_shown(x["view0"][1])).max() <= 1
+        assert "changes nothing" in client.get("/api/generate?num=1&guidance=2").json()["notes"][0]
+        for query, line in [
+            ("label=digit%3D11", "label 'digit' has no class '11'"),
+            ("label=sex%3Df", "stage 2 was trained with no label 'sex', only digit"),
+            ("label=digit", "label 0: String should match pattern"),
+        ]:
+            refused = client.get(f"/api/generate?num=1&{query}")
+            assert refused.status_code == 422 and refused.json()["detail"].startswith(line)
 
 
 def test_pictures_say_how_they_were_made(client, model):
@@ -209,6 +238,8 @@ def test_what_the_model_is(client, model):
         ("walk?a=upload:nobody", "this upload is not here, or no longer"),
         ("walk?a=seed:0:99999999", "names no sample"),
         ("walk?a=seed:0:0:9999", "names no sample"),
+        ("walk?a=seed:0:0::nan", "names no sample: 'nan' is no guidance from 0 to 10"),
+        ("walk?a=seed:0:0:::digit=3", "stage 2 was trained with no label 'digit'"),
         ("fill?given=viw0", "the sample has no 'viw0': give what it has, view0"),
         ("fill?wanted=viw0", "unknown modality 'viw0', did you mean 'view0'?"),
         ("fill?given=view0&given=view1&given=view2", "nothing to fill in"),

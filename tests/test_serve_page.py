@@ -7,14 +7,17 @@ import re
 import shutil
 import socket
 import threading
+from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_recipe
 
 import mandorla
 from mandorla.data.images import write_image
+from mandorla.diffusion.training import train_diffusion
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs mandorla[browser]")
 expect = playwright.expect
@@ -23,9 +26,9 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 PATIENCE = 60_000  # milliseconds
 
 
-@pytest.fixture(scope="module")
-def address(polydigits_run):
-    """Serve a run on a free port and return where."""
+@contextmanager
+def serving(run):
+    """Serve a run on a free port and give where."""
     import uvicorn
 
     from mandorla.serve.app import create_app
@@ -33,12 +36,20 @@ def address(polydigits_run):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        server = uvicorn.Server(uvicorn.Config(create_app(mandorla.load(polydigits_run)), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(create_app(mandorla.load(run)), log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(polydigits_run):
+    with serving(polydigits_run) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +115,48 @@ def test_generate_and_a_link_that_restores_it(open_page):
     page.go_back()
     expect(page.locator("#output img")).to_have_count(24, timeout=PATIENCE)
     expect(page.get_by_label("Seed").first).to_have_value("0")
+
+
+def test_labels_are_asked_for_and_restored(browser, polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[digit]"))
+    with serving(run) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/?view=generate&num=2")
+        settled(page)
+        page.locator("[data-label=digit]").select_option("3")
+        page.get_by_label("Guidance").first.fill("2")
+        page.get_by_role("button", name="Generate").click()
+        page.wait_for_url("**label=digit*")
+        settled(page)
+        assert query_of(page)["label"] == ["digit=3"]
+        shown = images(page)
+        page.reload()
+        settled(page)
+        assert images(page) == shown
+        expect(page.locator("[data-label=digit]")).to_have_value("digit=3")
+        page.get_by_role("button", name="use seed:0:1::2.0:digit=3 as sample A").click()
+        page.get_by_role("link", name="Walk").click()
+        page.wait_for_url("**view=walk*")
+        settled(page)
+        assert query_of(page)["a"] == ["seed:0:1::2.0:digit=3"]
+
+        def with_age(route):
+            about = route.fetch().json()
+            route.fulfill(json=about | {"labels": about["labels"] | {"age": []}})
+
+        page.route("**/api/model", with_age)
+        page.goto(f"{address}/?view=generate&num=1&label=age%3D40.5&label=digit%3D7")
+        expect(page.locator("#state")).to_contain_text("no label 'age', only digit", timeout=PATIENCE)
+        expect(page.get_by_label("age")).to_have_value("40.5")
+        expect(page.locator("[data-label=digit]")).to_have_value("digit=7")
+        page.get_by_label("age").fill("")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.locator("#output img")).to_have_count(3, timeout=PATIENCE)
+        assert query_of(page)["label"] == ["digit=7"]
+        page.close()
 
 
 def test_every_picture_can_be_saved_with_its_settings(open_page):

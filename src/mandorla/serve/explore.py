@@ -6,7 +6,6 @@ slice, signals and plain vectors are drawn as lines.
 """
 
 import base64
-import copy
 import io
 import json
 from collections.abc import Sequence
@@ -28,11 +27,15 @@ from mandorla.evaluate.gather import choose
 from mandorla.latents import SHARED, Latents
 from mandorla.model import Mandorla
 from mandorla.pictures import grid
-from mandorla.serve.samples import Finder, Sample, Uploads
+from mandorla.serve.samples import Finder, Sample, Uploads, guided, name_of
 
-Name = Annotated[str, Field(max_length=100, description="a sample: `test:0`, `seed:0:0` or `upload:TOKEN`")]
+Name = Annotated[str, Field(max_length=1000, description="a sample: `test:0`, `seed:0:0` or `upload:TOKEN`")]
 Steps = Annotated[int | None, Field(ge=1, le=200, description="steps of the sampler; left out, the recipe's")]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="same seed, same result")]
+Guidance = Annotated[
+    float | None, Field(ge=0, le=10, description="how far what is given, or asked for, pushes; left out, the recipe's")
+]
+Label = Annotated[str, Field(max_length=200, pattern="^[^=]+=.+$")]
 _PLOT = (160, 96)  # pixels of a signal's picture
 _HELD_OUT = 200  # test samples that say which distance to the training samples is usual
 
@@ -45,7 +48,8 @@ class Question(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked, less what was left open."""
-        return self.model_dump(exclude_none=True, exclude={"format"})
+        asked = self.model_dump(exclude_none=True, exclude={"format"})
+        return {name: value for name, value in asked.items() if value != []}
 
 
 class Generate(Question):
@@ -54,6 +58,8 @@ class Generate(Question):
     seed: Seed = 0
     num: int = Field(8, ge=1, le=64, description="number of tuples")
     steps: Steps = None
+    guidance: Guidance = None
+    label: list[Label] = Field([], max_length=16, description="what the tuples shall have, each `NAME=VALUE`")
 
 
 class Fill(Question):
@@ -67,9 +73,7 @@ class Fill(Question):
     num: int = Field(4, ge=1, le=16, description="number of draws")
     seed: Seed = 0
     steps: Steps = None
-    guidance: float | None = Field(
-        None, ge=0, le=10, description="how far what is given pushes; left out, the recipe's"
-    )
+    guidance: Guidance = None
 
 
 class Pair(Question):
@@ -189,10 +193,13 @@ class Explorer:
 
     def generate(self, q: Generate):
         """Draw tuples: a column each."""
-        x = self.model.sample(q.num, q.seed, q.steps).x
-        steps = f":{q.steps}" if q.steps else ""
-        columns = [Column(title=str(i), sample=f"seed:{q.seed}:{i}{steps}") for i in range(q.num)]
+        labels = dict(text.partition("=")[::2] for text in q.label)
+        x = guided(self.model, q.guidance).sample(q.num, q.seed, q.steps, labels=labels or None).x
+        names = [name_of(q.seed, i, q.steps, q.guidance, labels) for i in range(q.num)]
+        columns = [Column(title=str(i), sample=name) for i, name in enumerate(names)]
         notes = []
+        if q.guidance not in (None, 1) and not labels and self.model.diffusion.config.mode == "joint":
+            notes.append("Guidance pushes towards labels, and none is asked for: it changes nothing here.")
         if self.model.diffusion.config.mode != "joint":
             notes.append("This stage 2 does not draw shared parts: they are those of training samples.")
         return list(x), columns, [list(images) for images in x.values()], notes
@@ -208,11 +215,8 @@ class Explorer:
         wanted = q.wanted or [name for name in self.names if name not in given]
         if not given or not wanted:
             raise MandorlaError("nothing to fill in: leave a modality out of what is given, or of what is wanted")
-        model = self.model
-        if q.guidance is not None:
-            model = copy.copy(model)  # a setting of this question alone
-            model.sampling = model.sampling.model_copy(update={"guidance": q.guidance})
-        drawn = model.translate({name: sample.x[name] for name in given}, wanted, q.num, q.seed, q.steps)
+        known = {name: sample.x[name] for name in given}
+        drawn = guided(self.model, q.guidance).translate(known, wanted, q.num, q.seed, q.steps)
         columns = [Column(title="given"), *(Column(title=f"draw {k}") for k in range(q.num))]
         columns += [Column(title="mean"), Column(title="std × 2")] if q.num > 1 else []
         columns += [Column(title="real", sample=q.a)] if set(wanted) & sample.x.keys() else []

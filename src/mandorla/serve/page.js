@@ -54,10 +54,10 @@ function samplePicker(box) {
     sliceLabel.hidden = kind.value !== "upload" || !upload?.slices;
   }
   function write() {
-    const steps = hidden.value.split(":")[3]; // of a drawn sample that was picked from a table
+    const how = hidden.value.split(":").slice(3).join(":"); // a drawn sample that was picked from a table was made
     hidden.value = {
       test: `test:${test.field.value}`,
-      seed: `seed:${seed.field.value}:${drawn.field.value}${kind.value === "seed" && steps ? `:${steps}` : ""}`,
+      seed: `seed:${seed.field.value}:${drawn.field.value}${hidden.value.startsWith("seed:") && how ? `:${how}` : ""}`,
       upload: upload ? `upload:${upload.token}${upload.slices ? `:${slice.value}` : ""}` : "upload:",
     }[kind.value];
     show();
@@ -96,6 +96,19 @@ function samplePicker(box) {
   box.addEventListener("input", (event) => event.target.type !== "file" && write());
   hidden.addEventListener("restore", read);
   read();
+}
+
+// A field for a label that tuples can be asked for. What the API is asked for is NAME=VALUE, or nothing.
+function labelField(name, classes) {
+  if (classes.length) {
+    const options = classes.map((value) => el("option", { value: `${name}=${value}` }, value));
+    return el("label", {}, name, el("select", { name: "label", "data-label": name }, el("option", { value: "" }, "any"), ...options));
+  }
+  const hidden = el("input", { type: "hidden", name: "label", "data-label": name });
+  const number = el("input", { type: "number", step: "any", placeholder: "any" });
+  number.addEventListener("input", () => (hidden.value = number.value && `${name}=${number.value}`));
+  hidden.addEventListener("restore", () => (number.value = hidden.value.slice(name.length + 1)));
+  return el("label", {}, name, number, hidden);
 }
 
 function useAs(name, sample) {
@@ -200,6 +213,7 @@ function restore(form, query) {
   form.reset();
   for (const field of form.elements) {
     if (field.type === "checkbox" && speaks) field.checked = query.getAll(field.name).includes(field.value);
+    else if (field.dataset.label) field.value = query.getAll("label").find((text) => text.startsWith(`${field.dataset.label}=`)) ?? "";
     else if (field.name && query.has(field.name)) field.value = query.get(field.name);
     if (field.type === "hidden") field.dispatchEvent(new Event("restore"));
   }
@@ -258,6 +272,9 @@ async function start() {
     const ticks = Object.keys(model.modalities).map((name) => el("label", { class: "tick" }, el("input", { type: "checkbox", name: box.dataset.modalities, value: name }), name));
     box.append(el("legend", {}, box.dataset.legend), ...ticks);
   }
+  const labels = Object.entries(model.labels);
+  $("#guidance").before(...labels.map(([name, classes]) => labelField(name, classes)));
+  $("#guidance").hidden = !labels.length; // it pushes towards what is asked for
   for (const list of $$(".modality")) list.append(...Object.keys(model.modalities).map((name) => el("option", { value: name }, name)));
   $("#component").append(...Object.keys(model.components).map((name) => el("option", { value: name }, name === "shared" ? "shared part" : `private part of ${name}`)));
   for (const form of $$("form")) {

@@ -4,12 +4,15 @@
 |---|---|
 | `test:12` | number 12 of the run's test part |
 | `seed:7:3`, `seed:7:3:16` | number 3 of those drawn with seed 7 (in 16 steps; else the recipe's) |
+| `seed:7:3:16:2.5:grade=high&age=40` | the same with guidance and labels, as in a link; steps may be empty |
 | `upload:TOKEN`, `upload:TOKEN:5` | an uploaded one; of a volume, slice number 5 (else the middle one) |
 
 Uploads live in memory alone, under tokens that cannot be guessed: who was not told one cannot ask for it. The oldest go
 when there are too many.
 """
 
+import copy
+import math
 import secrets
 import tempfile
 from collections import OrderedDict
@@ -17,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import torch
@@ -130,16 +134,20 @@ class Finder:
         kind, *rest = text.split(":")
         if kind == "upload" and len(rest) in (1, 2):
             return self._uploaded(rest[0], _whole(rest[1], text) if len(rest) == 2 else None)
-        numbers = [_whole(part, text) for part in rest]
-        if kind == "test" and len(numbers) == 1:
-            test = self.data().test
-            if numbers[0] >= len(test):
-                raise MandorlaError(f"no sample {numbers[0]} in the test part: it has {len(test)}, counted from 0")
-            batch = test.batch(numbers)
+        if kind == "test" and len(rest) == 1:
+            test, number = self.data().test, _whole(rest[0], text)
+            if number >= len(test):
+                raise MandorlaError(f"no sample {number} in the test part: it has {len(test)}, counted from 0")
+            batch = test.batch([number])
             return Sample({name: x for name, x in batch.x.items() if batch.present[name][0]})
-        if kind == "seed" and len(numbers) in (2, 3) and numbers[1] < 10**6 and (*numbers, 1)[2] in range(1, 201):
-            drawn = self.model.sample(1, numbers[0], numbers[2] if len(numbers) == 3 else None, first=numbers[1])
-            return Sample(drawn.x, drawn.latents)
+        if kind == "seed" and 2 <= len(rest) <= 5:
+            seed, number = (_whole(part, text) for part in rest[:2])
+            steps, guidance, labels = (*rest[2:], "", "", "")[:3]
+            steps = _whole(steps, text) if steps else None
+            if number < 10**6 and steps in (None, *range(1, 201)):
+                model = guided(self.model, _guidance(guidance, text) if guidance else None)
+                drawn = model.sample(1, seed, steps, first=number, labels=dict(parse_qsl(labels)) or None)
+                return Sample(drawn.x, drawn.latents)
         raise MandorlaError(f"{text[:100]!r} names no sample: write test:0, seed:0:0 or upload:TOKEN")
 
     def _uploaded(self, token: str, number: int | None) -> Sample:
@@ -152,6 +160,31 @@ class Finder:
         else:
             raise MandorlaError(f"the upload has no slice {number} with foreground: choose another one")
         return Sample({name: torch.from_numpy(x[row : row + 1]) for name, x in upload.x.items()})
+
+
+def name_of(seed: int, number: int, steps: int | None, guidance: float | None, labels: dict[str, str]) -> str:
+    """Return the name under which a drawn sample is found again."""
+    how = [str(steps or ""), "" if guidance is None else str(guidance), urlencode(labels)]
+    return ":".join(["seed", str(seed), str(number), *how]).rstrip(":")
+
+
+def guided(model: Mandorla, guidance: float | None) -> Mandorla:
+    """Return the model with that guidance, for one question alone; itself where none is asked for."""
+    if guidance is None:
+        return model
+    model = copy.copy(model)
+    model.sampling = model.sampling.model_copy(update={"guidance": guidance})
+    return model
+
+
+def _guidance(text: str, place: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 10:
+        raise MandorlaError(f"{place[:100]!r} names no sample: {text[:100]!r} is no guidance from 0 to 10")
+    return number
 
 
 def _whole(text: str, place: str) -> int:
