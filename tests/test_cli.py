@@ -216,11 +216,11 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             ),
         ),
         (
-            ["translate", "r", "in", "out", "--given", "a, b", "--wanted", "c", "--num-samples", "2"],
+            ["translate", "r", "in", "out", "--given", "a, b", "--wanted", "c", "--num-samples", "2", "--label", "d=e"],
             (
                 "translate",
                 (SimpleNamespace(loaded=Path("r")), Path("in"), Path("out"), ["a", "b"], ["c"]),
-                {"num_samples": 2, "seed": 0, "steps": None, "write": ["mean"]},
+                {"num_samples": 2, "seed": 0, "steps": None, "write": ["mean"], "labels": {"d": "e"}},
             ),
         ),
         (

@@ -73,7 +73,7 @@ class Identity:
     def sample(self, num, seed, steps, first, labels):
         return SimpleNamespace(x={m.name: torch.rand(num, *m.shape) for m in self.modalities})
 
-    def translate(self, x, wanted, num_samples, seed, steps, keys):
+    def translate(self, x, wanted, num_samples, seed, steps, keys, labels):
         sign = (-1) ** torch.arange(num_samples).view(-1, *[1] * (len(self.size) + 2))
         return {name: torch.as_tensor(x["t1"])[None] + 0.01 * sign for name in wanted}
 

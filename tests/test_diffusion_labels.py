@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_recipe
 
 import mandorla
+from mandorla import files
 from mandorla.data.dataset import Splits
 from mandorla.data.stored import StoredDataset
 from mandorla.diffusion.config import DiffusionConfig
@@ -113,6 +114,16 @@ def test_from_recipe_to_samples(polydigits_run, copy_of):
         assert not torch.allclose(model.sample(2, labels=labels).x["view0"], free, atol=1e-6)
     x = model.data().test.batch([0, 1]).x
     assert model.translate({"view0": x["view0"]}, ["view1"], labels={"digit": [1, 2]})["view1"].shape[1] == 2
+    np.savez(run / "in.npz", view0=x["view0"].numpy())
+    how = {"num_samples": 1, "seed": 0, "write": ["draws"]}
+    for labels in ({"digit": "3"}, {}):
+        files.translate(model, run / "in.npz", run / "out", ["view0"], ["view1"], **how, labels=labels)
+        with np.load(run / "out" / "samples.npz") as made:
+            expected = model.translate({"view0": x["view0"]}, ["view1"], labels=labels)["view1"]
+            np.testing.assert_allclose(made["view1"], expected, atol=1e-5)
+        shutil.rmtree(run / "out")
+    with pytest.raises(MandorlaError, match="has no class '11'"):
+        files.translate(model, run / "in.npz", run / "out", ["view0"], ["view1"], **how, labels={"digit": "11"})
     assert model.log_likelihood(x, labels={"digit": 1}).shape == (2,)
     assert len(model.complete(mandorla.Latents(None, {}), labels={"digit": 1})) == 1
     with pytest.raises(MandorlaError, match="has no class '11'"):

@@ -61,7 +61,7 @@ class FakeModel:
 
         return SimpleNamespace(x={m.name: draw(m.shape) for m in self.modalities})
 
-    def translate(self, x, wanted, num_samples, seed, steps, keys):
+    def translate(self, x, wanted, num_samples, seed, steps, keys, labels):
         level = torch.as_tensor(next(iter(x.values()))).mean(dim=(1, 2, 3))
         spread = torch.linspace(-0.1, 0.1, num_samples) if num_samples > 1 else torch.zeros(1)
         shapes = {m.name: m.shape for m in self.modalities}
@@ -175,10 +175,10 @@ def test_draws_of_an_input_do_not_depend_on_the_others(model, t1, tmp_path):
     seen = {}
     translate_as_ever = model.translate
 
-    def spy(x, wanted, num_samples, seed, steps, keys):
+    def spy(x, wanted, num_samples, seed, steps, keys, labels):
         for level, key in zip(x["t1"].mean((1, 2, 3)), keys, strict=True):
             seen.setdefault(round(float(level), 1), set()).add(key)
-        return translate_as_ever(x, wanted, num_samples, seed, steps, keys)
+        return translate_as_ever(x, wanted, num_samples, seed, steps, keys, labels)
 
     model.translate = spy
     translate(model, t1, tmp_path / "all")
@@ -196,8 +196,8 @@ def test_the_same_command_goes_on_and_another_is_refused(model, t1, tmp_path):
     for name in ("b.json", "b.png"):
         (out / "t2" / name).unlink()
     (out / "t2" / "b.png.part").touch()
-    model.translate, seen = (lambda *given, keys: seen.append(len(given[0]["t1"])) or model_translate(*given, keys)), []
-    model_translate = FakeModel.translate.__get__(model)
+    seen, usual = [], model.translate
+    model.translate = lambda x, *more, **named: seen.append(len(x["t1"])) or usual(x, *more, **named)
     translate(model, t1, out)
     assert seen == [1], "only what is missing is drawn"
     changed = {path.name for path in out.rglob("*.png") if before.get(path) != path.stat().st_mtime_ns}
@@ -222,7 +222,7 @@ def test_an_input_that_cannot_be_read_stops_no_other(model, t1, tmp_path):
 def test_memory_is_that_of_a_few_inputs(model, t1, tmp_path):
     most = []
     translate_as_ever = model.translate
-    model.translate = lambda x, *more, keys: most.append(len(x["t1"])) or translate_as_ever(x, *more, keys)
+    model.translate = lambda x, *more, **named: most.append(len(x["t1"])) or translate_as_ever(x, *more, **named)
     for number in range(30):
         write_image(t1 / f"more{number}.png", np.full((1, 6, 8), 0.5))
     translate(model, t1, tmp_path / "out")

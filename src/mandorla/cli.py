@@ -291,6 +291,7 @@ def translate(
     ] = "mean",
     seed: Seed = 0,
     steps: Steps = None,
+    label: Labels = None,
 ) -> None:
     """Generate wanted modalities from given ones: a file of the same kind for each, volumes on the grid of the input,
     with a note of how it was made. The same command again goes on with what is missing."""
@@ -299,7 +300,7 @@ def translate(
     kinds = _names(write)
     if unknown := [kind for kind in kinds if kind not in ("mean", "std", "draws")]:
         raise MandorlaError(f"--write {unknown[0]}: it takes mean, std and draws, divided by commas")
-    settings = {"num_samples": num_samples, "seed": seed, "steps": steps, "write": kinds}
+    settings = {"num_samples": num_samples, "seed": seed, "steps": steps, "write": kinds, "labels": _labels(label)}
     _say(files.translate(_load(run), source, out, _names(given), _names(wanted), **settings))
 
 

@@ -24,7 +24,7 @@ from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.images import TIFF
 from mandorla.data.readers import library, split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
-from mandorla.diffusion.labels import Value
+from mandorla.diffusion.labels import Value, to_labels
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_arrays, read_input
 from mandorla.model import Mandorla
@@ -96,6 +96,7 @@ def translate(
     seed: int,
     steps: int | None = None,
     write: Sequence[Statistic] = ("mean",),
+    labels: Mapping[str, Value] | None = None,
 ) -> Path:
     """Write the modalities `wanted` for every input in `source`, which holds the modalities `given`.
 
@@ -106,6 +107,7 @@ def translate(
     - volumes that know where they lie (NIfTI, DICOM) become `<stem>.nii.gz` on the grid of the input; slices without
       foreground are not looked at and become background. Of a BIDS dataset `out` is a derivative dataset:
       `sub-01/anat/sub-01_desc-synthetic_T2w.nii.gz`
+    - `labels`: what the inputs have beside their images, of those that stage 2 was trained with
     - beside each is a note of how it was made. An `.npz` gives besides `samples.npz`, with all draws
       `(num_samples, N, C, *size)`
 
@@ -121,6 +123,7 @@ def translate(
             raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
+    to_labels(labels or {}, model.diffusion.labels if labels else {}, 1)  # before anything is read
     path, part = split_place(str(source))
     is_arrays = part is None and (path.suffix.lower() == ".npz" or not path.exists())
     asked = [modality for modality in model.modalities if modality.name in given]
@@ -129,8 +132,8 @@ def translate(
     if both := sorted(set(wanted) & set(given)):
         raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
     settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
-    made = origin(model.hashes, {**settings, **_sampling(model, steps)})
-    job = _Job(model, list(wanted), num_samples, seed, steps, tuple(write), made)
+    made = origin(model.hashes, {**settings, **_sampling(model, steps), "labels": dict(labels or {})})
+    job = _Job(model, list(wanted), num_samples, seed, steps, tuple(write), labels, made)
     if is_arrays:
         with new_folder(out) as folder:
             _translate_arrays(job, x, folder, source.name)
@@ -192,6 +195,7 @@ class _Job(NamedTuple):
     seed: int
     steps: int | None
     write: tuple[Statistic, ...]
+    labels: Mapping[str, Value] | None
     made: dict[str, object]
 
     def draw(
@@ -211,7 +215,13 @@ class _Job(NamedTuple):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: that was said of all together
                 drawn = self.model.translate(
-                    here, self.wanted, self.num_samples, self.seed, self.steps, keys=list(keys[rows])
+                    here,
+                    self.wanted,
+                    self.num_samples,
+                    self.seed,
+                    self.steps,
+                    keys=list(keys[rows]),
+                    labels=self.labels,
                 )
             yield rows, _arrays(drawn)
 
