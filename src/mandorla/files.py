@@ -123,7 +123,8 @@ def translate(
             raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
-    to_labels(labels or {}, model.diffusion.labels if labels else {}, 1)  # before anything is read
+    if labels:
+        to_labels(labels, model.diffusion.labels, 1)  # refused before anything is read
     path, part = split_place(str(source))
     is_arrays = part is None and (path.suffix.lower() == ".npz" or not path.exists())
     asked = [modality for modality in model.modalities if modality.name in given]
