@@ -66,6 +66,9 @@ def test_what_a_user_asks_for():
     ):
         with pytest.raises(MandorlaError, match=message):
             to_labels(given, scales, 2)
+    many = {"year": LabelScale(tuple(map(str, range(90))))}
+    with pytest.raises(MandorlaError, match=r"no class '33.5'.*; it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, \.\.\.$"):
+        to_labels({"year": 33.5}, many, 2)
     with pytest.raises(MandorlaError, match=r"no label 'size', none: name them in diffusion.labels"):
         to_labels({"size": 1}, {}, 1)
 

@@ -22,6 +22,7 @@ Value = str | float
 Given = Mapping[str, Value | Sequence[Value]]
 _AT_ONCE = 512  # composed samples that are asked for their labels at once
 _HALF = 0.5
+_SHOWN = 12  # classes that a message names
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class LabelScale:
         name = str(value).lower() if isinstance(value, bool) else str(value)
         if name not in self.classes:
             hint = did_you_mean(name, self.classes)
-            raise MandorlaError(f"label {label!r} has no class {name!r}{hint}; it has {', '.join(self.classes)}")
+            known = (*self.classes[:_SHOWN], "...") if len(self.classes) > _SHOWN else self.classes
+            raise MandorlaError(f"label {label!r} has no class {name!r}{hint}; it has {', '.join(known)}")
         return float(self.classes.index(name))
 
 
