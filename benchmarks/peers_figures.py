@@ -196,7 +196,7 @@ class Truth:
         The mean over what was made, each, and all modalities side by side: what was not made is the real one. Errors
         are those of whole patients: `whose_made` `(B,)` says whose the made ones are.
         """
-        real = {"test": self.test, "translated": self.translated}[part]
+        real: Batch = getattr(self, part)
         num = min(len(whose_made), len(real.ids), len(self.known.ids))
         groups = whose(*self.parts[part])[:num], whose_made[:num]
         records = []

@@ -476,10 +476,11 @@ def _print_yaml(recipe) -> None:
 
 
 def _labels(given: list[str] | None) -> dict[str, str]:
-    labels = dict(text.partition("=")[::2] for text in given or [])
+    from mandorla.diffusion.labels import split_labels
+
     if unclear := [text for text in given or [] if "=" not in text]:
         raise typer.BadParameter(f"--label {unclear[0]}: write it as NAME=VALUE.")
-    return labels
+    return split_labels(given or [])
 
 
 def _names(text: str) -> list[str]:

@@ -106,6 +106,11 @@ def fit_scales(values: Mapping[str, np.ndarray], data: Splits) -> dict[str, Labe
     return scales
 
 
+def split_labels(texts: Sequence[str]) -> dict[str, str]:
+    """Return by name what a user wrote as NAME=VALUE; a value may hold further signs of equality."""
+    return dict(text.partition("=")[::2] for text in texts)
+
+
 def to_labels(given: Given, scales: Mapping[str, LabelScale], num: int) -> Components:
     """Return the network's labels of `num` samples, `(num, size)` each, for what a user says of one or of all.
 

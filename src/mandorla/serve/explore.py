@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mandorla.data.dataset import Splits
+from mandorla.diffusion.labels import split_labels
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.audit import flatten_tuples
 from mandorla.evaluate.gather import choose
@@ -193,7 +194,7 @@ class Explorer:
 
     def generate(self, q: Generate):
         """Draw tuples: a column each."""
-        labels = dict(text.partition("=")[::2] for text in q.label)
+        labels = split_labels(q.label)
         x = guided(self.model, q.guidance).sample(q.num, q.seed, q.steps, labels=labels or None).x
         names = [name_of(q.seed, i, q.steps, q.guidance, labels) for i in range(q.num)]
         columns = [Column(title=str(i), sample=name) for i, name in enumerate(names)]

@@ -54,7 +54,7 @@ function samplePicker(box) {
     sliceLabel.hidden = kind.value !== "upload" || !upload?.slices;
   }
   function write() {
-    const how = hidden.value.split(":").slice(3).join(":"); // a drawn sample that was picked from a table was made
+    const how = hidden.value.split(":").slice(3).join(":"); // steps, guidance, labels of one picked from a table
     hidden.value = {
       test: `test:${test.field.value}`,
       seed: `seed:${seed.field.value}:${drawn.field.value}${hidden.value.startsWith("seed:") && how ? `:${how}` : ""}`,

@@ -106,7 +106,7 @@ class VAE(nn.Module):
 
 def to_sphere(c: Tensor) -> Tensor:
     """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong."""
-    return F.normalize(c.flatten(1), dim=1).view_as(c) * math.sqrt(math.prod(c.shape[1:]))
+    return F.normalize(c, dim=tuple(range(1, c.ndim))) * math.sqrt(math.prod(c.shape[1:]))
 
 
 def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
