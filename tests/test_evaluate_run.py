@@ -261,6 +261,12 @@ def test_no_text_promises_a_copy_of_what_has_another_shape(signals_run, tmp_path
             assert (f"{reference}:" in record.definition) == (getattr(record, reference) is not None), record
 
 
+def test_a_report_on_signals_shows_them(signals_run, tmp_path):
+    evaluate_run(mandorla.load(signals_run), mandorla.load(signals_run).recipe.evaluate, out=tmp_path)
+    names = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert {"samples", "translation_pressure_to_flow", "swap_flow", "interpolation_private"} <= names
+
+
 @pytest.mark.parametrize("lacking", [None, "train", "test"])
 def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     """A class by name and a packed mask; a class that one sample lacks is left out."""

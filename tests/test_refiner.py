@@ -173,7 +173,7 @@ def test_maps_signals_and_missing_modalities(name, request, copy_of, tmp_path):
     train_refiner(recipe)
     train_refiner(recipe.model_copy(update={"run": str(other)}))
     assert same_training(run / "refiner", other / "refiner"), "resumed is uninterrupted"
-    assert bool(list((run / "refiner").glob("pictures/*.png"))) == (name == "phantom")
+    assert list((run / "refiner").glob("pictures/*.png"))
     shapes = {m.name: m.shape for m in mandorla.load(run).modalities}
     assert {n: tuple(x.shape[1:]) for n, x in mandorla.load(run).sample(2).x.items()} == shapes
 

@@ -20,10 +20,10 @@ import mandorla
 from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
+from mandorla.pictures import drawable
 from mandorla.serve import samples as serve_samples
 from mandorla.serve import serve
 from mandorla.serve.app import create_app, listen
-from mandorla.serve.explore import _lines
 from mandorla.vae.training import train_vae
 
 BINARY = {"content-type": "application/octet-stream"}
@@ -448,7 +448,7 @@ def test_signals_are_drawn_as_lines(signals_run):
 
 @pytest.mark.parametrize("num", [2, 5, 19])
 def test_lines_stay_whole_where_they_are_shown_smaller(num):
-    image = _lines(torch.rand(1, num, generator=torch.Generator().manual_seed(num)))[0]
+    image = drawable(torch.rand(1, num, generator=torch.Generator().manual_seed(num)))[0]
     for first in (0, 1):
         assert (image[first::2, ::2] < 0.8).any(0)[2:-2].all()
 

@@ -392,14 +392,17 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
         train(tmp_path)
 
 
-@pytest.mark.parametrize("width", [60, 100])
-def test_a_narrow_terminal_shows_how_far_a_training_is(width, capsys):
+@pytest.mark.parametrize("width", [40, 56, 76, 100])
+def test_a_narrow_terminal_shows_how_far_a_training_is(width, capsys, monkeypatch):
+    console = Console(width=width)
+    monkeypatch.setattr(training, "get_console", lambda: console)
     progress = training._progress()
     task = progress.add_task("stage 2 (diffusion)", total=1500, completed=0, figures="")
     progress.update(task, completed=700, figures="loss 11.5")
-    Console(width=width).print(progress.get_renderable())
-    printed = capsys.readouterr().out
-    assert "700/1500" in printed and "0.0/s -:--:-- loss 11.5" in printed
+    console.print(progress.get_renderable())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and " 700/1500" in lines[0] and lines[0].rstrip().endswith("loss 11.5")
+    assert ("0.0/s -:--:--" in lines[0]) == (width > 40) and ("━" in lines[0]) == (width > 56)
 
 
 def test_choose_device(monkeypatch):

@@ -61,10 +61,10 @@ def test_another_seed_is_another_training(polydigits_run, tmp_path):
     assert first[0] != first[1]
 
 
-def test_signals_train_without_pictures(signals_run):
+def test_signals_are_pictured_while_they_train(signals_run):
     for stage in ("vae", "diffusion"):
         assert (signals_run / stage / "weights.safetensors").is_file()
-        assert not (signals_run / stage / "pictures").exists()
+        assert list((signals_run / stage / "pictures").glob("*.png"))
 
 
 def test_volumes(tmp_path):

@@ -76,7 +76,7 @@ def sample(
                     arrays[name][start : start + len(x[name])] = x[name]
                 _write_generated(folder, x, model, format, start, made)
             wait()
-            shown = {name: np.array(x[:_SHOWN]) for name, x in arrays.items() if x.ndim > 3}
+            shown = {name: np.array(x[:_SHOWN]) for name, x in arrays.items()}
         if format in (None, "npz") and is_first():
             write_note(folder / "samples", made)
         if shown and format is None and is_first():
@@ -172,15 +172,14 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
         np.savez(folder / "swap.npz", **_arrays(joined))
         write_note(folder / "swap", made)
         _write_generated(folder, _arrays(joined), model, None, 0, made)
-        if shown := [name for name in joined if joined[name].ndim > 3]:
-            columns = [(name, index) for index in range(min(counts[0], 8)) for name in shown]
-            rows = [
-                [torch.as_tensor(x[name][index]) if name in x else None for name, index in columns]
-                for x in (shared, private, joined)
-            ]
-            names = ["shared from", "private from", "joined"]
-            bands = range(len(shown), len(columns), len(shown))
-            (folder / "grid.png").write_bytes(grid(rows, names, [name for name, _ in columns], ((), bands)))
+        columns = [(name, index) for index in range(min(counts[0], 8)) for name in joined]
+        rows = [
+            [torch.as_tensor(x[name][index]) if name in x else None for name, index in columns]
+            for x in (shared, private, joined)
+        ]
+        names = ["shared from", "private from", "joined"]
+        bands = range(len(joined), len(columns), len(joined))
+        (folder / "grid.png").write_bytes(grid(rows, names, [name for name, _ in columns], ((), bands)))
     return out or model.run / "swap"
 
 

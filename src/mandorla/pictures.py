@@ -1,18 +1,22 @@
-"""Grids of images as PNG.
+"""Grids of samples of any modality as PNG.
 
 A picture is transparent between its tiles and its lettering is mid-grey, so that it suits light and dark pages.
-Volumes show their middle slice; modalities without two spatial axes cannot be shown.
+Volumes show their middle slice, signals and plain vectors lines.
 """
 
 import io
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 _TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 13, (128, 128, 128, 255)
 _LINE = 17  # pixels from one line of lettering to the next
+_PLOT = (160, 96)  # pixels of a signal's picture, width and height
 _BAND = 10  # space before a row or column that begins a new block
 
 
@@ -22,12 +26,13 @@ def grid(
     column_names: Sequence[str] = (),
     bands: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> bytes:
-    """Draw images `(C, *size)` in [0, 1] as a table; None leaves a place empty. Returns a PNG.
+    """Draw samples `(C, *size)` in [0, 1] as a table; None leaves a place empty. Returns a PNG.
 
     Small images are enlarged by a whole number, pixel by pixel. `bands` are the rows and columns set off by a gap.
     """
     tiles = [[None if x is None else tile(x) for x in row] for row in rows]
-    width, height = (max(getattr(t, side) for row in tiles for t in row if t) for side in ("width", "height"))
+    width = max(picture.width for row in tiles for picture in row if picture)
+    heights = [max((picture.height for picture in row if picture), default=0) for row in tiles]
     font = _font()
     left = max((int(font.getlength(name)) + 12 for name in row_names), default=0)
     words = [font.getlength(word) for name in column_names for word in name.split()]
@@ -35,31 +40,56 @@ def grid(
     column_names = [_wrapped(name, font, room) for name in column_names]
     top = max((22 + _LINE * name.count("\n") for name in column_names), default=0)
     xs = [left + j * (room + _GAP) + _BAND * sum(b <= j for b in bands[1]) for j in range(max(map(len, tiles)))]
-    ys = [top + i * (height + _GAP) + _BAND * sum(b <= i for b in bands[0]) for i in range(len(tiles))]
-    canvas = Image.new("RGBA", (xs[-1] + room, ys[-1] + height))
+    above = [0, *accumulate(height + _GAP for height in heights)]
+    ys = [top + y + _BAND * sum(b <= i for b in bands[0]) for i, y in enumerate(above[:-1])]
+    canvas = Image.new("RGBA", (xs[-1] + room, ys[-1] + heights[-1]))
     pen = ImageDraw.Draw(canvas)
-    for y, name in zip(ys, row_names, strict=False):
+    for y, height, name in zip(ys, heights, row_names, strict=False):
         pen.text((left - 8, y + height // 2), name, _GREY, font, anchor="rm")
     for x, name in zip(xs, column_names, strict=False):
         pen.text((x + room // 2, top // 2 - 2), name, _GREY, font, anchor="mm", align="center")
-    for y, row in zip(ys, tiles, strict=True):
+    for y, height, row in zip(ys, heights, tiles, strict=True):
         for x, picture in zip(xs, row, strict=False):
             if picture:
-                canvas.paste(picture, (x + (room - width) // 2, y))
+                canvas.paste(picture, (x + (room - picture.width) // 2, y + (height - picture.height) // 2))
     return _png(canvas)
 
 
 def tile(x: Tensor) -> Image.Image:
-    """Return one image `(C, H, W)`, or the middle slice of a volume `(C, D, H, W)`, brought to a handy size."""
-    x = x.detach().float().cpu().clamp(0, 1)
-    if x.ndim == 4:
-        x = x[:, x.shape[1] // 2]
-    rgb = x if len(x) == 3 else x[:1].expand(3, -1, -1)
+    """Return the picture of one sample `(C, *size)` in [0, 1], brought to a handy size."""
+    x = drawable(x)
+    rgb = x if len(x) == 3 else x.expand(3, -1, -1)
     zoom = max(1, round(_TILE / max(rgb.shape[1:])))
     pixels = (255 * rgb).round().byte().permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
     picture.thumbnail((_LARGEST_TILE, _LARGEST_TILE), Image.Resampling.BOX)
     return picture
+
+
+def drawable(x: Tensor) -> Tensor:
+    """Return a picture `(1 or 3, H, W)` of one sample `(C, *size)` in [0, 1].
+
+    It is the image itself, of neither one nor three channels the first; of a volume the middle slice; of a signal
+    `(C, L)` a line for each channel; of a plain vector `(C,)` or `(C, 1)` one line.
+    """
+    x = x.detach().float().cpu().clamp(0, 1)
+    if x.ndim < 3:
+        return _lines(x.reshape(len(x), -1))
+    if x.ndim == 4:
+        x = x[:, x.shape[1] // 2]
+    return x if len(x) == 3 else x[:1]
+
+
+def _lines(x: Tensor) -> Tensor:
+    x = x.T if x.shape[1] == 1 else x
+    (width, height), image = _PLOT, Image.new("L", _PLOT, 255)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 0, width - 1, height - 1), outline=220)
+    for number, line in enumerate(x.tolist()):
+        across = max(1, len(line) - 1)
+        points = [(2 + (width - 5) * i / across, 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
+        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number), width=3, joint="curve")
+    return torch.from_numpy(np.array(image))[None] / 255
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
@@ -49,6 +50,7 @@ WEIGHTS, LOG = "weights.safetensors", "metrics.jsonl"
 STATE, PREVIOUS = "last.safetensors", "previous.safetensors"
 _FIGURES_EVERY = 20  # steps
 _BAR_WIDTH = 66  # characters before the figures
+_WITH_BAR, _WITH_TIME = 76, 56  # characters that a terminal must have to show these beside step and loss
 _LINE = 96  # characters of figures in a line about a validation
 
 
@@ -634,12 +636,12 @@ class _Rate(ProgressColumn):
 
 
 def _progress() -> Progress:
-    whole = Column(no_wrap=True)  # in a narrow terminal the bar becomes shorter first
+    """Return a line that shows, however narrow the terminal is, how far a training is and its loss."""
+    width, whole = get_console().width, Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(20),
+        TextColumn("{task.description}", table_column=whole),
+        *[BarColumn(20)] * (width >= _WITH_BAR),
         MofNCompleteColumn(table_column=whole),
-        _Rate(table_column=whole),
-        TimeRemainingColumn(table_column=whole),
+        *[_Rate(table_column=whole), TimeRemainingColumn(table_column=whole)] * (width >= _WITH_TIME),
         TextColumn("{task.fields[figures]}"),
     )

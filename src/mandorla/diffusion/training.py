@@ -72,7 +72,7 @@ def train_diffusion(recipe: Recipe) -> None:
 
     check = fetch("val", chosen)
 
-    def picture(trained: nn.Module) -> bytes | None:
+    def picture(trained: nn.Module) -> bytes:
         noise = sample_noise(vae.layout, seed, [(index,) for index in range(min(8, len(chosen)))])
         encoded, _ = check
         shared = {} if recipe.diffusion.mode == "joint" else {SHARED: encoded.latents.shared[:8]}
@@ -81,8 +81,8 @@ def train_diffusion(recipe: Recipe) -> None:
         move = {name: z.to(device) for name, z in noise.items()}
         drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, SamplingConfig())
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
-        shown = [m.name for m in vae.modalities if len(m.size) in (2, 3)]
-        return grid([vae.decode(name, latents[SHARED], latents[name]) for name in shown], shown) if shown else None
+        names = [m.name for m in vae.modalities]
+        return grid([vae.decode(name, latents[SHARED], latents[name]) for name in names], names)
 
     def train(
         model: Diffusion, config: TrainingConfig, folder: Path, picture: Callable[[nn.Module], bytes | None], title: str

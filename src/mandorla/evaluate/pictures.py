@@ -1,7 +1,7 @@
 """Pictures of what a model makes: grids of enlarged images with labelled rows and columns, and training curves.
 
 A picture is transparent between its tiles and its lettering is mid-grey, so that it suits light and dark pages.
-Volumes show their middle slice; modalities without two spatial axes are left out.
+Volumes show their middle slice, signals and plain vectors lines.
 """
 
 import io
@@ -39,7 +39,7 @@ class Picture:
 
 def draw_all(subject: Subject) -> list[Picture]:
     """Draw everything that the report shows: what the suites asked for have computed, and the training curves."""
-    names = [m.name for m in subject.model.modalities if len(m.size) in (2, 3)]
+    names = [m.name for m in subject.model.modalities]
     wanted: list[tuple[set[Suite], Callable[[Subject, list[str]], list[Picture]]]] = [
         ({"coherence", "fidelity", "audit"}, _samples),
         ({"translation"}, _translations),
@@ -48,10 +48,7 @@ def draw_all(subject: Subject) -> list[Picture]:
         ({"audit"}, _neighbours),
     ]
     pictures = [
-        picture
-        for suites, draw in wanted
-        if names and suites & set(subject.settings.suites)
-        for picture in draw(subject, names)
+        picture for suites, draw in wanted if suites & set(subject.settings.suites) for picture in draw(subject, names)
     ]
     logs = {stage: read_log(subject.model.run / stage) for stage in STAGES}
     return pictures + [curves(stage, lines) for stage, lines in logs.items() if lines]
@@ -65,7 +62,7 @@ def _samples(subject: Subject, names: list[str], num: int = 12) -> list[Picture]
             "Samples",
             "Jointly generated",
             "Each column is one tuple, generated at once from noise: what is shared must agree, the rest may differ.",
-            f"A grid of generated images, one row for each of {', '.join(names)}; each column belongs together.",
+            f"A grid of generated samples, one row for each of {', '.join(names)}; each column belongs together.",
             grid(rows, names),
         )
     ]
@@ -99,8 +96,8 @@ def _translations(subject: Subject, names: list[str], num: int = 5, shown: int =
                     "Translations",
                     f"{given} to {wanted}",
                     "The truth is one of many answers. Error: the absolute difference of mean and truth; std: the"
-                    f" standard deviation of {len(samples)} samples, which should be bright where the error is. White"
-                    f" is {brightest:.2f} in both.",
+                    f" standard deviation of {len(samples)} samples, which should be large where the error is. White,"
+                    f" or the top of a plot, is {brightest:.2f} in both.",
                     f"Rows of test samples: the given {given}, the true {wanted}, generated {wanted}, their mean, its"
                     " error, and the samples' standard deviation.",
                     grid(rows, (), columns, ((), (2, 2 + drawn, 3 + drawn))),
@@ -110,8 +107,11 @@ def _translations(subject: Subject, names: list[str], num: int = 5, shown: int =
 
 
 def _grey(deviation: torch.Tensor) -> torch.Tensor:
-    """Return the largest deviation over the channels, `(1, *size)`: colours would say which channel, not how much."""
-    return deviation.amax(0, keepdim=True)
+    """Return the largest deviation over the channels, `(1, *size)`: colours would say which channel, not how much.
+
+    Signals and plain vectors keep their channels: they are lines.
+    """
+    return deviation.amax(0, keepdim=True) if deviation.ndim > 2 else deviation
 
 
 def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
@@ -131,9 +131,9 @@ def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
                 f"swap_{name}",
                 "Swaps",
                 name,
-                "Top row: real images that give the shared part. Left column: those that give the private part."
+                "Top row: real samples that give the shared part. Left column: those that give the private part."
                 " A column should keep what is shared, a row what is private.",
-                f"A table of {name} images, each with the shared part of its column's head and the private part of its"
+                f"A table of {name} samples, each with the shared part of its column's head and the private part of its"
                 " row's head.",
                 grid(rows, bands=((1,), (1,))),
             )
@@ -160,7 +160,7 @@ def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Pi
                 "Interpolations",
                 f"{part} part".capitalize(),
                 f"{text} Two pairs, from left to right.",
-                f"Rows of images that change gradually from left to right as the {part} part changes.",
+                f"Rows of samples that change gradually from left to right as the {part} part changes.",
                 grid(rows, names * 2, bands=((len(names),), ())),
             )
         )
@@ -184,7 +184,7 @@ def _neighbours(subject: Subject, names: list[str], num: int = 12) -> list[Pictu
                 f"The most suspicious, {text}",
                 "Of all generated tuples those that stand closest to one training tuple beside the next ones, each"
                 " above that training tuple, the most suspicious first. Copies would look alike.",
-                "Pairs of rows: generated images and, below, the nearest training images.",
+                "Pairs of rows: generated samples and, below, the nearest training samples.",
                 grid([list(row) for row in rows], labels, bands=([2 * k for k in range(1, len(names))], ())),
             )
         )

@@ -81,17 +81,16 @@ def train_refiner(recipe: Recipe) -> None:
         refiner.scale[place] = (shown.x[name] - decoded)[rows].std().clamp_min(_LEAST) if rows.any() else 1.0
     check, pictured = few("val", _MEASURED), few("val", 8)
 
-    def picture(trained: Refiner) -> bytes | None:
+    def picture(trained: Refiner) -> bytes:
         (shown, encoded), rows, titles = pictured, [], []
         latents = draw(encoded)
         for name, x in decode(latents).items():
-            if x.ndim in (4, 5):
-                noise = recipe.refiner.temperature * torch.randn_like(x)
-                with gathered(trained):
-                    refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
-                rows += [shown.x[name], x, refined.clamp(0, 1)]
-                titles += [name, "decoded", "refined"]
-        return grid(rows, titles) if rows else None
+            noise = recipe.refiner.temperature * torch.randn_like(x)
+            with gathered(trained):
+                refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
+            rows += [shown.x[name], x, refined.clamp(0, 1)]
+            titles += [name, "decoded", "refined"]
+        return grid(rows, titles)
 
     fit(
         refiner,

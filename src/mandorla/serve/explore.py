@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -27,7 +27,7 @@ from mandorla.evaluate.audit import flatten_tuples
 from mandorla.evaluate.gather import choose
 from mandorla.latents import SHARED, Latents
 from mandorla.model import Mandorla
-from mandorla.pictures import grid
+from mandorla.pictures import drawable, grid
 from mandorla.serve.samples import Finder, Sample, Uploads, guided, name_of
 
 Name = Annotated[str, Field(max_length=1000, description="a sample: `test:0`, `seed:0:0` or `upload:TOKEN`")]
@@ -37,7 +37,6 @@ Guidance = Annotated[
     float | None, Field(ge=0, le=10, description="how far what is given, or asked for, pushes; left out, the recipe's")
 ]
 Label = Annotated[str, Field(max_length=200, pattern="^[^=]+=.+$")]
-_PLOT = (160, 96)  # pixels of a signal's picture
 _HELD_OUT = 200  # test samples that say which distance to the training samples is usual
 
 
@@ -169,7 +168,7 @@ class Explorer:
         about = {"question": kind} | question.settings() | self._origin
         if question.format == "png":
             titles = [column.title for column in columns]
-            drawn = [[None if x is None else _drawable(x) for x in row] for row in cells]
+            drawn = [[None if x is None else drawable(x) for x in row] for row in cells]
             return _with_settings(Image.open(io.BytesIO(grid(drawn, rows, titles))), about)
         images = [
             [
@@ -269,7 +268,7 @@ class Explorer:
         columns = [Column(title=f"{move:+.2g} sd") for move in np.linspace(-q.reach, q.reach, q.num)]
         what = "shared part" if q.component == SHARED else f"private part of {q.component}"
         note = f"The {what} has {len(change)} channels; those that change {shown} most come first. The number beside a"
-        note += " channel is the root mean square difference between its two ends, of images in [0, 1]."
+        note += " channel is the root mean square difference between its two ends, of values in [0, 1]."
         return [f"{c}: {change[c]:.3f}" for c in order], columns, [list(versions[c]) for c in order], [note]
 
     def nearest(self, q: Nearest):
@@ -322,28 +321,8 @@ def _distances(queries: Tensor, rows: Tensor) -> Tensor:
     return torch.cdist(queries, rows) / queries.shape[1] ** 0.5
 
 
-def _drawable(x: Tensor) -> Tensor:
-    """Return a picture `(1 or 3, H, W)` of one sample `(C, *size)` in [0, 1]."""
-    x = x.detach().float().cpu().clamp(0, 1)
-    if x.ndim == 4:
-        x = x[:, x.shape[1] // 2]
-    return _lines(x.reshape(len(x), -1)) if x.ndim < 3 else x if len(x) == 3 else x[:1]
-
-
-def _lines(x: Tensor) -> Tensor:
-    """Draw each channel of a signal `(C, L)` as a line, a plain vector `(C, 1)` as one line."""
-    x = x.T if x.shape[1] == 1 else x
-    (width, height), image = _PLOT, Image.new("L", _PLOT, 255)
-    pen = ImageDraw.Draw(image)
-    for number, line in enumerate(x.tolist()):
-        across = max(1, len(line) - 1)
-        points = [(2 + (width - 5) * i / across, 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
-        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number), width=3, joint="curve")
-    return torch.from_numpy(np.array(image))[None] / 255
-
-
 def _encoded(x: Tensor, about: dict[str, Any]) -> str:
-    pixels = (255 * _drawable(x)).round().byte().permute(1, 2, 0).numpy()
+    pixels = (255 * drawable(x)).round().byte().permute(1, 2, 0).numpy()
     return base64.b64encode(
         _with_settings(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), about)
     ).decode()

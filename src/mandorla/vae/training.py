@@ -93,16 +93,13 @@ def _spread(dataset: Dataset, num: int) -> np.ndarray:
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch) -> bytes | None:
-    """Draw per modality: data, reconstruction, and the shared part of each sample with another one's private part.
-
-    Signals and plain vectors are no pictures: they are left out.
-    """
+    """Draw per modality: data, reconstruction, and the shared part of each sample with another one's private part."""
     features, codes = vae.encode(batch.x, batch.present)
     whole = pool(codes, batch.present)
     rows, names = [], []
     for name, x in batch.x.items():
         here = batch.present[name]
-        if x.ndim not in (4, 5) or not here.any():
+        if not here.any():
             continue
         u, _ = vae.posterior(name, features[name], whole[here])
         rows += [x[here], vae.decode(name, whole[here], u), vae.decode(name, whole[here], u.roll(1, 0))]
