@@ -189,14 +189,14 @@ class Mandorla:
     def consistency(self, samples: Samples) -> Tensor:
         """Return how far the shared parts read again from each modality agree with that drawn, cosines `(B,)`.
 
-        The mean over modalities; over the cells of a map. 1 is agreement, 0 chance.
+        The mean over modalities; a map counts as one long vector, so that its strong cells weigh most. 1 is agreement,
+        0 chance.
         """
         drawn = samples.latents.shared
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: they are the model's own
             again = [self.encode({name: x}).shared for name, x in samples.x.items()]
-        cosines = [cosine_similarity(shared, drawn, dim=1).reshape(len(drawn), -1).mean(1) for shared in again]
-        return torch.stack(cosines).mean(0)
+        return torch.stack([cosine_similarity(shared.flatten(1), drawn.flatten(1)) for shared in again]).mean(0)
 
     def complete(
         self,

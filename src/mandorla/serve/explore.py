@@ -28,13 +28,14 @@ from mandorla.evaluate.gather import choose
 from mandorla.latents import SHARED, Latents
 from mandorla.model import Mandorla
 from mandorla.pictures import drawable, grid
-from mandorla.serve.samples import Finder, Sample, Uploads, guided, name_of
+from mandorla.serve.samples import MOST_GUIDANCE, MOST_STEPS, Finder, Sample, Uploads, guided, name_of
 
 Name = Annotated[str, Field(max_length=1000, description="a sample: `test:0`, `seed:0:0` or `upload:TOKEN`")]
-Steps = Annotated[int | None, Field(ge=1, le=200, description="steps of the sampler; left out, the recipe's")]
+Steps = Annotated[int | None, Field(ge=1, le=MOST_STEPS, description="steps of the sampler; left out, the recipe's")]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="same seed, same result")]
 Guidance = Annotated[
-    float | None, Field(ge=0, le=10, description="how far what is given, or asked for, pushes; left out, the recipe's")
+    float | None,
+    Field(ge=0, le=MOST_GUIDANCE, description="how far what is given, or asked for, pushes; left out, the recipe's"),
 ]
 Label = Annotated[str, Field(max_length=200, pattern="^[^=]+=.+$")]
 _HELD_OUT = 200  # test samples that say which distance to the training samples is usual

@@ -38,6 +38,7 @@ ACCEPTED = (*NIFTI, *sorted(IMAGES), ".npy", *SOUNDS, *TABLES)  # kinds of files
 LARGEST_FILE = 2**26  # bytes of an upload
 LARGEST_CONTENT = 2**30  # bytes that it may unpack to
 LARGEST_STORE = 2**28  # bytes of all uploads together
+MOST_STEPS, MOST_GUIDANCE = 200, 10  # of a question about what is drawn
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Finder:
             seed, number = (_whole(part, text) for part in rest[:2])
             steps, guidance, labels = (*rest[2:], "", "", "")[:3]
             steps = _whole(steps, text) if steps else None
-            if number < 10**6 and steps in (None, *range(1, 201)):
+            if number < 10**6 and steps in (None, *range(1, MOST_STEPS + 1)):
                 model = guided(self.model, _guidance(guidance, text) if guidance else None)
                 drawn = model.sample(1, seed, steps, first=number, labels=dict(parse_qsl(labels)) or None)
                 return Sample(drawn.x, drawn.latents)
@@ -182,8 +183,8 @@ def _guidance(text: str, place: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 <= number <= 10:
-        raise MandorlaError(f"{place[:100]!r} names no sample: {text[:100]!r} is no guidance from 0 to 10")
+    if not 0 <= number <= MOST_GUIDANCE:
+        raise MandorlaError(f"{place[:100]!r} names no sample: {text[:100]!r} is no guidance from 0 to {MOST_GUIDANCE}")
     return number
 
 
