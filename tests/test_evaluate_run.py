@@ -280,7 +280,7 @@ def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
         monkeypatch.setattr(model, "data", lambda: data)
     settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement", "coherence")})
     names = by_name(evaluate_run(model, settings)).keys()
-    assert {"lesion/known from t1", "lesion/contrast kept"} <= names
+    assert {"lesion/known from t1", "lesion/contrast kept", "lesion/dice"} <= names
     assert ("shared/class" in names) == (lacking is None)
     assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
 

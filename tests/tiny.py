@@ -89,7 +89,8 @@ def scans_recipe(run: Path, root: Path, *more: str) -> Recipe:
     data = f"""data={{kind: arrays, root: {json.dumps(str(root))}, groups: 'scans.npz:patient', size: [8, 8],
         images: {{t1: 'scans.npz:t1', t2: 'scans.npz:t2'}}, intensity: {{kind: percentile}},
         labels: {{kind: 'scans.npz:kind', lesion_mask: 'scans.npz:lesion:bits'}}}}"""
-    small = "{num_train: 40, num_test: 10, num_generated: 10, num_translated: 5, num_samples: 2, judge_steps: 3, "
+    small = "{num_train: 40, num_test: 10, num_generated: 10, num_translated: 5, num_samples: 2, "
+    small += "judge_steps: 3, segmenter_steps: 3, "
     return read_recipe(
         "polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES, f"evaluate={small}label: kind}}", *more]
     )

@@ -21,6 +21,7 @@ _HOMES = {
     "report": ("print_summary", "summary"),
     "retrieval": ("ranks", "recall_at"),
     "run": ("audit_run", "evaluate", "evaluate_run"),
+    "segmenter": ("dice",),
     "settings": ("EvaluateConfig",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -44,6 +44,8 @@ class EvaluateConfig(Settings):
     """factor that each modality has for itself, called `<this>_<modality>` in the data"""
     lesion: str = "lesion_present"
     """factor that says whether a sample has a lesion; its place is the factor `lesion_mask`"""
+    segmenter_steps: int = Field(400, ge=0)
+    """training steps of the network that outlines lesions, where there is a `lesion_mask`; 0 for none"""
     lesion_modality: str = "t2"
     """the modality that shows the lesion"""
     features: Annotated[dict[str, str], Relative()] = {}

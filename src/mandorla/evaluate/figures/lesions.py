@@ -9,6 +9,7 @@ from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.lesions import contrast, contrast_share
 from mandorla.evaluate.probes import auc
 from mandorla.evaluate.record import Record, bootstrap_error
+from mandorla.evaluate.segmenter import MASK, dice, train_segmenter
 
 
 def lesion_figures(subject: Subject) -> list[Record]:
@@ -63,9 +64,10 @@ def lesion_figures(subject: Subject) -> list[Record]:
                 groups=groups,
             )
         )
-    if "lesion_mask" in batch.factors and len(batch.x[shown][0]) == 1:
+    if MASK in batch.factors and len(batch.x[shown][0]) == 1:
         rows = batch.present[shown].numpy()
-        x, mask = batch.x[shown][rows], batch.factors["lesion_mask"][rows]
+        x, mask = batch.x[shown][rows], batch.factors[MASK][rows]
+        again = subject.reconstructions[shown][rows]
         healthy = s.train.means[shown].expand_as(x)
         if f"clean_{shown}" in batch.factors:
             healthy = torch.as_tensor(batch.factors[f"clean_{shown}"])[rows]
@@ -73,8 +75,21 @@ def lesion_figures(subject: Subject) -> list[Record]:
             f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one; chance: the same place"
             " without a lesion (of the mean image, where the data does not tell)."
         )
-        share, chance = (contrast_share(image, x, mask) for image in (subject.reconstructions[shown][rows], healthy))
+        share, chance = (contrast_share(image, x, mask) for image in (again, healthy))
         groups = batch.whose[rows][~np.isnan(contrast(x, mask))]
         more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
         records.append(s.record("lesion/contrast kept", share, text, "nearer ceiling", **more))
+        has, train = mask.reshape(len(mask), -1).any(1), subject.data.train
+        steps = subject.settings.segmenter_steps if MASK in train.batch([0]).factors and has.any() else 0
+        if steps:
+            segmenter = train_segmenter(train, shown, steps, seed=s.seed, device=subject.model.device)
+            found, known, guessed = (dice(segmenter.outline(image), mask) for image in (again, x, healthy))
+            text = (
+                f"Dice coefficient of the lesions that a U-Net, trained for {steps} steps on real {shown}, outlines in"
+                f" reconstructed {shown}, mean over images with a lesion; ceiling: in real ones; chance: where there is"
+                " none (in the mean image, where the data does not tell)."
+            )
+            more = {"chance": float(guessed[has].mean()), "ceiling": float(known[has].mean())}
+            more |= {"groups": batch.whose[rows][has]}
+            records.append(s.record("lesion/dice", found[has], text, "nearer ceiling", **more))
     return records
