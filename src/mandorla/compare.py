@@ -12,6 +12,7 @@ from mandorla.evaluate.record import FILE, Record, read_records
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.recipe import Recipe, read_run
 from mandorla.storage import read_json, write_bytes
+from mandorla.tables import print_table
 
 IGNORED = ("run",)  # settings that differ by nature
 _SURE = 2.0  # standard errors from which on a difference is more than the chance of test samples
@@ -24,28 +25,20 @@ def compare(first: Path, second: Path, out: Path) -> None:
 
     Raises MandorlaError if one of them is no run folder, or `out` cannot be written.
     """
-    from rich.console import Console
-
     runs = (first, second)
     changed = differences(*map(_as_measured, runs))
     kept = [{record.name: record for record in read_records(run)} for run in runs]
     curves = [read_curves(run) for run in runs]
-    console, names = Console(highlight=False, markup=False), _names(first, second)
+    names = _names(first, second)
     rows = {key: values for key, values in changed.items() if key.partition(".")[0] not in IGNORED}
-    _print(
-        console,
-        "setting",
-        names,
-        {key: [v or "-" for v in values] for key, values in rows.items()},
-        "settings: no difference",
-    )
+    _print("setting", names, {k: [v or "-" for v in values] for k, values in rows.items()}, "settings: no difference")
     for run, records in zip(runs, kept, strict=True):
         if not records:
-            console.print(f"{run} is not evaluated: run `mandorla evaluate {run}`", soft_wrap=True)
-    _print(console, "figure", [*names, "difference", "better"], compare_records(*kept), "no figure in both")
+            print(f"{run} is not evaluated: run `mandorla evaluate {run}`")
+    _print("figure", [*names, "difference", "better"], compare_records(*kept), "no figure in both")
     if any(curves):
         write_bytes(out, draw_curves(dict(zip(names, curves, strict=True))))
-        console.print(f"curves: {out}", soft_wrap=True)
+        print(f"curves: {out}")
 
 
 def compare_records(a: Mapping[str, Record], b: Mapping[str, Record]) -> dict[str, list[str]]:
@@ -127,15 +120,7 @@ def _names(first: Path, second: Path) -> list[str]:
     return names if names[0] != names[1] else [str(first), f"{second} (second)" if first == second else str(second)]
 
 
-def _print(console, what: str, columns: list[str], rows: Mapping[str, list[str]], none: str) -> None:
-    from rich.table import Table
-
+def _print(what: str, columns: list[str], rows: Mapping[str, list[str]], none: str) -> None:
     if not rows:
-        return console.print(none)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(what, overflow="fold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    console.print(table)
+        return print(none)
+    print_table([what, *columns], [[name, *cells] for name, cells in rows.items()], justify="left")

@@ -24,6 +24,7 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate.record import Record
 from mandorla.recipe import HOW_READ, Recipe
 from mandorla.storage import read_json, write_text
+from mandorla.tables import print_table
 
 Read = Callable[[Sequence[str]], Recipe]  # the recipe, changed by `key.sub=value`
 Kind = Literal["sweep", "ablate"]
@@ -137,7 +138,7 @@ def run_trials(kind: Kind, trials: Sequence[Trial], read: Read, num_seeds: int =
         results.append(Result(trial, {name: [records[name] for records in measured] for name in common}))
         _write(run / kind, results, base, num_seeds)
     advice = recommend(results)[1] if kind == "sweep" else ""
-    print_table(results)
+    print_results(results)
     console.print(*([advice] if advice else []), f"table: {run / kind}.md", sep="\n", highlight=False, soft_wrap=True)
     return results
 
@@ -297,22 +298,14 @@ def _rows(results: Sequence[Result], columns: Mapping[str, str]) -> list[list[st
     return rows
 
 
-def print_table(results: Sequence[Result]) -> None:
+def print_results(results: Sequence[Result]) -> None:
     """Print the figures that decide, as the file of the table has them all."""
-    from rich.console import Console
-    from rich.table import Table
-
     shown = ("latents/numbers", "latents/rate", "reconstruction/psnr", "shared/class", "training/seconds")
     measured = results[0].figures
     decisive = [next((n for n in names if n in measured), "") for names in (LEAK, COHERENCE)]
     columns = {n: text for n, text in _columns(results).items() if n in (*shown, *decisive)}
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("trial")
-    for text in columns.values():
-        table.add_column(text, justify="right")
-    for row in _rows(results, columns):
-        table.add_row(*(cell.strip("*") for cell in row))
-    Console(markup=False).print(table)
+    rows = [[cell.strip("*") for cell in row] for row in _rows(results, columns)]
+    print_table(["trial", *columns.values()], rows)
 
 
 def _write(path: Path, results: Sequence[Result], recipe: Recipe, num_seeds: int) -> None:

@@ -9,6 +9,7 @@ from mandorla.data.check import PERCENTILES, Facts, LabelFacts, ModalityFacts
 from mandorla.data.check_advice import Change, Problem, show
 from mandorla.pages import fill
 from mandorla.pictures import grid
+from mandorla.tables import print_table
 
 MOST = 20  # examples of a problem, classes of a label
 FEW, SOME = 3, 8  # the same in the terminal
@@ -75,7 +76,6 @@ def render(findings: Findings) -> str:
 def print_page(findings: Findings) -> None:
     """Print the page in the terminal."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console, facts = Console(highlight=False), findings.facts
@@ -85,23 +85,17 @@ def print_page(findings: Findings) -> None:
     if facts:
         counts = (f"{name} {number}" + (f" ({more})" if more else "") for name, number, more in _cards(facts))
         console.print(Text(" · ".join(counts)))
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        columns = list(dict.fromkeys(name for modality in facts.modalities for name, _ in _rows(modality)))
-        table.add_column("modality")
-        for modality in facts.modalities:
-            table.add_column(Text(modality.name), justify="right", overflow="fold")
-        for column in columns:
-            table.add_row(column, *(Text(dict(_rows(modality)).get(column, "")) for modality in facts.modalities))
+        told = [dict(_rows(modality)) for modality in facts.modalities]
+        rows = [
+            [name, *(of.get(name, "") for of in told)] for name in dict.fromkeys(name for of in told for name in of)
+        ]
         console.print()
-        console.print(table)
+        print_table(["modality", *(modality.name for modality in facts.modalities)], rows)
         console.print()
         if not facts.division:
-            parts = Table(box=None, header_style="bold", pad_edge=False)
-            for name in ("part", "samples", *(() if facts.composed else ("subjects",))):
-                parts.add_column(name, justify="left" if name == "part" else "right")
-            for part, counts in facts.parts.items():
-                parts.add_row(part, *(f"{count:,}" for count in counts[: 1 if facts.composed else 2]))
-            console.print(parts)
+            counted = ["samples"] if facts.composed else ["samples", "subjects"]
+            parts = [[part, *(f"{n:,}" for n in counts[: len(counted)])] for part, counts in facts.parts.items()]
+            print_table(["part", *counted], parts)
         for label in facts.labels:
             console.print(Text.assemble((f"label {label.name}", "bold"), f" {_say(label)}"))
     console.print()

@@ -7,6 +7,7 @@ from typing import Any
 from mandorla.evaluate.pictures import Picture
 from mandorla.evaluate.record import Record
 from mandorla.pages import fill
+from mandorla.tables import print_table
 
 NUM_HEADLINES = 7
 HEADLINES = (  # the first of these that were measured
@@ -69,19 +70,13 @@ def summary(records: Sequence[Record]) -> list[Record]:
 
 def print_summary(records: Sequence[Record]) -> None:
     """Print the headline figures beside chance, control, ceiling and p-value, where any has one."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("figure")
     if not (chosen := summary(records)):
         return print("none of the figures that matter most was measured: the report says which were, what was left out")
     keys = [k for k in ("value", "error", "chance", "control", "ceiling", "p") if any(r.text(k) for r in chosen)]
-    for key in (*keys, "better"):
-        table.add_column("±" if key == "error" else key, justify="right")
-    for record in chosen:
-        table.add_row(record.name, *(record.text(key) for key in keys), record.better)
-    Console(markup=False).print(table)
+    print_table(
+        ["figure", *("±" if key == "error" else key for key in keys), "better"],
+        [[record.name, *(record.text(key) for key in keys), record.better] for record in chosen],
+    )
 
 
 def position(record: Record) -> dict[str, float]:
