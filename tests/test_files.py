@@ -1,6 +1,7 @@
 """Files in, files out: what is written, what is refused, and that nothing half-written stays."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -394,6 +395,15 @@ def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch):
     with pytest.raises(MandorlaError, match="out cannot be written .*No space left on device"):
         files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs a system that can keep room on a disk")
+def test_arrays_take_their_room_before_they_are_filled(tmp_path):
+    """A disk that has none for them says so: where it is full at a write to memory, the system kills the process."""
+    with outputs.arrays_in(tmp_path / "samples.npz", {"t1": (50, 1, 64, 64), "t2": (50, 3)}):
+        states = [path.stat() for path in tmp_path.iterdir()]
+        assert len(states) == 2
+        assert all(512 * state.st_blocks >= state.st_size for state in states)
 
 
 def test_what_a_killed_command_left_is_removed(model, tmp_path):
