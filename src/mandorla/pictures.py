@@ -86,9 +86,9 @@ def _lines(x: Tensor) -> Tensor:
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, width - 1, height - 1), outline=220)
     for number, line in enumerate(x.tolist()):
-        across = max(1, len(line) - 1)
-        points = [(2 + (width - 5) * i / across, 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
-        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number), width=3, joint="curve")
+        line = line * 2 if len(line) == 1 else line  # one value is a level
+        points = [(2 + (width - 5) * i / (len(line) - 1), 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
+        pen.line(points, fill=min(160, 60 * number), width=3, joint="curve")
     return torch.from_numpy(np.array(image))[None] / 255
 
 
