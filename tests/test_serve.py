@@ -453,6 +453,12 @@ def test_lines_stay_whole_where_they_are_shown_smaller(num):
         assert (image[first::2, ::2] < 0.8).any(0)[2:-2].all()
 
 
+def test_many_channels_do_not_hide_each_other():
+    levels = drawable(torch.full((12, 300), 0.5))[0]
+    dark = (levels[1:-1, 80] < 0.5).int()
+    assert int((dark.diff() == 1).sum()) == 12
+
+
 def test_a_port_that_is_taken_is_named(model):
     import socket
 
