@@ -217,6 +217,7 @@ def test_what_the_model_is(client, model):
     about = client.get("/api/model").json()
     assert about["modalities"] == {m.name: list(m.shape) for m in model.modalities}
     assert about["components"]["shared"] == list(model.vae.layout.shapes["shared"])
+    assert (about["steps"], about["guidance"]) == (model.sampling.steps, model.sampling.guidance)
     assert client.get("/api/data").json() == {name: len(part) for name, part in model.data().parts.items()}
     described = client.get("/api/openapi.json").json()
     for path, verbs in described["paths"].items():
