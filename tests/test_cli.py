@@ -320,7 +320,7 @@ def test_a_folder_that_may_not_be_written_is_one_line_too(calls, monkeypatch, ca
     [
         (OSError(28, "No space left on device"), "a file cannot be read or written: No space left on device"),
         (OSError("512 requested and 0 written"), "a file cannot be read or written: 512 requested and 0 written"),
-        (RuntimeError("can't allocate memory"), "not enough memory: smaller images, batches and networks need less"),
+        (RuntimeError("can't allocate memory"), "not enough memory: lower data.size, training.batch_size"),
         (MandorlaError("a\nb.png: broken"), "a b.png: broken"),
     ],
 )

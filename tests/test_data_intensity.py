@@ -163,6 +163,8 @@ def test_images_without_a_background_are_foreground_throughout():
         (MinMax(), np.zeros((NUM, 1, 4, 4)), "scans: data.intensity minmax finds a single value"),
         (MinMax(per="channel"), np.zeros((NUM, 2)), "scans: data.intensity minmax finds a single value"),
         (ZScore(per="subject"), np.ones((NUM, 1, 4, 4)), "scans: data.intensity zscore finds a single value"),
+        (Percentile(), (heads() > 0).astype(np.float32), "in data.intensity_of, or set foreground to false"),
+        (MinMax(), np.ones((NUM, 1, 4, 4)), "or give it a window in data.intensity_of$"),
     ],
 )
 def test_what_has_no_range_is_refused(settings, images, message):

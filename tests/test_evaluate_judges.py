@@ -53,11 +53,13 @@ def test_saved_judges_come_back_only_for_what_they_were_made_from(judges, tmp_pa
     for name, judge in load_judges(path, MODALITIES, HEADS, {"steps": 60}).items():
         np.testing.assert_array_equal(judge.probabilities(x[name], "bar"), judges[name].probabilities(x[name], "bar"))
     assert load_judges(path, MODALITIES, HEADS, {"steps": 61}) is None
+    save_judges(path, {name: Judge(Modality(name, 1, (4,)), HEADS[name]) for name in judges}, {"steps": 60})
+    assert load_judges(path, MODALITIES, HEADS, {"steps": 60}) is None, "networks of another shape"
     path.write_bytes(b"damaged")
     assert load_judges(path, MODALITIES, HEADS, {"steps": 60}) is None
 
 
-@pytest.mark.parametrize("size", [(), (40,), (20, 30), (16, 16, 16), (128, 128)])
+@pytest.mark.parametrize("size", [(), (40,), (5000,), (20, 30), (16, 16, 16), (128, 128)])
 def test_any_number_of_dimensions(size):
     judge = Judge(Modality("m", 2, size), {"a": 3})
     assert judge.probabilities(torch.rand(1, 2, *size), "a").shape == (1, 3)

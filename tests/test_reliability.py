@@ -26,21 +26,26 @@ from mandorla.cli import main
 from mandorla.config import dump
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
+from mandorla.refiner.training import train_refiner
 from mandorla.storage import locked
 from mandorla.training import load_tensors
 from mandorla.vae.training import train_vae
 
 NUM_KILLS = 30
-LONG = [f"{stage}.training.{key}" for stage in ("vae", "diffusion") for key in ("steps=24", "checkpoint_every=2")]
-LONG += ["vae.training.validate_every=7", "diffusion.training.validate_every=7"]
+LONG = [
+    f"{stage}.training.{key}"
+    for stage in ("vae", "diffusion", "refiner")
+    for key in ("steps=24", "checkpoint_every=2", "validate_every=7")
+]
 
 
-STAGES = ("vae", "diffusion/weak", "diffusion")
+STAGES = ("vae", "diffusion/weak", "diffusion", "refiner")
 
 
-def train_both(recipe) -> None:
+def train_all(recipe) -> None:
     train_vae(recipe)
     train_diffusion(recipe)
+    train_refiner(recipe)
 
 
 def in_child(work, moment=None) -> bool:
@@ -74,7 +79,7 @@ def step_of(run: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_thirty_kills_over_both_stages(tmp_path, monkeypatch):
+def test_thirty_kills_over_all_stages(tmp_path, monkeypatch):
     """Whatever is being done when SIGKILL comes, the same command ends where an uninterrupted one does, bit by bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a fork has no other thread
@@ -92,15 +97,15 @@ def test_thirty_kills_over_both_stages(tmp_path, monkeypatch):
 
     try:
         began = time.perf_counter()
-        assert in_child(lambda: train_both(whole))
+        assert in_child(lambda: train_all(whole))
         seconds = time.perf_counter() - began
         while len(moments) < NUM_KILLS:
-            if not in_child(lambda: train_both(killed), moment):
+            if not in_child(lambda: train_all(killed), moment):
                 moments.append(step_of(Path(killed.run)))
             else:  # done before all kills were: once more
                 assert_same(tmp_path)
                 Path(killed.run).rename(tmp_path / f"done{len(moments)}")
-        assert in_child(lambda: train_both(killed))
+        assert in_child(lambda: train_all(killed))
         print(f"{len(moments)} kills, after: {', '.join(moments)}")
         assert_same(tmp_path)
     finally:

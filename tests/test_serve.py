@@ -217,6 +217,7 @@ def test_what_the_model_is(client, model):
     about = client.get("/api/model").json()
     assert about["modalities"] == {m.name: list(m.shape) for m in model.modalities}
     assert about["components"]["shared"] == list(model.vae.layout.shapes["shared"])
+    assert (about["steps"], about["guidance"]) == (model.sampling.steps, model.sampling.guidance)
     assert client.get("/api/data").json() == {name: len(part) for name, part in model.data().parts.items()}
     described = client.get("/api/openapi.json").json()
     for path, verbs in described["paths"].items():
@@ -446,11 +447,17 @@ def test_signals_are_drawn_as_lines(signals_run):
         assert client.get("/api/generate?num=2&format=png").status_code == 200
 
 
-@pytest.mark.parametrize("num", [2, 5, 19])
+@pytest.mark.parametrize("num", [1, 2, 5, 19])
 def test_lines_stay_whole_where_they_are_shown_smaller(num):
     image = drawable(torch.rand(1, num, generator=torch.Generator().manual_seed(num)))[0]
     for first in (0, 1):
         assert (image[first::2, ::2] < 0.8).any(0)[2:-2].all()
+
+
+def test_many_channels_do_not_hide_each_other():
+    levels = drawable(torch.full((12, 300), 0.5))[0]
+    dark = (levels[1:-1, 80] < 0.5).int()
+    assert int((dark.diff() == 1).sum()) == 12
 
 
 def test_a_port_that_is_taken_is_named(model):

@@ -126,6 +126,7 @@ def test_labels_are_asked_for_and_restored(browser, polydigits_run, copy_of):
         page.set_default_timeout(PATIENCE)
         page.goto(f"{address}/?view=generate&num=2")
         settled(page)
+        expect(page.get_by_label("Guidance").first).to_have_attribute("placeholder", "1")
         page.locator("[data-label=digit]").select_option("3")
         page.get_by_label("Guidance").first.fill("2")
         page.get_by_role("button", name="Generate").click()

@@ -188,10 +188,10 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, bad_step):
     with pytest.raises(
         MandorlaError, match=f"at step {bad_step + 1} .batch: training samples .* lower test.training.learning_rate"
-    ):
+    ) as error:
         train(tmp_path, bad_step=bad_step)
     state = tmp_path / "last.safetensors"
-    assert state.is_file() == (bad_step >= 4)
+    assert state.is_file() == (bad_step >= 4) == ("keeps the last good state" in str(error.value))
     if state.is_file():
         tensors, metadata = load_tensors(state)
         assert int(metadata["step"]) <= bad_step

@@ -102,7 +102,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, RuntimeError) and ("by peer" in str(error) or type(error).__name__.startswith("Dist")):
         return "another process of this command has ended without a word; the same command takes the work up again"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
-        return f"not enough memory: smaller images, batches and networks need less ({error})"
+        keys = "data.size, training.batch_size or the channels of networks, in an evaluation evaluate.num_generated"
+        return f"not enough memory: lower {keys} ({error})"
     return str(error) if isinstance(error, MandorlaError) else ""
 
 

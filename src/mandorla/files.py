@@ -139,8 +139,7 @@ def translate(
         with new_folder(out) as folder:
             _translate_arrays(job, x, folder, source.name)
         return out
-    first = read_input(model, inputs[0].places)
-    _check_grid(job, first, inputs[0])
+    first = _read_first(job, inputs)
     few = math.ceil(model.at_once / (num_samples * len(next(iter(first.values.values())))))
     description = describe(f"{', '.join(wanted)} from {', '.join(given)}", made | {"write": list(write)})
     with continued_folder(out, description) as folder:
@@ -348,12 +347,25 @@ def _write_input(
         write_note(target, job.made | {"Sources": sources, "modality": name, "statistic": statistic})
 
 
-def _check_grid(job: _Job, read: Slices, one: Input) -> None:
-    """Raise `MandorlaError` if a volume is given, on whose grid what is wanted has no place."""
+def _read_first(job: _Job, inputs: Sequence[Input]) -> Slices:
+    """Return the first input that can be read.
+
+    Raises `MandorlaError` if none can, or it is a volume, on whose grid what is wanted has no place.
+    """
+    mistakes: list[MandorlaError] = []
+    for one in inputs:
+        try:
+            read = read_input(job.model, one.places)
+            break
+        except MandorlaError as error:
+            mistakes.append(error)
+    else:
+        raise mistakes[0]
     sizes = {modality.name: modality.size for modality in job.model.modalities}
     for name in job.wanted:
         if read.way and len(sizes[name]) != len(sizes[next(iter(one.places))]):
             raise MandorlaError(f"modality {name!r} is no volume, it has no place on the grid of {one.name}")
+    return read
 
 
 @contextmanager

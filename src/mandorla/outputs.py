@@ -14,6 +14,7 @@ Reference: BIDS derivatives, https://bids-specification.readthedocs.io/en/stable
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,11 +92,17 @@ def write_on_grid(target: Path, values: np.ndarray, way: Way, like: Path, fitted
 
 @contextmanager
 def arrays_in(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, np.ndarray]]:
-    """Give float32 arrays of these `shapes` to be filled, which are on disk meanwhile; then write them as an `.npz`."""
+    """Give float32 arrays of these `shapes` to be filled, which are on disk meanwhile; then write them as an `.npz`.
+
+    Raises OSError at once where the disk has no room for them.
+    """
     files = {name: path.with_name(f".{number}.npy{_PART}") for number, name in enumerate(shapes)}
     with in_turn():
         mode = "w+" if is_first() else "r+"
         arrays = {name: np.lib.format.open_memmap(files[name], mode, np.float32, shapes[name]) for name in shapes}
+        if is_first():
+            for file in files.values():
+                _take_room(file)
     yield arrays
     for array in arrays.values():
         array.flush()
@@ -105,6 +112,13 @@ def arrays_in(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[dic
         arrays.clear()
         for file in files.values():
             file.unlink()
+
+
+def _take_room(path: Path) -> None:
+    """Let the disk keep free what a file will fill: where it is full later, writing to memory kills the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 @contextmanager

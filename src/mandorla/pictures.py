@@ -17,6 +17,7 @@ from torch import Tensor
 _TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 13, (128, 128, 128, 255)
 _LINE = 17  # pixels from one line of lettering to the next
 _PLOT = (160, 96)  # pixels of a signal's picture, width and height
+_MOST_LINES = 3  # in one plot: more of them hide each other
 _BAND = 10  # space before a row or column that begins a new block
 
 
@@ -70,7 +71,7 @@ def drawable(x: Tensor) -> Tensor:
     """Return a picture `(1 or 3, H, W)` of one sample `(C, *size)` in [0, 1].
 
     It is the image itself, of neither one nor three channels the first; of a volume the middle slice; of a signal
-    `(C, L)` a line for each channel; of a plain vector `(C,)` or `(C, 1)` one line.
+    `(C, L)` a line for each channel, of many one above the other; of a plain vector `(C,)` or `(C, 1)` one line.
     """
     x = x.detach().float().cpu().clamp(0, 1)
     if x.ndim < 3:
@@ -85,10 +86,13 @@ def _lines(x: Tensor) -> Tensor:
     (width, height), image = _PLOT, Image.new("L", _PLOT, 255)
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, width - 1, height - 1), outline=220)
+    apart = len(x) > _MOST_LINES
+    room = (height - 5) / (len(x) if apart else 1)
     for number, line in enumerate(x.tolist()):
-        across = max(1, len(line) - 1)
-        points = [(2 + (width - 5) * i / across, 2 + (height - 5) * (1 - y)) for i, y in enumerate(line)]
-        pen.line(points if len(points) > 1 else points * 2, fill=min(160, 60 * number), width=3, joint="curve")
+        line = line * 2 if len(line) == 1 else line  # one value is a level
+        top, fill, thick = (2 + number * room, 0, 1) if apart else (2, 60 * number, 3)
+        points = [(2 + (width - 5) * i / (len(line) - 1), top + room * (1 - y)) for i, y in enumerate(line)]
+        pen.line(points, fill=fill, width=thick, joint="curve")
     return torch.from_numpy(np.array(image))[None] / 255
 
 

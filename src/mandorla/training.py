@@ -242,10 +242,11 @@ class _Training:
         step = self.step - ago
         rows = batch_indices(self.seed, step - 1, self.config.batch_size, self.num_samples)
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        kept = f"; {self.folder} keeps the last good state" if (self.folder / STATE).is_file() else ""
         raise MandorlaError(
             f"the loss of {self.title} is not finite at step {step} (batch: training samples {shown}, counted from 0):"
             f" lower {self.key}.learning_rate (now {self.config.learning_rate:g}) or set"
-            f" {self.key}.precision to fp32; {self.folder} keeps the last good state"
+            f" {self.key}.precision to fp32, in another run folder{kept}"
         )
 
     def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> dict[str, float]:

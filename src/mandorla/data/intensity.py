@@ -275,9 +275,12 @@ def fit(
     else:
         usual, subjects = (_ranges if per == "channel" else _range)(settings, images, rows), {}
     if usual is None:
+        other = ""
+        if isinstance(settings, Percentile):
+            other = f", or set foreground to {str(not settings.foreground).lower()}"
         raise MandorlaError(
-            f"{place}: data.intensity {settings.kind} finds a single value in the training images; "
-            "set a window, or foreground to true"
+            f"{place}: data.intensity {settings.kind} finds a single value in the training images; leave it out, or"
+            f" give it a window in data.intensity_of{other}"
         )
     return Fitted(settings, usual, subjects, dtype=dtype)
 

@@ -190,11 +190,13 @@ def read_slices(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     places = {name: place for name, place in (*files.items(), *masks.items()) if place}
     axis = numbers = kept = None
     if config.slices:
-        axis = slice_axis(sample, config)
         arrays = {**values, **{name: mask[None] for name, mask in marked.items()}}
         for name, array in arrays.items():
             if array.ndim != 4:
-                raise MandorlaError(f"{places[name]}: no volume, it cannot be cut into slices; set data.slices to null")
+                raise MandorlaError(
+                    f"{places[name]}: no volume, it cannot be cut into slices; give volumes, or set data.slices to null"
+                )
+        axis = slice_axis(sample, config)
         lengths = {name: array.shape[axis + 1] for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{length} in {places[name]}" for name, length in lengths.items())

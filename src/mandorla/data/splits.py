@@ -148,8 +148,10 @@ def sketch(cells: np.ndarray) -> np.ndarray:
     flat = cells.reshape(len(cells), -1).astype(np.float32)
     if not flat.size:
         return flat
+    rounding = 1e-6 * np.linalg.norm(flat, axis=1, keepdims=True)
     flat = flat - flat.mean(1, keepdims=True)
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    norms = np.where(norms > rounding, norms, 0)
     unit = flat / np.where(norms > 0, norms, 1)
     variety = 1 / np.maximum((unit**4).sum(1, keepdims=True), np.finfo(np.float32).tiny)
     usual = np.median(norms[norms > 0]) if norms.any() else 1.0

@@ -27,6 +27,7 @@ from mandorla.storage import whole
 Heads = dict[str, int]  # factor -> number of classes
 _MISSING = -1
 _WIDTH, _GRID = 128, 3  # channels and pixels a side at the last convolution, about
+_LEAST = 8  # channels of the first one
 
 
 class Judge(nn.Module):
@@ -41,7 +42,7 @@ class Judge(nn.Module):
         depth = min([depth, *(side.bit_length() - 1 for side in modality.size)])  # the shortest side is halved as often
         layers: list[nn.Module] = []
         width = modality.channels
-        for channels in (_WIDTH // 2**level for level in reversed(range(depth))):
+        for channels in (max(_LEAST, _WIDTH // 2**level) for level in reversed(range(depth))):
             if dimensions:
                 conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
                 layers += [conv(width, channels, kernel_size=4, stride=2, padding=1), nn.SiLU()]
@@ -140,11 +141,11 @@ def load_judges(
             if file.metadata().get("made_from") != json.dumps(made_from, sort_keys=True):
                 return None
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError:  # damaged: they are trained anew
+        judges = {m.name: Judge(m, heads[m.name]).eval() for m in modalities if m.name in heads}
+        for name, judge in judges.items():
+            judge.load_state_dict({k.split("/", 1)[1]: z for k, z in tensors.items() if k.split("/", 1)[0] == name})
+    except (SafetensorError, RuntimeError):  # damaged, or of an earlier version: they are trained anew
         return None
-    judges = {m.name: Judge(m, heads[m.name]).eval() for m in modalities if m.name in heads}
-    for name, judge in judges.items():
-        judge.load_state_dict({k.split("/", 1)[1]: z for k, z in tensors.items() if k.split("/", 1)[0] == name})
     return judges
 
 

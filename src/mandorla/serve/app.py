@@ -61,6 +61,8 @@ class About(BaseModel):
     mode: str | None
     """Of stage 2; null where there is none, and nothing can be drawn."""
     steps: int | None
+    guidance: float | None
+    """Of the sampler, where a question leaves them open."""
     labels: dict[str, list[str]]
     """Which labels tuples can be asked for, and the classes of each; none of a number."""
     accepted: list[str]
@@ -255,6 +257,7 @@ def _about(model: Mandorla) -> About:
         components={name: list(shape) for name, shape in model.vae.layout.shapes.items()},
         mode=diffusion and diffusion.mode,
         steps=diffusion and diffusion.sampling.steps,
+        guidance=diffusion and diffusion.sampling.guidance,
         labels={name: list(scale.classes) for name, scale in model.diffusion.labels.items()} if diffusion else {},
         accepted=list(ACCEPTED),
         largest=LARGEST_FILE,

@@ -266,7 +266,7 @@ async function start() {
   for (const [name, shape] of Object.entries(model.components)) facts.push(`${name === "shared" ? "shared" : `private ${name}`} ${shape.join(" × ")}`);
   facts.push(model.mode ? `stage 2: ${model.mode}` : "stage 2 is not trained: nothing can be drawn");
   $("#facts").append(...facts.map((text) => el("li", {}, text)));
-  for (const field of $$(".steps")) field.placeholder = model.steps ?? "";
+  for (const name of ["steps", "guidance"]) for (const field of $$(`.${name}`)) field.placeholder = model[name] ?? "";
   for (const box of $$("[data-sample]")) samplePicker(box);
   for (const box of $$("[data-modalities]")) {
     const ticks = Object.keys(model.modalities).map((name) => el("label", { class: "tick" }, el("input", { type: "checkbox", name: box.dataset.modalities, value: name }), name));
