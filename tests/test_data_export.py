@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from pydantic import TypeAdapter
 from pydicom.uid import generate_uid
@@ -100,7 +101,7 @@ def make(path, kind, affine):
 @pytest.mark.parametrize("cut", ["whole", "sagittal", "coronal", "axial"])
 @pytest.mark.parametrize("affine", AFFINES)
 @pytest.mark.parametrize("kind", RANGES)
-def test_a_volume_comes_back_as_it_was(tmp_path, kind, affine, cut):
+def test_a_volume_comes_back_as_it_was(tmp_path, kind, affine, cut, capfd):
     path = tmp_path / "in" / "p1.nii.gz"
     values = make(path, kind, AFFINES[affine])
     settings = {} if cut == "whole" else {"slices": {"axis": cut, "keep": 0.0, "step": 3}}
@@ -129,6 +130,14 @@ def test_a_volume_comes_back_as_it_was(tmp_path, kind, affine, cut):
         np.testing.assert_allclose(found, old.affine, atol=1e-4)
     np.testing.assert_allclose(new.header.get_zooms(), old.header.get_zooms(), atol=1e-5)
     assert nibabel.aff2axcodes(new.affine) == nibabel.aff2axcodes(old.affine)
+    old_itk = SimpleITK.ReadImage(path)
+    capfd.readouterr()
+    new_itk = SimpleITK.ReadImage(out / "t2" / "p1.nii.gz")
+    assert capfd.readouterr() == ("", ""), "no warning either"
+    for where in ("Size", "Spacing", "Origin", "Direction"):
+        told = [getattr(image, f"Get{where}")() for image in (new_itk, old_itk)]
+        np.testing.assert_allclose(*told, atol=1e-4)
+    assert new_itk.GetPixelID() == old_itk.GetPixelID()
     spread = nibabel.load(out / "t2_std" / "p1.nii.gz")
     assert spread.get_data_dtype() == (old.get_data_dtype() if kind.startswith("float") else np.float32)
     np.testing.assert_allclose(spread.get_fdata(), np.sqrt(2) * 0.01 * (high - low), rtol=1e-4)
@@ -366,7 +375,7 @@ def test_channels_are_a_fourth_dimension_and_axes_are_said(tmp_path):
     assert int(written.header["sform_code"]) == int(written.header["qform_code"]) == 1
 
 
-def test_sampled_volumes_are_nifti(tmp_path, monkeypatch):
+def test_sampled_volumes_are_nifti(tmp_path, monkeypatch, capfd):
     model = Identity(tmp_path / "run", SHAPE, (100, 300), {})
     model.run.mkdir()
     out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
@@ -375,6 +384,9 @@ def test_sampled_volumes_are_nifti(tmp_path, monkeypatch):
     written = nibabel.load(out / "t2" / "0001.nii.gz")
     np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-5)
     assert nibabel.aff2axcodes(written.affine) == ("I", "P", "L")
+    capfd.readouterr()
+    assert SimpleITK.ReadImage(out / "t2" / "0001.nii.gz").GetSpacing() == (1, 1, 1)
+    assert capfd.readouterr() == ("", "")
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.warns(MandorlaWarning, match="alone; reading this needs nibabel"):
         assert not (files.sample(model, tmp_path / "more", num=1, seed=0, steps=None) / "t1").exists()
