@@ -68,7 +68,7 @@ class FakeModel:
         shapes = {m.name: m.shape for m in self.modalities}
         return {
             name: (spread[:, None] + level)
-            .view(num_samples, -1, *[1] * len(shapes[name]))
+            .view(len(spread), -1, *[1] * len(shapes[name]))
             .expand(-1, -1, *shapes[name])
             for name in wanted
         }
@@ -240,6 +240,16 @@ def test_images_are_averaged_down_as_in_training(model, t1, tmp_path):
     model.recipe = SimpleNamespace(data=FoldersConfig(folders={"t1": "a", "t2": "b"}, size=(6, 8)))
     out = translate(model, t1, tmp_path / "out")
     assert read_image(out / "t2" / "d.png").mean() == pytest.approx(0.4, abs=1 / 255)
+
+
+def test_a_guess_without_a_draw_is_one_file_for_each_input(model, t1, tmp_path):
+    out = translate(model, t1, tmp_path / "out", num_samples=0, write=("mean", "draws"))
+    assert {path.parent.name for path in out.rglob("*.png")} == {"t2", "t2_draw0"}
+    assert json.loads((out / "t2" / "a.json").read_text())["num_samples"] == 0
+    np.savez(tmp_path / "in.npz", t1=np.zeros((3, 1, 6, 8), np.float32))
+    translate(model, tmp_path / "in.npz", tmp_path / "arrays", num_samples=0, write=("mean",))
+    with np.load(tmp_path / "arrays" / "samples.npz") as arrays:
+        assert arrays["t2"].shape == (1, 3, 3, 6, 8)
 
 
 def test_one_sample_has_no_spread(model, t1, tmp_path):

@@ -283,6 +283,19 @@ def test_translate_shape(model, num, batch):
         assert 0 <= drawn[m.name].min() <= drawn[m.name].max() <= 1
 
 
+def test_a_guess_without_a_draw_has_its_private_part_at_the_mean_of_its_prior(model):
+    x = some(model, 3)
+    given, wanted = list(x)[0], list(x)[1:]
+    guess = model.translate({given: x[given]}, wanted, num_samples=0)
+    c = model.encode({given: x[given]}).shared
+    for name in wanted:
+        zero = torch.zeros(3, *model.vae.layout.shapes[name])
+        expected = model.decode(mandorla.Latents(c, {name: zero}), refined=False)[name]
+        torch.testing.assert_close(guess[name], expected[None], rtol=0, atol=0)
+    with pytest.raises(MandorlaError, match="with num_samples 0 nothing is"):
+        model.translate({given: x[given]}, wanted, num_samples=0, labels={"age": 3})
+
+
 def test_translations_do_not_depend_on_number_or_batch(model):
     first, second = (m.name for m in model.modalities[:2])
     x = some(model)[first]
@@ -442,8 +455,8 @@ def test_samples_may_begin_anywhere(model):
         (lambda m, x: m.sample_private(torch.zeros(2, 4), wanted=["view"]), "unknown modality 'view'"),
         (lambda m, x: m.translate({"view0": x["view0"]}, []), "nothing to draw"),
         (
-            lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], num_samples=0),
-            "num_samples must be .* at least 1, not 0",
+            lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], num_samples=-1),
+            "num_samples must be .* at least 0, not -1",
         ),
         (lambda m, x: m.translate({"view0": x["view0"]}, ["view0"]), "'view0' is both given and wanted"),
         (lambda m, x: m.translate({"view0": x["view0"]}, ["t2"]), "unknown modality 't2'; this model has view0, view1"),

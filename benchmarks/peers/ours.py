@@ -125,9 +125,7 @@ def answer_routes(task: Task, model: Mandorla) -> None:
     for given, wanted in task.routes:
         seen, place = {name: x[name] for name in given}, "+".join(given)
         task.write(f"given/{place}", model.translate(seen, wanted, task.num_samples, task.seed))
-        shared = model.encode(seen).shared
-        zero = {name: shared.new_zeros(len(shared), *model.vae.layout.shapes[name]) for name in wanted}
-        task.write(f"mean/{place}", {name: image[None] for name, image in model.decode(Latents(shared, zero)).items()})
+        task.write(f"mean/{place}", model.translate(seen, wanted, num_samples=0))
     task.write("joint", model.sample(task.num_generated, task.seed).x)
 
 

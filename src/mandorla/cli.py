@@ -286,7 +286,9 @@ def translate(
     ],
     given: Annotated[str, typer.Option(metavar="A,B", help="Modalities to read from IN.")],
     wanted: Annotated[str, typer.Option(metavar="C", help="Modalities to generate.")],
-    num_samples: Annotated[int, typer.Option(min=1, help="Draws per input.")] = 8,
+    num_samples: Annotated[
+        int, typer.Option(min=0, help="Draws per input; 0: one guess, its private part at the mean of its prior.")
+    ] = 8,
     write: Annotated[
         str, typer.Option(metavar="A,B", help="What to write of the draws: mean, std, draws (each of them).")
     ] = "mean",

@@ -107,6 +107,7 @@ def translate(
     - volumes that know where they lie (NIfTI, DICOM) become `<stem>.nii.gz` on the grid of the input; slices without
       foreground are not looked at and become background. Of a BIDS dataset `out` is a derivative dataset:
       `sub-01/anat/sub-01_desc-synthetic_T2w.nii.gz`
+    - `num_samples`: 0 for one guess without a draw, see `Mandorla.translate`
     - `labels`: what the inputs have beside their images, of those that stage 2 was trained with
     - beside each is a note of how it was made. An `.npz` gives besides `samples.npz`, with all draws
       `(num_samples, N, C, *size)`
@@ -134,13 +135,13 @@ def translate(
         raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
     settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
     made = origin(model.hashes, {**settings, **_sampling(model, steps), "labels": dict(labels or {})})
-    job = _Job(model, list(wanted), num_samples, seed, steps, tuple(write), labels, made)
+    job = _Job(model, list(wanted), num_samples, max(num_samples, 1), seed, steps, tuple(write), labels, made)
     if is_arrays:
         with new_folder(out) as folder:
             _translate_arrays(job, x, folder, source.name)
         return out
     first = _read_first(job, inputs)
-    few = math.ceil(model.at_once / (num_samples * len(next(iter(first.values.values())))))
+    few = math.ceil(model.at_once / (job.num_made * len(next(iter(first.values.values())))))
     description = describe(f"{', '.join(wanted)} from {', '.join(given)}", made | {"write": list(write)})
     with continued_folder(out, description) as folder:
         failed = gather_texts(_translate_inputs(job, inputs, few, folder, source))
@@ -191,6 +192,7 @@ class _Job(NamedTuple):
     model: Mandorla
     wanted: list[str]
     num_samples: int
+    num_made: int  # of an input: what is drawn, or one guess without a draw
     seed: int
     steps: int | None
     write: tuple[Statistic, ...]
@@ -200,14 +202,14 @@ class _Job(NamedTuple):
     def draw(
         self, x: Arrays, keys: Sequence[tuple[int, ...]], where: str, which: slice = slice(None)
     ) -> Iterator[tuple[slice, Arrays]]:
-        """Yield the draws `(num_samples, B, C, *size)` of each wanted modality for a few rows of `x` at a time.
+        """Yield the draws `(num_made, B, C, *size)` of each wanted modality for a few rows of `x` at a time.
 
         `which` of these times are wanted: all, or those of one process. `where` names what is drawn for in a warning
         that it looks like nothing that the model was trained on.
         """
         if found := self.model.strange(x):
             warnings.warn(f"{where}: {found}", MandorlaWarning, stacklevel=3)
-        at_once = max(1, self.model.at_once // self.num_samples)
+        at_once = max(1, self.model.at_once // self.num_made)
         for start in range(0, len(keys), at_once)[which]:
             rows = slice(start, start + at_once)
             here = {name: values[rows] for name, values in x.items()}
@@ -225,7 +227,7 @@ class _Job(NamedTuple):
             yield rows, _arrays(drawn)
 
     def statistics(self, draws: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what is to be written of `draws` `(num_samples, B, C, *size)`, by name."""
+        """Return what is to be written of `draws` `(num_made, B, C, *size)`, by name."""
         found = {}
         for kind in self.write:
             if kind == "draws":
@@ -236,7 +238,7 @@ class _Job(NamedTuple):
 
     def targets(self, one: Input, folder: Path) -> dict[tuple[str, str], Path]:
         """Return the paths, without suffix, of what becomes of an input, by modality and statistic."""
-        draws = [f"draw{number}" for number in range(self.num_samples)]
+        draws = [f"draw{number}" for number in range(self.num_made)]
         statistics = [each for kind in self.write for each in (draws if kind == "draws" else [kind])]
         return {(name, each): folder / one.target(name, each) for name in self.wanted for each in statistics}
 
@@ -245,7 +247,7 @@ def _translate_arrays(job: _Job, x: Arrays, folder: Path, source: str) -> None:
     """Write what is wanted of the samples `x` into `folder`, and all draws as `samples.npz`."""
     count, shapes = len(next(iter(x.values()))), {m.name: m.shape for m in job.model.modalities}
     made = job.made | {"Sources": [source]}
-    with arrays_in(folder / "samples.npz", {n: (job.num_samples, count, *shapes[n]) for n in job.wanted}) as arrays:
+    with arrays_in(folder / "samples.npz", {n: (job.num_made, count, *shapes[n]) for n in job.wanted}) as arrays:
         for rows, drawn in job.draw(x, [(index,) for index in range(count)], source, turns()):
             for name, draws in drawn.items():
                 arrays[name][:, rows] = draws

@@ -331,12 +331,22 @@ class Mandorla:
         The shared part is read once from what is given; the private parts of what is wanted are drawn. Draw k of
         sample i depends on (seed, *keys[i], k) alone; `keys` are numbers from 0, by default (i,). `labels` are those of
         the B samples, as for `sample`.
+
+        With `num_samples=0` nothing is drawn: the private parts are at the mean of their prior, `(1, B, C, *size)`.
+        That is one quick guess, without the refiner; a good one if the training decoded samples so
+        (`vae.loss.private_dropout`).
         """
-        _check_whole("num_samples", num_samples, 1)
+        _check_whole("num_samples", num_samples, 0)
         wanted = self._names(wanted)
         if both := sorted(set(wanted) & set(x)):
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
         encoded = self.encode(x).components
+        if num_samples == 0:
+            if labels:
+                raise MandorlaError("labels say what is drawn, with num_samples 0 nothing is: leave one of them out")
+            c = encoded[SHARED]
+            central = {name: c.new_zeros(len(c), *self.vae.layout.shapes[name]) for name in wanted}
+            return {name: z[None] for name, z in self.decode(Latents(c, central), refined=False).items()}
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         count = len(encoded[SHARED])
         keys = [(*key, draw) for key in _keys_of(count, keys) for draw in range(num_samples)]
