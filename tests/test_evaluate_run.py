@@ -285,6 +285,16 @@ def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
 
 
+def test_a_mask_of_another_size_is_one_clear_line(scans_run, copy_of, monkeypatch):
+    model = mandorla.load(copy_of(scans_run))
+    data = model.data()
+    data.test.labels["lesion_mask"] = data.test.labels["lesion_mask"][:, None]
+    monkeypatch.setattr(model, "data", lambda: data)
+    settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement", "coherence")})
+    with pytest.raises(MandorlaError, match=r"'lesion_mask' has shape \(1, 8, 8\), but images of t2 have \(8, 8\)"):
+        evaluate_run(model, settings)
+
+
 def test_a_label_of_numbers_is_one_clear_line(scans_run, copy_of, monkeypatch):
     model = mandorla.load(copy_of(scans_run))
     data = model.data()

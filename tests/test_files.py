@@ -245,7 +245,8 @@ def test_images_are_averaged_down_as_in_training(model, t1, tmp_path):
 def test_a_guess_without_a_draw_is_one_file_for_each_input(model, t1, tmp_path):
     out = translate(model, t1, tmp_path / "out", num_samples=0, write=("mean", "draws"))
     assert {path.parent.name for path in out.rglob("*.png")} == {"t2", "t2_draw0"}
-    assert json.loads((out / "t2" / "a.json").read_text())["num_samples"] == 0
+    note = json.loads((out / "t2" / "a.json").read_text())
+    assert note["num_samples"] == 0 and note["weights"] == {"vae": "v"} and not {"sampler", "steps"} & note.keys()
     np.savez(tmp_path / "in.npz", t1=np.zeros((3, 1, 6, 8), np.float32))
     translate(model, tmp_path / "in.npz", tmp_path / "arrays", num_samples=0, write=("mean",))
     with np.load(tmp_path / "arrays" / "samples.npz") as arrays:

@@ -454,6 +454,7 @@ def test_samples_may_begin_anywhere(model):
         (lambda m, x: m.sample(0), "num must be a whole number of at least 1, not 0"),
         (lambda m, x: m.sample_private(torch.zeros(2, 4), wanted=["view"]), "unknown modality 'view'"),
         (lambda m, x: m.translate({"view0": x["view0"]}, []), "nothing to draw"),
+        (lambda m, x: m.translate({"view0": x["view0"]}, [], num_samples=0), "nothing to draw"),
         (
             lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], num_samples=-1),
             "num_samples must be .* at least 0, not -1",

@@ -134,7 +134,8 @@ def translate(
     if both := sorted(set(wanted) & set(given)):
         raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
     settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
-    made = origin(model.hashes, {**settings, **_sampling(model, steps), "labels": dict(labels or {})})
+    drawn = {**_sampling(model, steps), "labels": dict(labels or {})} if num_samples else {}
+    made = origin(model.hashes if num_samples else {"vae": model.weights}, settings | drawn)
     job = _Job(model, list(wanted), num_samples, max(num_samples, 1), seed, steps, tuple(write), labels, made)
     if is_arrays:
         with new_folder(out) as folder:

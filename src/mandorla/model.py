@@ -338,6 +338,8 @@ class Mandorla:
         """
         _check_whole("num_samples", num_samples, 0)
         wanted = self._names(wanted)
+        if not wanted:
+            raise MandorlaError("nothing to draw: ask for at least one modality")
         if both := sorted(set(wanted) & set(x)):
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
         encoded = self.encode(x).components

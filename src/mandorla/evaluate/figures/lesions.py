@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mandorla.errors import MandorlaError
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.lesions import contrast, contrast_share
 from mandorla.evaluate.probes import auc
@@ -67,6 +68,11 @@ def lesion_figures(subject: Subject) -> list[Record]:
     if MASK in batch.factors and len(batch.x[shown][0]) == 1:
         rows = batch.present[shown].numpy()
         x, mask = batch.x[shown][rows], batch.factors[MASK][rows]
+        if mask.shape[1:] != x.shape[2:]:
+            raise MandorlaError(
+                f"label {MASK!r} has shape {mask.shape[1:]}, but images of {shown} have {tuple(x.shape[2:])}:"
+                " give masks of the size of the images, or leave it out of data.labels"
+            )
         again = subject.reconstructions[shown][rows]
         healthy = s.train.means[shown].expand_as(x)
         if f"clean_{shown}" in batch.factors:
