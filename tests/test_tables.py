@@ -20,10 +20,10 @@ def test_a_file_gets_each_row_on_a_line_of_its_own(capsys):
 def test_what_is_long_is_folded_in_a_terminal_and_nothing_is_lost(capsys, monkeypatch):
     monkeypatch.setattr(Console, "is_terminal", True)
     monkeypatch.setenv("COLUMNS", "60")
-    print_table(["figure", "value"], [[NAMES[0], "[bold]0.5[/]"]], justify="left")
+    print_table(["figure", "value"], [[NAMES[0], "[bold]:car:[/]"]], justify="left")
     lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 60 and len(lines) > 2
-    assert "[bold]0.5[/]" in "".join(lines), "names and values are no markup"
+    assert "[bold]:car:[/]" in "".join(lines), "names and values are no markup"
 
 
 @pytest.mark.parametrize("width", ["40", "200"])

@@ -124,6 +124,8 @@ def translate(
             raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
+    if labels and num_samples == 0:
+        raise MandorlaError("labels say what is drawn, with --num-samples 0 nothing is: leave one of them out")
     if labels:
         to_labels(labels, model.diffusion.labels, 1)  # refused before anything is read
     path, part = split_place(str(source))

@@ -17,7 +17,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], justify: 
         table.add_column(column, justify=justify if place else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         endless = console.options.update(width=10_000)
         console.width = max(console.width, console.measure(table, options=endless).maximum)

@@ -85,7 +85,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
         groups = batch.whose[rows][~np.isnan(contrast(x, mask))]
         more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
         records.append(s.record("lesion/contrast kept", share, text, "nearer ceiling", **more))
-        has, train = mask.reshape(len(mask), -1).any(1), subject.data.train
+        has, train = (mask > 0.5).reshape(len(mask), -1).any(1), subject.data.train
         steps = subject.settings.segmenter_steps if MASK in train.batch([0]).factors and has.any() else 0
         if steps:
             segmenter = train_segmenter(train, shown, steps, seed=s.seed, device=subject.model.device)
