@@ -21,7 +21,7 @@ from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.settings import EvaluateConfig
-from mandorla.nets.blocks import trains_in_bf16
+from mandorla.evaluate.supervised import train_network
 from mandorla.storage import whole
 
 Heads = dict[str, int]  # factor -> number of classes
@@ -89,33 +89,28 @@ def train_judges(
 ) -> dict[str, Judge]:
     """Train one judge for each modality named in `heads`, all on the same batches; missing images do not count.
 
-    AdamW under a one-cycle learning rate, cross-entropy summed over the heads, bfloat16 autocast.
+    As `train_network` does, by the cross-entropy summed over the heads.
     """
-    rng = np.random.default_rng(seed)
     modalities = {modality.name: modality for modality in train.modalities}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        judges = nn.ModuleDict({name: Judge(modalities[name], factors) for name, factors in heads.items()}).to(device)
-        optimiser = torch.optim.AdamW(judges.parameters(), weight_decay=1e-2)
-        lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
-        autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=trains_in_bf16(judges))
-        for _ in range(steps):
-            batch = train.batch(rng.integers(len(train), size=batch_size))
-            loss = torch.zeros((), device=device)
-            for name, judge in judges.items():
-                with autocast:
-                    logits = judge(batch.x[name].to(device))
-                for factor, scores in logits.items():
-                    labels = torch.as_tensor(batch.factors[factor]).long()
-                    labels = torch.where(batch.present[name], labels, _MISSING).to(device)
-                    loss = loss + nn.functional.cross_entropy(
-                        scores.float(), labels, ignore_index=_MISSING, reduction="sum"
-                    )
-            optimiser.zero_grad(set_to_none=True)
-            (loss / batch_size).backward()
-            optimiser.step()
-            lr_schedule.step()
-    return {name: judge.eval() for name, judge in judges.items()}
+
+    def build() -> nn.ModuleDict:
+        return nn.ModuleDict({name: Judge(modalities[name], factors) for name, factors in heads.items()})
+
+    def loss(judges: nn.Module, batch: Batch, autocast: torch.autocast) -> Tensor:
+        total = torch.zeros((), device=device)
+        for name, judge in judges.items():
+            with autocast:
+                logits = judge(batch.x[name].to(device))
+            for factor, scores in logits.items():
+                labels = torch.as_tensor(batch.factors[factor]).long()
+                labels = torch.where(batch.present[name], labels, _MISSING).to(device)
+                total = total + nn.functional.cross_entropy(
+                    scores.float(), labels, ignore_index=_MISSING, reduction="sum"
+                )
+        return total / batch_size
+
+    judges = train_network(build, loss, train, steps, batch_size, seed, device)
+    return dict(judges.items())
 
 
 def save_judges(path: Path, judges: Mapping[str, Judge], made_from: Mapping[str, object]) -> None:

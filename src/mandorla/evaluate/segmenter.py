@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mandorla.data.dataset import Dataset
+from mandorla.data.dataset import Batch, Dataset
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, tensor
-from mandorla.nets.blocks import trains_in_bf16
+from mandorla.evaluate.supervised import train_network
 from mandorla.nets.unet import UNet, UNetConfig
 
 MASK = "lesion_mask"  # the factor that says where a lesion is, `(B, *size)`; above one half is inside
@@ -45,34 +45,24 @@ def train_segmenter(
 ) -> Segmenter:
     """Train on the images of modality `name`, of one channel, and the factor `lesion_mask`; missing ones do not count.
 
-    AdamW under a one-cycle learning rate, cross-entropy plus 1 - the soft Dice coefficient of the batch, bfloat16.
+    As `train_network` does, by cross-entropy plus 1 - the soft Dice coefficient of the batch.
 
     References: V-Net, Milletari et al., 2016, https://arxiv.org/abs/1606.04797 (Sec. 3).
     """
-    rng = np.random.default_rng(seed)
     size = next(modality.size for modality in train.modalities if modality.name == name)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        segmenter = Segmenter(size).to(device)
-        optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=1e-2)
-        lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
-        autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=trains_in_bf16(segmenter))
-        for _ in range(steps):
-            batch = train.batch(rng.integers(len(train), size=batch_size))
-            here = batch.present[name]
-            if not here.any():
-                continue
-            inside = (torch.as_tensor(batch.factors[MASK])[here] > 0.5).float().to(device)
-            with autocast:
-                logits = segmenter(batch.x[name][here].to(device))
-            found = logits.float().sigmoid()
-            overlap = (2 * (found * inside).sum() + 1) / (found.sum() + inside.sum() + 1)
-            loss = F.binary_cross_entropy_with_logits(logits.float(), inside) + 1 - overlap
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            lr_schedule.step()
-    return segmenter.eval()
+
+    def loss(segmenter: nn.Module, batch: Batch, autocast: torch.autocast) -> Tensor | None:
+        here = batch.present[name]
+        if not here.any():
+            return None
+        inside = (torch.as_tensor(batch.factors[MASK])[here] > 0.5).float().to(device)
+        with autocast:
+            logits = segmenter(batch.x[name][here].to(device))
+        found = logits.float().sigmoid()
+        overlap = (2 * (found * inside).sum() + 1) / (found.sum() + inside.sum() + 1)
+        return F.binary_cross_entropy_with_logits(logits.float(), inside) + 1 - overlap
+
+    return train_network(lambda: Segmenter(size), loss, train, steps, batch_size, seed, device)
 
 
 def dice(found: Array, truth: Array) -> np.ndarray:

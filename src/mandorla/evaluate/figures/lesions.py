@@ -65,37 +65,47 @@ def lesion_figures(subject: Subject) -> list[Record]:
                 groups=groups,
             )
         )
-    if MASK in batch.factors and len(batch.x[shown][0]) == 1:
-        rows = batch.present[shown].numpy()
-        x, mask = batch.x[shown][rows], batch.factors[MASK][rows]
-        if mask.shape[1:] != x.shape[2:]:
-            raise MandorlaError(
-                f"label {MASK!r} has shape {mask.shape[1:]}, but images of {shown} have {tuple(x.shape[2:])}:"
-                " give masks of the size of the images, or leave it out of data.labels"
-            )
-        again = subject.reconstructions[shown][rows]
-        healthy = s.train.means[shown].expand_as(x)
-        if f"clean_{shown}" in batch.factors:
-            healthy = torch.as_tensor(batch.factors[f"clean_{shown}"])[rows]
-        text = (
-            f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one; chance: the same place"
-            " without a lesion (of the mean image, where the data does not tell)."
+    return records + _kept_figures(subject)
+
+
+def _kept_figures(subject: Subject) -> list[Record]:
+    """Measure how much of a lesion reconstructions keep; nothing without a mask, or for images of several channels.
+
+    Raises MandorlaError where masks do not have the size of the images.
+    """
+    s, batch, shown = subject.codes, subject.translated, subject.settings.lesion_modality
+    if MASK not in batch.factors or len(batch.x[shown][0]) != 1:
+        return []
+    rows = batch.present[shown].numpy()
+    x, mask = batch.x[shown][rows], batch.factors[MASK][rows]
+    if mask.shape[1:] != x.shape[2:]:
+        raise MandorlaError(
+            f"label {MASK!r} has shape {mask.shape[1:]}, but images of {shown} have {tuple(x.shape[2:])}:"
+            " give masks of the size of the images, or leave it out of data.labels"
         )
-        share, chance = (contrast_share(image, x, mask) for image in (again, healthy))
-        groups = batch.whose[rows][~np.isnan(contrast(x, mask))]
-        more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
-        records.append(s.record("lesion/contrast kept", share, text, "nearer ceiling", **more))
-        has, train = (mask > 0.5).reshape(len(mask), -1).any(1), subject.data.train
-        steps = subject.settings.segmenter_steps if MASK in train.batch([0]).factors and has.any() else 0
-        if steps:
-            segmenter = train_segmenter(train, shown, steps, seed=s.seed, device=subject.model.device)
-            found, known, guessed = (dice(segmenter.outline(image), mask) for image in (again, x, healthy))
-            text = (
-                f"Dice coefficient of the lesions that a U-Net, trained for {steps} steps on real {shown}, outlines in"
-                f" reconstructed {shown}, mean over images with a lesion; ceiling: in real ones; chance: where there is"
-                " none (in the mean image, where the data does not tell)."
-            )
-            more = {"chance": float(guessed[has].mean()), "ceiling": float(known[has].mean())}
-            more |= {"groups": batch.whose[rows][has]}
-            records.append(s.record("lesion/dice", found[has], text, "nearer ceiling", **more))
+    again = subject.reconstructions[shown][rows]
+    healthy = s.train.means[shown].expand_as(x)
+    if f"clean_{shown}" in batch.factors:
+        healthy = torch.as_tensor(batch.factors[f"clean_{shown}"])[rows]
+    text = (
+        f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one; chance: the same place"
+        " without a lesion (of the mean image, where the data does not tell)."
+    )
+    share, chance = (contrast_share(image, x, mask) for image in (again, healthy))
+    groups = batch.whose[rows][~np.isnan(contrast(x, mask))]
+    more = {"chance": float(chance.mean()), "ceiling": 1.0, "groups": groups if len(groups) else None}
+    records = [s.record("lesion/contrast kept", share, text, "nearer ceiling", **more)]
+    has, train = (mask > 0.5).reshape(len(mask), -1).any(1), subject.data.train
+    steps = subject.settings.segmenter_steps if MASK in train.batch([0]).factors and has.any() else 0
+    if steps:
+        segmenter = train_segmenter(train, shown, steps, seed=s.seed, device=subject.model.device)
+        found, known, guessed = (dice(segmenter.outline(image), mask) for image in (again, x, healthy))
+        text = (
+            f"Dice coefficient of the lesions that a U-Net, trained for {steps} steps on real {shown}, outlines in"
+            f" reconstructed {shown}, mean over images with a lesion; ceiling: in real ones; chance: where there is"
+            " none (in the mean image, where the data does not tell)."
+        )
+        more = {"chance": float(guessed[has].mean()), "ceiling": float(known[has].mean())}
+        more |= {"groups": batch.whose[rows][has]}
+        records.append(s.record("lesion/dice", found[has], text, "nearer ceiling", **more))
     return records
