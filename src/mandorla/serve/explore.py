@@ -169,8 +169,7 @@ class Explorer:
         about = {"question": kind} | question.settings() | self._origin
         if question.format == "png":
             titles = [column.title for column in columns]
-            drawn = [[None if x is None else drawable(x) for x in row] for row in cells]
-            return _with_settings(Image.open(io.BytesIO(grid(drawn, rows, titles))), about)
+            return _with_settings(Image.open(io.BytesIO(grid(cells, rows, titles))), about)
         images = [
             [
                 x if x is None else _encoded(x, about | {"row": row, "column": c.title})
