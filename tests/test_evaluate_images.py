@@ -7,7 +7,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import random_features, ranks
-from mandorla.evaluate.images import foreground, has_ssim, mae, ms_ssim, psnr, spread_and_error, ssim
+from mandorla.evaluate.images import (
+    attainable_correlation,
+    foreground,
+    has_ssim,
+    mae,
+    ms_ssim,
+    psnr,
+    spread_and_error,
+    ssim,
+)
 
 
 @pytest.fixture
@@ -110,6 +119,19 @@ def test_the_spread_of_samples_beside_their_error(width):
     assert ((found["coverage"] > 0.75) == (width >= 1)).all() and (found["correlation"] > 0.3).all()
     if width == 1:
         np.testing.assert_allclose(found["coverage"], 8 / 10, atol=0.03)
+
+
+def test_right_uncertainty_reaches_the_attainable_correlation_and_no_more():
+    generator = torch.Generator().manual_seed(0)
+    std = 0.01 + 0.05 * torch.rand(4, 1, 64, 64, generator=generator)
+    drawn = 0.5 + std * torch.randn(10, *std.shape, generator=generator)
+    found, most = spread_and_error(drawn[1:], drawn[0])["correlation"], attainable_correlation(drawn[1:])
+    assert most.shape == (4,) and (most > 0.2).all() and (most < 0.8).all()
+    np.testing.assert_allclose(found, most, atol=0.04)
+    wrong = 0.5 + std.flip(3) * torch.randn(9, *std.shape, generator=generator)
+    assert (spread_and_error(wrong, drawn[0])["correlation"] < attainable_correlation(wrong) - 0.2).all()
+    with pytest.raises(MandorlaError, match="at least 3"):
+        attainable_correlation(drawn[:2])
 
 
 def test_spread_outside_the_mask_does_not_count():

@@ -14,7 +14,7 @@ _HOMES = {
     "features": ("OnnxNetwork", "random_features"),
     "figures.fidelity": ("fidelity",),
     "figures.translation": ("signed_rank_p",),
-    "images": ("foreground", "mae", "ms_ssim", "psnr", "spread_and_error", "ssim"),
+    "images": ("attainable_correlation", "foreground", "mae", "ms_ssim", "psnr", "spread_and_error", "ssim"),
     "information": ("critic_information", "gaussian_information"),
     "probes": ("auc", "hits", "probe"),
     "record": ("Record",),

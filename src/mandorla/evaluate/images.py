@@ -157,3 +157,19 @@ def spread_and_error(samples: Images, truth: Images, mask: Images | None = None)
         "coverage": _mean(inside, mask).numpy(),
         "correlation": common.numpy(),
     }
+
+
+def attainable_correlation(samples: Images, mask: Images | None = None) -> np.ndarray:
+    """Return the `correlation` of `spread_and_error` that K `samples` `(K, B, C, *size)` have among themselves, `(B,)`.
+
+    Each sample in turn is taken for the truth, the others for the samples; the mean over them, float64. Even right
+    uncertainty does not tell the sign and size of one error, so that 1 is out of reach.
+
+    Raises MandorlaError for fewer than three samples.
+    """
+    samples = unit_images(samples, "samples", 2)
+    if len(samples) < 3:
+        raise MandorlaError(f"{len(samples)} samples, of which one is the truth, have no spread: give at least 3")
+    others = [torch.cat([samples[:k], samples[k + 1 :]]) for k in range(len(samples))]
+    found = [spread_and_error(rest, truth, mask)["correlation"] for rest, truth in zip(others, samples, strict=True)]
+    return np.mean(found, 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
-from mandorla.evaluate.images import foreground, has_ssim, mae, psnr, spread_and_error, ssim
+from mandorla.evaluate.images import attainable_correlation, foreground, has_ssim, mae, psnr, spread_and_error, ssim
 from mandorla.evaluate.record import Better, Record, deviation
 
 LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
@@ -34,8 +34,8 @@ _SPREAD: dict[str, tuple[str, Better]] = {
         "nearer ceiling",
     ),
     "correlation": (
-        "Correlation, over the pixels of the foreground, of the samples' standard deviation with the absolute error of"
-        " their mean; chance: none.",
+        "Correlation, over the pixels of the foreground, of the standard deviation of {num} samples with the absolute"
+        " error of their mean; chance: none{told}.",
         "higher",
     ),
 }
@@ -149,17 +149,22 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
     here = mask.flatten(1).any(1)
     if not here.any():
         return []
+    samples, mask, group = samples[:, here], mask[here], group[here.numpy()]
     ideal = {"ratio": {"ceiling": 1.0}, "coverage": {"ceiling": (num - 1) / (num + 1)}, "correlation": {"chance": 0.0}}
+    references = {name: {key: np.array([value]) for key, value in of.items()} for name, of in ideal.items()}
+    if num > 2:
+        references["correlation"]["ceiling"] = by_group(attainable_correlation(samples, mask), group)
+    told = "; ceiling: with a sample, each in turn, for the truth, and the others for the samples" * (num > 2)
     return [
         _Measured(
             f"spread {name}",
-            np.unique(group[here.numpy()]),
-            by_group(scores, group[here.numpy()]),
-            _SPREAD[name][0].format(num=num),
+            np.unique(group),
+            by_group(scores, group),
+            _SPREAD[name][0].format(num=num, told=told),
             better=_SPREAD[name][1],
-            references={key: np.array([value]) for key, value in ideal[name].items()},
+            references=references[name],
         )
-        for name, scores in spread_and_error(samples[:, here], truth[here], mask[here]).items()
+        for name, scores in spread_and_error(samples, truth[here], mask).items()
     ]
 
 
