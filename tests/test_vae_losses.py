@@ -98,8 +98,8 @@ def test_hsic_without_bias_is_the_mean_over_all_quadruples():
     """Song et al. 2012: the estimate is a U-statistic, a mean over quadruples of different rows."""
     n = 7
     k, l = (m + m.T for m in torch.rand(2, n, n, dtype=torch.float64))  # noqa: E741
-    k.fill_diagonal_(0)
-    l.fill_diagonal_(0)
+    k.fill_diagonal_(1)
+    l.fill_diagonal_(1)
     terms = [k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q] for i, j, q, r in permutations(range(n), 4)]
     assert losses._hsic(k, l).item() == pytest.approx(torch.stack(terms).mean().item(), abs=1e-12)
 
@@ -109,6 +109,14 @@ def test_dependence_of_independent_rows_is_zero_on_average():
     assert values.mean().item() == pytest.approx(0, abs=4 * (values.std() / 10).item())
     assert (values < 0).any(), "an estimate without bias lies on both sides of zero"
     assert values.abs().max() < 0.2
+
+
+def test_dependence_of_many_rows_is_that_in_double_precision():
+    c = torch.randn(2000, 16)
+    u = torch.randn(2000, 16) + 0.3 * c
+    assert dependence(u, c).item() == pytest.approx(dependence(u.double(), c.double()).item(), abs=3e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dependence(u, c).item() == pytest.approx(dependence(u.double(), c.double()).item(), abs=3e-6)
 
 
 def test_dependence_of_identical_rows_is_one():

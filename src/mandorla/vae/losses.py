@@ -107,8 +107,9 @@ def dependence(u: Tensor, c: Tensor) -> Tensor:
     (Eq. 4); Similarity of Neural Network Representations Revisited, Kornblith et al., 2019,
     https://arxiv.org/abs/1905.00414 (Eq. 4).
     """
-    k, l = (_without_diagonal(gaussian_kernel(z)) for z in (u, c))  # noqa: E741
-    return _hsic(k, l) / (_hsic(k, k) * _hsic(l, l)).clamp_min(1e-12).sqrt()
+    with torch.autocast(u.device.type, enabled=False):
+        k, l = gaussian_kernel(u), gaussian_kernel(c)  # noqa: E741
+        return _hsic(k, l) / (_hsic(k, k) * _hsic(l, l)).clamp_min(1e-12).sqrt()
 
 
 _KERNEL_WIDTH = 0.3  # of the mean squared distance: wide kernels see means only, this one also what an MLP reads
@@ -119,17 +120,17 @@ def gaussian_kernel(z: Tensor) -> Tensor:
 
     Columns are standardised first, and the width follows the mean distance.
     """
-    z = (z - z.mean(0)) / (z.std(0) + 1e-3)
-    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    width = (_KERNEL_WIDTH * distance.detach().mean()).clamp_min(1e-6)  # a collapsed code has no distances
-    return torch.exp(-distance / width)
-
-
-def _without_diagonal(k: Tensor) -> Tensor:
-    return k - torch.diag(k.diagonal())
+    with torch.autocast(z.device.type, enabled=False):  # differences of products matter
+        z = (z - z.mean(0)) / (z.std(0) + 1e-3)
+        squares = z.square().sum(1, keepdim=True)
+        distance = 2 * squares.detach().mean()  # its mean over all pairs
+        width = (_KERNEL_WIDTH * distance).clamp_min(1e-6)  # a collapsed code has no distances
+        one = torch.ones_like(squares)
+        return torch.exp(torch.cat([2 * z, -squares, -one], 1) @ (torch.cat([z, one, squares], 1).T / width))
 
 
 def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    n = len(k)
-    ones = k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) * l.sum(0)).sum()
-    return ((k * l).sum() + ones) / (n * (n - 3))
+    """Return the criterion of two kernels, whose diagonals are 1 and do not count."""
+    n, sums, others = len(k), k.sum(0) - 1, l.sum(0) - 1
+    ones = sums.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * sums.dot(others)
+    return (torch.linalg.vecdot(k, l).sum() - n + ones) / (n * (n - 3))
