@@ -57,6 +57,7 @@ def test_info_nce_between_nothing_and_everything():
     assert info_nce(same, same, 0.1).item() == pytest.approx(math.log(16), abs=1e-5)
     apart = torch.eye(16)
     assert info_nce(apart, apart, 0.05).item() == pytest.approx(0, abs=1e-6)
+    assert info_nce(apart, -apart, 0.02).item() == pytest.approx(50 + math.log(15), rel=1e-6), "the least temperature"
 
 
 def test_agreement_compares_only_samples_that_have_both():

@@ -17,14 +17,15 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     -1/2 mean_i log softmax_j(a_i . b_j / tau)_i, and the same with a and b exchanged; rows are normalised first, so
     that the products are cosines. log N minus the loss bounds the mutual information from below.
 
-    Arguments: `a`, `b` `(N, E)`.
+    Arguments: `a`, `b` `(N, E)`, `temperature` of at least 0.02: exponentials of cosines over less leave float32.
 
     References: Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
     https://arxiv.org/abs/1807.03748 (Eq. 4).
     """
     with torch.autocast(a.device.type, enabled=False):  # the products are cheap, and their differences matter
-        logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
-    return (logits.logsumexp(0) + logits.logsumexp(1)).mean() / 2 - logits.diagonal().mean()
+        a, b = F.normalize(a, dim=1) / temperature, F.normalize(b, dim=1)
+        scores = torch.exp(a @ b.T)
+        return (scores.sum(0).log() + scores.sum(1).log()).mean() / 2 - (a * b).sum(1).mean()
 
 
 def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature: float, max_cells: int) -> Tensor:

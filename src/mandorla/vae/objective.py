@@ -48,7 +48,7 @@ class LossConfig(Settings):
     """weight of InfoNCE between the shared codes of different modalities"""
     agreement_first: float = Field(0.4, ge=0, lt=1)
     """share of the training in which agreement is the only term, so that u never has to carry what c soon will"""
-    temperature: float = Field(0.3, gt=0)
+    temperature: float = Field(0.3, ge=0.02)
     """temperature of every InfoNCE term"""
     alignment_weight: float = Field(0.0, ge=0)
     """weight of the squared difference between the shared codes of different modalities"""
