@@ -247,8 +247,9 @@ def test_a_guess_without_a_draw_is_one_file_for_each_input(model, t1, tmp_path):
     assert {path.parent.name for path in out.rglob("*.png")} == {"t2", "t2_draw0"}
     note = json.loads((out / "t2" / "a.json").read_text())
     assert note["num_samples"] == 0 and note["weights"] == {"vae": "v"} and not {"sampler", "steps"} & note.keys()
-    with pytest.raises(MandorlaError, match="with --num-samples 0 nothing is"):
-        files.translate(model, t1, tmp_path / "no", ["t1"], ["t2"], num_samples=0, seed=0, labels={"age": 3})
+    for how in ({"labels": {"age": 3}}, {"steps": 4}):
+        with pytest.raises(MandorlaError, match="with num_samples 0 nothing is: leave"):
+            files.translate(model, t1, tmp_path / "no", ["t1"], ["t2"], num_samples=0, seed=0, **how)
     assert not (tmp_path / "no").exists()
     np.savez(tmp_path / "in.npz", t1=np.zeros((3, 1, 6, 8), np.float32))
     translate(model, tmp_path / "in.npz", tmp_path / "arrays", num_samples=0, write=("mean",))

@@ -27,7 +27,7 @@ from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
 from mandorla.diffusion.labels import Value, to_labels
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_arrays, read_input
-from mandorla.model import Mandorla
+from mandorla.model import Mandorla, check_drawn
 from mandorla.outputs import (
     arrays_in,
     continued_folder,
@@ -124,8 +124,7 @@ def translate(
             raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
-    if labels and num_samples == 0:
-        raise MandorlaError("labels say what is drawn, with --num-samples 0 nothing is: leave one of them out")
+    check_drawn(num_samples, labels, steps)
     if labels:
         to_labels(labels, model.diffusion.labels, 1)  # refused before anything is read
     path, part = split_place(str(source))

@@ -342,10 +342,9 @@ class Mandorla:
             raise MandorlaError("nothing to draw: ask for at least one modality")
         if both := sorted(set(wanted) & set(x)):
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
+        check_drawn(num_samples, labels, steps)
         encoded = self.encode(x).components
         if num_samples == 0:
-            if labels:
-                raise MandorlaError("labels say what is drawn, with num_samples 0 nothing is: leave one of them out")
             c = encoded[SHARED]
             central = {name: c.new_zeros(len(c), *self.vae.layout.shapes[name]) for name in wanted}
             return {name: z[None] for name, z in self.decode(Latents(c, central), refined=False).items()}
@@ -724,6 +723,13 @@ def _kind(value: object) -> str:
 def _check_whole(name: str, value: int, least: int) -> None:
     if not isinstance(value, int | np.integer) or value < least:
         raise MandorlaError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def check_drawn(num_samples: int, labels: Mapping[str, object] | None, steps: int | None) -> None:
+    """Raise MandorlaError if labels or steps say how to draw where nothing is drawn."""
+    asked = [name for name, value in (("labels", labels or None), ("steps", steps)) if value is not None]
+    if num_samples == 0 and asked:
+        raise MandorlaError(f"{asked[0]} say what is drawn, with num_samples 0 nothing is: leave one of them out")
 
 
 def _check_part(part: str) -> None:
