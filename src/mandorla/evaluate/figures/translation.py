@@ -150,8 +150,11 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
     if not here.any():
         return []
     samples, mask, group = samples[:, here], mask[here], group[here.numpy()]
-    ideal = {"ratio": {"ceiling": 1.0}, "coverage": {"ceiling": (num - 1) / (num + 1)}, "correlation": {"chance": 0.0}}
-    references = {name: {key: np.array([value]) for key, value in of.items()} for name, of in ideal.items()}
+    references = {
+        "ratio": {"ceiling": np.ones(1)},
+        "coverage": {"ceiling": np.array([(num - 1) / (num + 1)])},
+        "correlation": {"chance": np.zeros(1)},
+    }
     if num > 2:
         references["correlation"]["ceiling"] = by_group(attainable_correlation(samples, mask), group)
     told = "; ceiling: with a sample, each in turn, for the truth, and the others for the samples" * (num > 2)
