@@ -98,8 +98,8 @@ class ComponentTransformer(nn.Module):
         condition = F.silu(condition)
         for block in self.blocks:
             tokens = block(tokens, condition, shared_by)
-        shift, scale = spread(self.modulate(condition), shared_by).chunk(2, -1)
-        tokens = F.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
+        shift, scale = self.modulate(condition).float().chunk(2, -1)
+        tokens = add_product(shift, F.layer_norm(tokens, tokens.shape[-1:]), 1 + scale, shared_by)
         parts = tokens.split(self.num_tokens, dim=1)
         of = {k: part for group, part in zip(self.groups, parts, strict=True) for k in group}
         return {name: self.tokenizers[k].join(of[k]).float() for k, name in enumerate(self.layout.shapes)}
@@ -222,25 +222,25 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor, shared_by: Sequence[int]) -> Tensor:
         """Map `tokens` (B, L, E); `condition` is (B, G, E), each shared by so many tokens, one after another."""
-        modulation = spread(self.modulate(condition), shared_by).chunk(6, -1)
-        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = modulation
+        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = self.modulate(condition).float().chunk(6, -1)
         size = tokens.shape[-1:]
-        h = F.layer_norm(tokens, size) * (1 + scale_a) + shift_a
+        h = add_product(shift_a, F.layer_norm(tokens, size), 1 + scale_a, shared_by)
         q, k, v = self.attend(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = attend(q, k, v).transpose(1, 2).flatten(2)
-        tokens = tokens + gate_a * self.merge(attended)
-        h = F.layer_norm(tokens, size) * (1 + scale_b) + shift_b
-        return tokens + gate_b * self.transform(h)
+        tokens = add_product(tokens, self.merge(attended).float(), gate_a, shared_by)
+        h = add_product(shift_b, F.layer_norm(tokens, size), 1 + scale_b, shared_by)
+        return add_product(tokens, self.transform(h).float(), gate_b, shared_by)
 
 
-def spread(x: Tensor, shared_by: Sequence[int]) -> Tensor:
-    """Return each of `x` `(B, G, E)` as often as it is shared, `(B, L, E)`.
+def add_product(base: Tensor, x: Tensor, factor: Tensor, shared_by: Sequence[int]) -> Tensor:
+    """Return base + x * factor `(B, L, E)`; a row of `base` or `factor` `(B, G, E)` is shared by so many tokens of `x`.
 
-    The gradient of an indexed tensor would be summed ten times as slowly on a CPU, and in bfloat16.
+    Group by group: rows written out for every token take longer than the product itself.
     """
-    if len(shared_by) == sum(shared_by):
-        return x
-    return torch.cat([part.expand(-1, num, -1) for part, num in zip(x.split(1, 1), shared_by, strict=True)], 1)
+    if len(shared_by) == x.shape[1]:
+        return torch.addcmul(base, x, factor)
+    rows = (z.split(shared_by if z.shape[1] == x.shape[1] else 1, 1) for z in (base, x, factor))
+    return torch.cat([torch.addcmul(*parts) for parts in zip(*rows, strict=True)], 1)
 
 
 _FUSED_FROM = 1024  # tokens from which on, on a CPU, the table of their products takes too much memory
@@ -250,13 +250,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(E)) v `(B, heads, L, E)`, of three tensors of that shape.
 
     On a CPU torch's fused kernel (seen with 2.13) takes two to five times as long for gradients in bfloat16 as the
-    products one by one.
+    products one by one, and its softmax in bfloat16 five times as long as in float32.
 
     References: Attention Is All You Need, Vaswani et al., 2017, https://arxiv.org/abs/1706.03762 (Eq. 1).
     """
     if q.device.type != "cpu" or q.shape[-2] >= _FUSED_FROM:
         return F.scaled_dot_product_attention(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v) @ v
 
 
 def time_features(times: Tensor, width: int) -> Tensor:
