@@ -458,3 +458,21 @@ def test_volumes_are_judged_as_a_training_reads_them(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.asarray(moved.dataobj), affine), tmp_path / "t2" / "p1.nii.gz")
     assert mend() == ["volumes on another grid than their partner: 1"]
     assert mend(geometry={"resample": "to_first"}) == []
+
+
+def test_subjects_without_the_background_of_the_others(folder):
+    """Such as an inversion recovery with signs among images of magnitudes: what lies around the head is grey."""
+    for number in range(SLICES):
+        grey = 90 + 0.6 * disk(3, number).astype(float) - 80 * (disk(3, number + 1) > 0)
+        png(folder / "ct" / f"p03_s{number}.png", grey.clip(0, 255).astype(np.uint8))
+    problem = found(find_out(str(folder)), "without the dark background")
+    assert problem.level == "note"
+    assert problem.what.startswith("ct:") and problem.where == ["p03"]
+
+
+def test_images_that_fill_the_frame_have_no_such_subjects(folder):
+    for subject in range(SUBJECTS):
+        for number in range(SLICES):
+            full = np.random.default_rng([subject, number]).integers(20 * subject % 60, 255, (16, 16), np.uint8)
+            png(folder / "ct" / f"p{subject:02d}_s{number}.png", full)
+    assert not [what for what in whats(find_out(str(folder))) if "background" in what]

@@ -31,6 +31,7 @@ BINS = 64
 FEW_PER_CLASS = 3  # samples, below which classes are no classes
 NEAREST = 0.02  # share of the usual range of brightness, below which an image is all but blank
 SPREAD = 3  # subjects, from which on their brightness is compared
+DARK = 1 / 8  # of the range of a subject's values: what is dark
 
 
 class Double(NamedTuple):
@@ -50,7 +51,8 @@ class ModalityFacts:
     - `unreadable`: places and why; `bad`: ids of samples with NaN or infinite values; `blank`: ids of samples of one
       value; `dark`: ids of those that hold next to nothing but background
     - `blank_slices`: of whole volumes, and all their slices
-    - `unlike`: how many times as bright the bright subjects are as the dark ones
+    - `unlike`: how many times as bright the bright subjects are as the dark ones; `lit`: the subjects without the dark
+      background that others have
     - `pictures`: of the samples that `Facts.pictured` names, None where it is missing
     """
 
@@ -71,6 +73,7 @@ class ModalityFacts:
     dark: list[str]
     blank_slices: tuple[int, int]
     unlike: float
+    lit: list[str]
     pictures: list[np.ndarray | None]
 
     @property
@@ -330,8 +333,26 @@ def _modality(
         ],
         blank_slices=(sum(look.blank_slices[0] for look in seen), sum(look.blank_slices[1] for look in seen)),
         unlike=float(bright / faint),
+        lit=_lit(looks, groups) if has_space else [],
         pictures=[looks[i].picture if i in looks else None for i in pictured],
     )
+
+
+def _lit(looks: Mapping[int, Look], groups: Sequence[str]) -> list[str]:
+    """Return the subjects in whose images next to nothing is dark, where more than a third of the others' is."""
+    of: dict[str, list[np.ndarray]] = {}
+    for i, look in looks.items():
+        if len(look.values) and not look.blank:
+            of.setdefault(groups[i], []).append(look.values)
+    shares = {name: _dark_share(np.concatenate(values)) for name, values in of.items()}
+    usual = np.median(list(shares.values())) if shares else 0.0
+    return [name for name, share in shares.items() if usual > 1 / 3 and share < usual / 4]
+
+
+def _dark_share(values: np.ndarray) -> float:
+    """Return which share of `values` lies in the darkest part of their range."""
+    low, high = np.percentile(values, [0.1, 99.5])
+    return float((values <= low + DARK * (high - low)).mean())
 
 
 def _percentiles(values: np.ndarray) -> dict[float, float]:

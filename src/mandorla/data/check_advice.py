@@ -165,6 +165,10 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
         what = f"{name}: bright subjects are {modality.unlike:.1f} times as bright as faint ones"
         remedy = "scanners without a common scale? then data.intensity {kind: percentile, per: subject}"
         yield Problem("note", what, [], remedy)
+    if modality.lit:
+        what = f"{name}: subjects without the dark background of the others: {len(modality.lit):,}"
+        remedy = "values with signs, or another kind of image? a model cannot know what is so rare: leave them out"
+        yield Problem("note", what, modality.lit, remedy)
 
 
 def _judge_labels(facts: Facts) -> Iterator[Problem]:
