@@ -74,6 +74,42 @@ def test_channels_of_one_array_split_by_patient(root):
     assert sorted(np.concatenate([list(part) for part in patients])) == list(range(10))
 
 
+def test_excluded_patients_are_in_no_part_and_the_others_where_they_were(root):
+    settings = {"intensity": Percentile(per="subject"), "groups": "scans.npz:patient"}
+    whole, left = (load_data(config(root, exclude=names, **settings), seed=3) for names in ([], [2, "7"]))
+    for part, dataset in whole.parts.items():
+        kept = [name for name, group in zip(dataset.ids, dataset.groups, strict=True) if group not in ("2", "7")]
+        assert left.parts[part].ids == kept
+        if kept:
+            assert torch.equal(left.parts[part].batch([0]).x["t1"], dataset.batch([dataset.ids.index(kept[0])]).x["t1"])
+    assert set(whole.intensity["t1"].subjects) - set(left.intensity["t1"].subjects) == {"2", "7"}
+    assert whole.fingerprint != left.fingerprint
+
+
+def test_what_is_excluded_is_not_looked_at(root):
+    x = np.linspace(0, 1, 40 * 24, dtype=np.float32).reshape(40, 6, 4)
+    x[5] = np.nan
+    np.save(root / "one_nan.npy", x)
+    with pytest.raises(MandorlaError, match="NaN"):
+        load_data(config(root, "one_nan.npy", "one_nan.npy", groups="scans.npz:patient"), seed=0)
+    settings = {"groups": "scans.npz:patient", "exclude": ["1"], "duplicates": "keep"}
+    splits = load_data(config(root, "one_nan.npy", "one_nan.npy", **settings), seed=0)
+    assert sum(len(part) for part in splits.parts.values()) == 36
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["12"], r"no subject of data.images is called '12'; is it '2' or '1'\?"),
+        (["sub-xyz"], r"no subject of data.images is called 'sub-xyz'; they have names like '0'"),
+        ([str(number) for number in range(9)], r"exclude leaves nothing of data.images for (train|val|test)"),
+    ],
+)
+def test_mistakes_in_exclude(root, names, complaint):
+    with pytest.raises(MandorlaError, match=complaint):
+        load_data(config(root, groups="scans.npz:patient", exclude=names), seed=0)
+
+
 def test_order_of_indices_is_kept(root):
     train = load_data(config(root), seed=0).train
     whole = train.batch(range(len(train)))

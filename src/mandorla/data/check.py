@@ -19,7 +19,7 @@ from mandorla.data.check_source import Look, Seen, Stock
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
-from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, find_alike, find_shared, leave_out, sketch, split_as_given, split_by_group
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
 
@@ -267,9 +267,11 @@ def _divide(
     shares = (config.val_share, config.test_share, seed, "data")
     try:
         if parts is not None:
-            return split_as_given(parts, ids, groups, *shares), ""
-        strata = None if config.stratify is None else _strata(config, known, marks)
-        return split_by_group(groups, *shares, strata), ""
+            rows = split_as_given(parts, ids, groups, *shares)
+        else:
+            strata = None if config.stratify is None else _strata(config, known, marks)
+            rows = split_by_group(groups, *shares, strata)
+        return leave_out(rows, groups, config.exclude, "data"), ""
     except MandorlaError as error:
         return {part: np.arange(0) for part in PARTS}, str(error)
 

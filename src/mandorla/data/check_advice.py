@@ -167,7 +167,9 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
         yield Problem("note", what, [], remedy)
     if modality.lit:
         what = f"{name}: subjects without the dark background of the others: {len(modality.lit):,}"
-        remedy = "values with signs, or another kind of image? a model cannot know what is so rare: leave them out"
+        remedy = (
+            "values with signs, or another kind of image? what is so rare is not learnt: data.exclude leaves it out"
+        )
         yield Problem("note", what, modality.lit, remedy)
 
 

@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import blake2b, sha256
 from pathlib import Path
 
@@ -109,6 +110,25 @@ def split_as_given(
     if not train:
         raise MandorlaError(f"{source}: {num_train} group(s) with the split train are too few")
     return _rows(groups, home)
+
+
+def leave_out(
+    rows: Mapping[str, np.ndarray], groups: Sequence[str] | np.ndarray, excluded: Sequence[str], source: str
+) -> dict[str, np.ndarray]:
+    """Return the `rows` of each part without those whose group is `excluded`.
+
+    Raises `MandorlaError` for a name that no group has, and where nothing is left of a part.
+    """
+    groups = np.asarray(groups).astype(str)
+    names = sorted(set(groups.tolist()))
+    if unknown := sorted(set(excluded) - set(names)):
+        near = get_close_matches(unknown[0], names)
+        hint = f"; is it {' or '.join(map(repr, near))}?" if near else f"; they have names like {names[0]!r}"
+        raise MandorlaError(f"data.exclude: no subject of {source} is called {unknown[0]!r}{hint}")
+    left = {part: of[~np.isin(groups[of], excluded)] for part, of in rows.items()}
+    if empty := [part for part, of in left.items() if not len(of)]:
+        raise MandorlaError(f"data.exclude leaves nothing of {source} for {empty[0]}: exclude fewer subjects")
+    return left
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ here makes floats of a whole array, so that a set may be larger than memory.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, Marks, check_duplicates, leave_out, sketch, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 
@@ -33,6 +33,8 @@ class StoredConfig(RootedConfig):
     """Share of the groups (patients) for validation."""
     test_share: float = Field(0.15, gt=0, lt=0.5)
     """Share of the groups (patients) for testing."""
+    exclude: list[Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]] = []
+    """Groups (patients) that are left out of all three parts; where the others are does not change."""
     stratify: str | None = None
     """Label whose classes get their share in every part; a group's class is its commonest."""
     numbers: list[str] = []
@@ -120,6 +122,8 @@ def divide(
             raise MandorlaError(f"data.intensity_of: no modality {name!r} in the data, only {', '.join(x)}")
     known = _labels(labels or {}, {images.shape[2:] for images in x.values()}, config)
     rows = _divided(groups, ids, known, parts, config, seed, source)
+    used = np.isin(np.arange(len(ids)), np.concatenate([*rows.values()]))
+    present = {name: there & used for name, there in present.items()}
     stored = {}
     for name, images in x.items():
         place = f"{source}, modality {name}"
@@ -194,8 +198,10 @@ def _divided(
 ) -> dict[str, np.ndarray]:
     shares = (config.val_share, config.test_share, seed, source)
     if parts is not None:
-        return split_as_given(parts, ids.tolist(), groups, *shares)
-    return split_by_group(groups, *shares, labels[config.stratify].values if config.stratify else None)
+        rows = split_as_given(parts, ids.tolist(), groups, *shares)
+    else:
+        rows = split_by_group(groups, *shares, labels[config.stratify].values if config.stratify else None)
+    return leave_out(rows, groups, config.exclude, source)
 
 
 def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:
