@@ -468,6 +468,12 @@ def test_subjects_without_the_background_of_the_others(folder):
     problem = found(find_out(str(folder)), "without the dark background")
     assert problem.level == "note"
     assert problem.what.startswith("ct:") and problem.where == ["p03"]
+    recipe = folder.parent / "mine.yaml"
+    keys = 'folders: {ct: ct, mr: mr}, key: "(?P<subject>p..)_(?P<s>s.)", exclude: [p03]'
+    recipe.write_text(f"data: {{kind: folders, root: mine, {keys}}}")
+    findings = find_out(str(recipe))
+    assert not [what for what in whats(findings) if "background" in what]
+    assert sum(subjects for _, subjects in findings.facts.parts.values()) == SUBJECTS - 1
 
 
 def test_images_that_fill_the_frame_have_no_such_subjects(folder):
