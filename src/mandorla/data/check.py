@@ -19,7 +19,7 @@ from mandorla.data.check_source import Look, Seen, Stock
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
-from mandorla.data.splits import PARTS, find_alike, find_shared, leave_out, sketch, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split_as_given, split_by_group
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
 
@@ -169,7 +169,8 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
     given = None if stock.parts is None else [stock.parts[sample.row] for sample in samples]
     rows_of, division = _divide(stock, ids, groups, given, known, marks, config, seed)
 
-    looks = {name: {i: s.looks[name] for i, s in enumerate(samples) if name in s.looks} for name in stock.there}
+    used = [i for i, group in enumerate(groups) if group not in getattr(config, "exclude", ())]
+    looks = {name: {i: samples[i].looks[name] for i in used if name in samples[i].looks} for name in stock.there}
     pictured = sorted({i for of in looks.values() for i, look in of.items() if look.picture is not None})
     modalities = [
         _modality(name, of, ids, groups, [one.errors[name] for one in seen if name in one.errors], pictured)
@@ -267,11 +268,9 @@ def _divide(
     shares = (config.val_share, config.test_share, seed, "data")
     try:
         if parts is not None:
-            rows = split_as_given(parts, ids, groups, *shares)
-        else:
-            strata = None if config.stratify is None else _strata(config, known, marks)
-            rows = split_by_group(groups, *shares, strata)
-        return leave_out(rows, groups, config.exclude, "data"), ""
+            return split_as_given(parts, ids, groups, *shares, config.exclude), ""
+        strata = None if config.stratify is None else _strata(config, known, marks)
+        return split_by_group(groups, *shares, strata, config.exclude), ""
     except MandorlaError as error:
         return {part: np.arange(0) for part in PARTS}, str(error)
 

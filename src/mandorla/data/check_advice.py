@@ -165,12 +165,12 @@ def _judge_modality(modality: ModalityFacts, facts: Facts, config: DataConfig) -
         what = f"{name}: bright subjects are {modality.unlike:.1f} times as bright as faint ones"
         remedy = "scanners without a common scale? then data.intensity {kind: percentile, per: subject}"
         yield Problem("note", what, [], remedy)
-    if lit := [subject for subject in modality.lit if subject not in getattr(config, "exclude", ())]:
-        what = f"{name}: subjects without the dark background of the others: {len(lit):,}"
+    if modality.lit:
+        what = f"{name}: subjects without the dark background of the others: {len(modality.lit):,}"
         remedy = (
             "values with signs, or another kind of image? what is so rare is not learnt: data.exclude leaves it out"
         )
-        yield Problem("note", what, lit, remedy)
+        yield Problem("note", what, modality.lit, remedy)
 
 
 def _judge_labels(facts: Facts) -> Iterator[Problem]:

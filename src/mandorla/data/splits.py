@@ -45,12 +45,16 @@ def split_by_group(
     seed: int,
     source: str,
     strata: Sequence[str] | np.ndarray | None = None,
+    excluded: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the rows of each part, "train", "val" and "test", so that no group lies in two.
 
     `groups` names the group of each row; the shares are of groups, and each part gets one at least. The order of rows
     plays no role. `strata` gives the class of each row (that of a group is its commonest): each class then has its
-    share of every part, up to one group. `source` names the data in the error that too few groups raise.
+    share of every part, up to one group. Groups that are `excluded` are in no part; where the others are does not
+    change. `source` names the data in errors.
+
+    Raises `MandorlaError` for too few groups, and mistakes in `excluded`.
     """
     groups = list(map(str, groups))
     _warn_of_like_names(groups, source)
@@ -64,7 +68,8 @@ def split_by_group(
     stratum = dict.fromkeys(names, "") if strata is None else _commonest(groups, strata)
     test, rest = _draw(names, num_test, stratum)
     val, train = _draw(rest, num_val, stratum)
-    return _rows(groups, dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test"))
+    home = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
+    return _rows(groups, home, excluded, source)
 
 
 def split_as_given(
@@ -75,12 +80,13 @@ def split_as_given(
     test_share: float,
     seed: int,
     source: str,
+    excluded: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the rows of each part where `parts` names the part of each row.
 
     Where no row is in val, or none in test, that part is taken from the groups in train, as `split_by_group` does.
-    Raises `MandorlaError` for a row without a part or with an unknown one, too few groups in train, and a group that
-    lies in two parts, which it names.
+    Raises `MandorlaError` for a row without a part or with an unknown one, too few groups in train, a group that lies
+    in two parts, which it names, and mistakes in `excluded`, the groups that are in no part.
     """
     for name, part in zip(ids, parts, strict=True):
         if part not in PARTS:
@@ -109,26 +115,7 @@ def split_as_given(
             train = train[num:]
     if not train:
         raise MandorlaError(f"{source}: {num_train} group(s) with the split train are too few")
-    return _rows(groups, home)
-
-
-def leave_out(
-    rows: Mapping[str, np.ndarray], groups: Sequence[str] | np.ndarray, excluded: Sequence[str], source: str
-) -> dict[str, np.ndarray]:
-    """Return the `rows` of each part without those whose group is `excluded`.
-
-    Raises `MandorlaError` for a name that no group has, and where nothing is left of a part.
-    """
-    groups = np.asarray(groups).astype(str)
-    names = sorted(set(groups.tolist()))
-    if unknown := sorted(set(excluded) - set(names)):
-        near = get_close_matches(unknown[0], names)
-        hint = f"; is it {' or '.join(map(repr, near))}?" if near else f"; they have names like {names[0]!r}"
-        raise MandorlaError(f"data.exclude: no subject of {source} is called {unknown[0]!r}{hint}")
-    left = {part: of[~np.isin(groups[of], excluded)] for part, of in rows.items()}
-    if empty := [part for part, of in left.items() if not len(of)]:
-        raise MandorlaError(f"data.exclude leaves nothing of {source} for {empty[0]}: exclude fewer subjects")
-    return left
+    return _rows(groups, home, excluded, source)
 
 
 @dataclass(frozen=True)
@@ -284,8 +271,21 @@ def _shuffled(groups: Sequence[str] | np.ndarray, seed: int) -> list[str]:
     return sorted(set(map(str, groups)), key=lambda name: blake2b(f"{seed}/{name}".encode()).digest())
 
 
-def _rows(groups: Sequence[str], home: Mapping[str, str]) -> dict[str, np.ndarray]:
-    part_of = np.array([home[group] for group in groups])
+def _rows(
+    groups: Sequence[str], home: Mapping[str, str], excluded: Sequence[str], source: str
+) -> dict[str, np.ndarray]:
+    """Return the rows of each part, of which `home` is that of each group, without those of `excluded` groups.
+
+    Raises `MandorlaError` for a name that no group has, and where nothing is left of a part that had something.
+    """
+    names = sorted(home)
+    if unknown := sorted(set(excluded) - set(names)):
+        near = get_close_matches(unknown[0], names)
+        hint = f"; is it {' or '.join(map(repr, near))}?" if near else f"; they have names like {names[0]!r}"
+        raise MandorlaError(f"data.exclude: no subject of {source} is called {unknown[0]!r}{hint}")
+    if excluded and (empty := set(home.values()) - {home[name] for name in set(names) - set(excluded)}):
+        raise MandorlaError(f"data.exclude leaves nothing of {source} for {min(empty)}: exclude fewer subjects")
+    part_of = np.array(["" if group in excluded else home[group] for group in groups])
     return {part: np.flatnonzero(part_of == part) for part in PARTS}
 
 

@@ -20,7 +20,7 @@ from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, leave_out, sketch, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split_as_given, split_by_group
 from mandorla.errors import MandorlaError
 
 
@@ -198,10 +198,9 @@ def _divided(
 ) -> dict[str, np.ndarray]:
     shares = (config.val_share, config.test_share, seed, source)
     if parts is not None:
-        rows = split_as_given(parts, ids.tolist(), groups, *shares)
-    else:
-        rows = split_by_group(groups, *shares, labels[config.stratify].values if config.stratify else None)
-    return leave_out(rows, groups, config.exclude, source)
+        return split_as_given(parts, ids.tolist(), groups, *shares, config.exclude)
+    strata = labels[config.stratify].values if config.stratify else None
+    return split_by_group(groups, *shares, strata, config.exclude)
 
 
 def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:
