@@ -32,6 +32,11 @@ def batch(num: int):
     return x, latents, {name: torch.rand_like(z) for name, z in x.items()}
 
 
+def read(name: str, x: torch.Tensor) -> torch.Tensor:
+    """Stand for the codes of images: their mean."""
+    return x.flatten(1).mean(1, keepdim=True)
+
+
 class GaussianDetail(torch.nn.Module):
     """The exact velocity of detail that is N(mean, std^2) in every pixel: E[x_1 - x_0 | x_t]."""
 
@@ -66,7 +71,7 @@ def test_the_loss_is_least_where_the_velocity_is_right(monkeypatch):
     rest = {"a": torch.ones(20_000, dtype=torch.bool)}, {"a": torch.randn(20_000, 1, 6, 5)}, {"a": torch.rand(20_000)}
 
     def loss() -> float:
-        return refiner.loss(x, latents, decoded, *rest)[0].item()
+        return refiner.loss(x, latents, decoded, *rest, read)[0].item()
 
     refiner.networks[0] = GaussianDetail()
     exact = loss()
@@ -90,17 +95,42 @@ def test_what_is_missing_counts_nothing():
     noise, times = {n: torch.randn_like(z) for n, z in x.items()}, {n: torch.rand(6) for n in x}
 
     def loss(x):
-        return refiner.loss(x, latents, decoded, present, noise, times)
+        return refiner.loss(x, latents, decoded, present, noise, times, read)
 
     total, each = loss(x)
-    assert set(each) == {"a", "b"}, "a table has no pixels"
-    torch.testing.assert_close(total, (each["a"] + each["b"]) / 2)
+    assert set(each) == {"a", "b", "codes of a", "codes of b"}, "a table has no pixels"
+    torch.testing.assert_close(total, sum(each.values()) / 2)
     assert torch.equal(loss(x | {"b": torch.where(present["b"].view(-1, 1, 1), x["b"], 9.0)})[0], total)
     assert not torch.equal(loss(x | {"b": x["b"] + 0.1})[0], total)
     present["b"][:] = False
     total, each = loss(x)
-    assert set(each) == {"a"} and total.isfinite()
+    assert set(each) == {"a", "codes of a"} and total.isfinite()
     total.backward()
+
+
+def test_what_is_drawn_has_the_codes_of_the_real_image(monkeypatch):
+    """Nothing where velocities point to the real image, the weighted distance of codes where they point beside it."""
+    refiner, (x, latents, decoded) = small(), batch(6)
+    present = {name: torch.ones(6, dtype=torch.bool) for name in x}
+    noise, times = {n: torch.randn_like(z) for n, z in x.items()}, {n: torch.full((6,), 0.75) for n in x}
+    refiner.scale[:] = 0.5
+    for aside in (0.0, 0.8):
+
+        def velocity(place: int, moving, mean, codes, t, aside=aside):
+            name = refiner.names[place]
+            return (x[name] - mean) / 0.5 - noise[name] + aside
+
+        monkeypatch.setattr(refiner, "_velocity", velocity)
+        for weight in (1.0, 3.0):
+            refiner.codes_weight = weight
+            total, each = refiner.loss(x, latents, decoded, present, noise, times, read)
+            beside = (0.5 * 0.25 * aside) ** 2  # scale, what is left of the time, velocity
+            torch.testing.assert_close(each["codes of a"], torch.tensor(beside))
+            torch.testing.assert_close(total, torch.tensor(aside**2 + weight * beside))
+    refiner.codes_weight = 0.0
+    total, each = refiner.loss(x, latents, decoded, present, noise, times, read)
+    assert set(each) == {"a", "b"}
+    torch.testing.assert_close(total, torch.tensor(0.8**2))
 
 
 @pytest.fixture(scope="module")
