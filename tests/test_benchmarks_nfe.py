@@ -23,3 +23,14 @@ def test_every_row_is_measured(nfe, polydigits_run, copy_of):
     assert [after - before for before, after in zip(counts[1:5], counts[2:6], strict=True)] == [2, 4, 2, 4]
     real, decoded, drawn = (float(rows[place][2]) for place in (-1, -2, -3))
     assert real < decoded and real < drawn, "real training samples are nearer to real test samples than what is made"
+
+
+def test_a_weaker_network_counts_too(nfe, polydigits_run, copy_of):
+    model = mandorla.load(copy_of(polydigits_run))
+    model.diffusion.weak = network = model.diffusion.network
+    model.sampling = model.sampling.model_copy(update={"autoguidance": 2.0})
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    lines = nfe.measure(model, 20, [8, 16], ["multistep", "sde"])
+    counts = [len(calls) for line in lines]
+    assert [after - before for before, after in zip(counts[1:5], counts[2:6], strict=True)] == [8, 16, 8, 16]

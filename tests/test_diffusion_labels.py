@@ -17,7 +17,7 @@ from mandorla.diffusion.labels import LabelScale, fit_scales, label_values, of_j
 from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.training import train_diffusion
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Layout
 from mandorla.nets.transformer import TransformerConfig
 
@@ -133,3 +133,23 @@ def test_from_recipe_to_samples(polydigits_run, copy_of):
         model.sample(1, labels={"digit": 11})
     with pytest.raises(MandorlaError, match="diffusion.labels: the data have no label 'colour', only digit"):
         train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[colour]"))
+
+
+def test_labels_in_mode_conditional(polydigits_run, copy_of):
+    """They say how private parts are drawn, may guide that, and do not choose shared parts, which is said."""
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[digit]", "diffusion.mode=conditional"))
+    model = mandorla.load(run)
+    with pytest.warns(MandorlaWarning, match="labels say how private parts are drawn"):
+        usual = model.sample(2, labels={"digit": 3}).latents
+    torch.testing.assert_close(usual.shared, model.sample(2).latents.shared)
+    model.sampling = model.sampling.model_copy(update={"guidance": 3.0})
+    with pytest.warns(MandorlaWarning):
+        guided = model.sample(2, labels={"digit": 3}).latents
+    assert (guided.private["view0"] - usual.private["view0"]).abs().max() > 1e-5
+    with pytest.raises(MandorlaError, match="guidance without labels must be 1"):
+        model.sample(2)
+    x = model.data().test.batch([0, 1]).x
+    expected = model.log_likelihood(x, ["view0", "view1", "view2"])
+    torch.testing.assert_close(model.log_likelihood(x), expected, msg="by default of what this stage 2 makes")

@@ -100,7 +100,7 @@ def test_modes_refuse_what_they_did_not_learn():
             exact(mode).generate(noise, {}, ["shared"], COARSE)
     with pytest.raises(MandorlaError, match="needs the shared part"):
         exact("conditional").generate(noise, {}, ["t1"], COARSE)
-    with pytest.raises(MandorlaError, match="guidance must be 1"):
+    with pytest.raises(MandorlaError, match="guidance without labels must be 1"):
         exact("conditional").generate(noise, noise, ["t1"], SamplingConfig(guidance=2.0))
 
 

@@ -48,7 +48,7 @@ class FakeModel:
     to_unit = Mandorla.to_unit
     _names = list
     at_once, sampling, hashes, weights = 4, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
-    refiner = None
+    refiner, hashes_of_decoding = None, {"vae": "v"}
 
     def strange(self, x):
         return ""
@@ -543,6 +543,7 @@ def test_swap_of_two_test_samples(model):
         assert {name: float(joined[name].mean()) for name in joined} == pytest.approx({"t1": 0.2, "t2": 0.2})
     assert read_image(out / "grid.png").shape[1] > 3 * 6 * 8
     np.testing.assert_allclose(read_image(out / "t2" / "0000.png"), 0.2, atol=0.5 / 255)
+    assert json.loads((out / "swap.json").read_text())["weights"] == {"vae": model.weights}, "nothing was drawn"
 
 
 def test_swap_passes_only_what_is_present(model):

@@ -169,9 +169,6 @@ def test_how_samples_are_drawn_may_be_changed(digits, monkeypatch):
         draws[name] = digits.sample(2, seed=5).x
         close(draws[name], {k: x[:2] for k, x in digits.sample(3, seed=5).x.items()})  # fresh noise has seeds as well
         assert (draws[name]["view0"] - usual["view0"]).abs().max() > 0, "its steps differ, be it by little"
-    monkeypatch.setattr(digits, "sampling", digits.sampling.model_copy(update={"sampler": "foo"}))
-    with pytest.raises(MandorlaError, match="no sampler 'foo': use one of multistep"):
-        digits.sample(1)
     monkeypatch.undo()
     given = {"view0": some(digits)["view0"]}
     plain = digits.translate(given, ["view1"])
@@ -227,18 +224,59 @@ def test_in_painting_changes_a_region_alone(model, monkeypatch):
         with pytest.raises(MandorlaError, match="no part is a map"):
             model.inpaint(x, region)
         return
-    close(model.inpaint(x, ~region & region).latents.components, latents.components)
-    drawn = model.inpaint(x, region, seed=1).latents
-    for name, z in latents.components.items():
-        changed = (drawn.components[name] - z).abs().flatten(2).amax(1) > 1e-4 if name in maps else torch.zeros(1, 1)
+    nowhere = model.inpaint(x, ~region & region)
+    close(nowhere.latents.components, latents.components)
+    close(nowhere.x, x)
+    samples, other = model.inpaint(x, region, seed=1), model.inpaint(x, region, seed=2)
+    for name, z in samples.latents.components.items():
+        changed = (
+            (other.latents.components[name] - z).abs().flatten(2).amax(1) > 1e-4 if name in maps else z.new_zeros(1, 1)
+        )
         assert changed.any() == (name in maps) and not changed[:, -1].any(), "the far corner stays"
-    few = model.inpaint({n: v[:2] for n, v in x.items()}, region.expand(2, *size), seed=1).latents
-    close(few.components, drawn[:2].components)
+    for name, image in x.items():
+        assert torch.equal(samples.x[name][..., ~region], image[..., ~region]), "what lies around stays as it is"
+    changed = {name: image.where(~region, 1 - image) for name, image in x.items()}
+    close(model.inpaint(changed, region, seed=1).x, samples.x)  # what lies in the region is not looked at
+    kept = [model.inpaint(data, region, "private", seed=1).latents.shared for data in (x, changed)]
+    torch.testing.assert_close(kept[0], latents.shared)
+    assert (kept[1] - kept[0]).abs().max() > 1e-3, "the shared part is that of the whole image where it stays"
+    few = model.inpaint({n: v[:2] for n, v in x.items()}, region.expand(2, *size), seed=1)
+    close(few.latents.components, samples.latents[:2].components)
+    torch.testing.assert_close(model.inpaint(latents, region, "private").latents.shared, latents.shared)
     with pytest.raises(MandorlaError, match="a region has 2 axes"):
         model.inpaint(x, region[None])
     monkeypatch.undo()
     with pytest.raises(MandorlaError, match="region_share=0.2"):
         model.inpaint(x, region)
+
+
+def test_how_samples_are_drawn_is_checked_when_it_is_set(digits):
+    for update, message in (
+        ({"step": 9}, r"sampling: unknown key `step`.*`steps`"),
+        ({"sampler": "foo"}, "`sampler`: expected multistep"),
+        ({"guidance": -3.0}, "`guidance`: should be greater than or equal to 0"),
+        ({"shift": 0.0}, "`shift`"),
+    ):
+        with pytest.raises(MandorlaError, match=message):
+            digits.sampling = digits.sampling.model_copy(update=update)
+    with pytest.raises(MandorlaError, match="refining: `temperature`"):
+        digits.refining = digits.refining.model_copy(update={"temperature": "hot"})
+    with pytest.raises(MandorlaError, match="sampling is a SamplingConfig, not a dict"):
+        digits.sampling = {"steps": 3}
+
+
+def test_questions_that_make_no_sense_are_refused(digits):
+    x = some(digits)
+    latents = digits.complete(Latents(None, {}), ["shared", "shared", "view0"])
+    assert list(latents.components) == ["shared", "view0"]
+    for ask, message in (
+        (lambda: digits.sample(1, labels=["a"]), "labels are a mapping"),
+        (lambda: digits.consistency(x), "consistency takes Samples"),
+        (lambda: digits.mix(x, x, "a", 0.0), "shared must be a weight"),
+        (lambda: digits.complete(Latents(None, {}), 3), "expected names"),
+    ):
+        with pytest.raises(MandorlaError, match=message):
+            ask()
 
 
 def _difference(a: Latents, b: Latents) -> list[torch.Tensor]:
@@ -254,7 +292,8 @@ def test_log_likelihood_of_all_or_some_components(digits):
     given = digits.log_likelihood(latents, wanted=["view1"])
     assert given.shape == (2,) and (given > exact).all(), "fewer values, fewer nats"
     with pytest.raises(MandorlaError, match="no component 'view7'"):
-        digits.log_likelihood(latents, wanted=["view7"])
+        digits.log_likelihood(latents, wanted="view7")
+    torch.testing.assert_close(digits.log_likelihood(latents, wanted="view1"), given)
     with pytest.raises(MandorlaError, match="of nothing"):
         digits.log_likelihood(latents, wanted=[])
     with pytest.raises(MandorlaError, match="num_probes must be a whole number"):

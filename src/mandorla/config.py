@@ -102,6 +102,19 @@ def load_settings(
         raise MandorlaError(_explain(cls, mistakes[0], origins)) from error
 
 
+def checked(settings: AnySettings, cls: type[AnySettings], name: str) -> AnySettings:
+    """Return `settings` of class `cls`, which are called `name`, as they are.
+
+    Raises MandorlaError for keys and values that `model_copy` has put there and that no file may hold.
+    """
+    if not isinstance(settings, cls):
+        raise MandorlaError(f"{name} is a {cls.__name__}, not a {type(settings).__name__}")
+    try:
+        return cls.model_validate(vars(settings))
+    except ValidationError as error:
+        raise MandorlaError(_explain(cls, error.errors()[0], {(): name})) from error
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     """Return the mapping in the YAML file at `path`, and the line (from 1) of each value by its path of keys.
 

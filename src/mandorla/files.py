@@ -170,7 +170,8 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
         raise MandorlaError(f"{shared_from} holds {counts[0]} samples, {private_from} holds {counts[1]}: give as many")
     with new_folder(out or model.run / "swap", replace=out is None) as folder:
         joined = model.swap(shared_from=shared, private_from=private)
-        made = origin({"vae": model.weights}, {"shared_from": shared_from, "private_from": private_from})
+        settings = {"shared_from": shared_from, "private_from": private_from} | _refining(model)
+        made = origin(model.hashes_of_decoding, settings)
         np.savez(folder / "swap.npz", **_arrays(joined))
         write_note(folder / "swap", made)
         _write_generated(folder, _arrays(joined), model, None, 0, made)
@@ -394,10 +395,14 @@ def _progress(num: int) -> Iterator[Callable[[float], None]]:
 def _sampling(model: Mandorla, steps: int | None) -> dict[str, object]:
     """Return what decides how samples are drawn, but the seed."""
     sampling = model.sampling if steps is None else model.sampling.model_copy(update={"steps": steps})
-    drawn = sampling.model_dump(mode="json", exclude={"residual_steps"})
+    return sampling.model_dump(mode="json", exclude={"residual_steps"}) | _refining(model)
+
+
+def _refining(model: Mandorla) -> dict[str, object]:
+    """Return what decides how detail is drawn, but the seed; nothing where there is no refiner."""
     if not model.refiner:
-        return drawn
-    return drawn | {"refiner_steps": model.refining.steps, "refiner_temperature": model.refining.temperature}
+        return {}
+    return {"refiner_steps": model.refining.steps, "refiner_temperature": model.refining.temperature}
 
 
 def _read_sample(model: Mandorla, text: str) -> Arrays:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from mandorla.config import checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
 from mandorla.data.intensity import FILE as INTENSITY
@@ -81,10 +82,28 @@ class Mandorla:
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self.intensity: dict[str, Fitted] = read_intensity(run)
-        self.sampling: SamplingConfig = self.recipe.diffusion.sampling
-        self.refining: RefinerConfig = self.recipe.refiner
+        self.sampling = self.recipe.diffusion.sampling
+        self.refining = self.recipe.refiner
         if lacking := [m.name for m in self.modalities if m.name not in self.intensity]:
             raise MandorlaError(f"{run / INTENSITY} is damaged (no {lacking[0]!r}): restore it, or begin a new run")
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Return how everything is drawn."""
+        return self._sampling
+
+    @sampling.setter
+    def sampling(self, sampling: SamplingConfig) -> None:
+        self._sampling = checked(sampling, SamplingConfig, "sampling")
+
+    @property
+    def refining(self) -> RefinerConfig:
+        """Return how detail is drawn."""
+        return self._refining
+
+    @refining.setter
+    def refining(self, refining: RefinerConfig) -> None:
+        self._refining = checked(refining, RefinerConfig, "refining")
 
     def data(self) -> Splits:
         """Return the data that the run was trained on, in the same parts.
@@ -166,13 +185,16 @@ class Mandorla:
         `diffusion.labels`: `{"grade": "high"}`, or a value for each sample.
 
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
-        samples at random, and only the private parts are new.
+        samples at random, whatever their labels are, and only the private parts are new.
         """
         _check_whole("num", num, 1)
         _check_whole("seed", seed, 0)
         _check_whole("best_of", best_of, 1)
         _check_whole("first", first, 0)
         joint, count = self.diffusion.config.mode == "joint", num * best_of
+        if labels and not joint:
+            text = "labels say how private parts are drawn; shared parts are those of any training samples: mode joint"
+            warnings.warn(f"{text} draws them too", MandorlaWarning, stacklevel=2)
         shared = None if joint else self._shared_of_training(first, num, seed)
         known = {} if joint else {SHARED: shared.repeat_interleave(best_of, 0)}
         wanted = [name for name in self.vae.layout.shapes if name not in known]
@@ -192,6 +214,8 @@ class Mandorla:
         The mean over modalities; a map counts as one long vector, so that its strong cells weigh most. 1 is agreement,
         0 chance.
         """
+        if not isinstance(samples, Samples):
+            raise MandorlaError(f"consistency takes Samples, as `sample` gives them, not a {_kind(samples)}")
         drawn = samples.latents.shared
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: they are the model's own
@@ -217,7 +241,7 @@ class Mandorla:
             raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {_kind(known)}")
         components = self.from_residual(known).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
-        wanted = others if wanted is None else list(wanted)
+        wanted = others if wanted is None else list(dict.fromkeys(self._listed(wanted)))
         self._names([name for name in wanted if name != SHARED])
         if both := sorted(set(wanted) & set(components)):
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
@@ -248,27 +272,36 @@ class Mandorla:
 
         `region` is bool `(*size)` or `(B, *size)`, in pixels; every token of a latent map that it touches is drawn
         anew. `part` says whose maps are; vectors stay as they are. Stage 2 learns it with `diffusion.region_share`.
+
+        Of data, what lies around the region stays as it is, and what lies in it is not looked at, unless one of the
+        parts stays: that one is read from all of an image.
         """
-        latents = self.from_residual(self._latents(source))
+        _check_part(part)
+        if not self.diffusion.config.region_share:
+            raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
+        region = torch.as_tensor(region, device=self.device).bool()
+        seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
+        hidden = seen and part == "both"
+        latents = self.encode({n: _hide(x, region) for n, x in seen.items()}) if hidden else self._latents(source)
+        latents = self.from_residual(latents)
         begin = {name: latents.components[name] for name in _of_part(latents, part)}
         begin = {name: z for name, z in begin.items() if z.ndim > 2}
         if not begin:
             raise MandorlaError(
                 f"{'no part' if part == 'both' else f'no {part} part'} is a map: vectors have no regions"
             )
-        if not self.diffusion.config.region_share:
-            raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
-        region, axes = torch.as_tensor(region, device=self.device).float(), next(iter(begin.values())).ndim - 2
+        axes = next(iter(begin.values())).ndim - 2
         if region.ndim != axes and region.shape[:-axes] != (len(latents),):
             raise MandorlaError(
                 f"a region has {axes} axes, or one more for {len(latents)} samples, not the shape {tuple(region.shape)}"
             )
         region = region.expand(len(latents), *region.shape[-axes:])
-        held = {name: touched(region, tuple(z.shape[2:])) == 0 for name, z in begin.items()}
+        held = {name: touched(region.float(), tuple(z.shape[2:])) == 0 for name, z in begin.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
         keys = [(index,) for index in range(len(latents))]
         drawn = self._generate(known, list(begin), keys, seed, begin=begin, held=held)
-        return Samples(self.decode(drawn), drawn)
+        x = self.decode(drawn, seed)
+        return Samples({n: z.where(region[:, None], seen[n]) for n, z in x.items()} if seen else x, drawn)
 
     def log_likelihood(
         self,
@@ -279,15 +312,16 @@ class Mandorla:
     ) -> Tensor:
         """Return log p(wanted components | all others of `source`) of the whitened latents, in nats, `(B,)`.
 
-        `wanted` are components, "shared" or modalities; by default all. Exact, at a cost that grows with the number of
-        values; `num_probes` random directions estimate it for large latents. Differences between samples of one model
-        mean something; the shared part lies on a sphere, so that its own density has no absolute one. Given `labels`,
-        as for `sample`: which label fits best is what the model takes a sample for.
+        `wanted` are components, "shared" or modalities; by default all that stage 2 makes. Exact, at a cost that grows
+        with the number of values; `num_probes` random directions estimate it for large latents. Differences between
+        samples of one model mean something; the shared part lies on a sphere, so that its own density has no absolute
+        one. Given `labels`, as for `sample`: which label fits best is what the model takes a sample for.
         """
         diffusion, whitening = self._stage_2
         components = whitening.whiten(self.from_residual(self._latents(source)).components)
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
-        wanted = list(components) if wanted is None else list(wanted)
+        made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
+        wanted = made if wanted is None else self._listed(wanted)
         if not wanted:
             raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
         if num_probes is not None:
@@ -397,7 +431,7 @@ class Mandorla:
         Weights 0 and 1 give `swap`. With `residual` it is the residuals of the private parts that are mixed.
         """
         for name, weight in {"shared": shared, "private": private}.items():
-            if not 0 <= weight <= 1:
+            if not isinstance(weight, int | float) or not 0 <= weight <= 1:
                 raise MandorlaError(f"{name} must be a weight in [0, 1], not {weight!r}")
         first, last = self._ends(*map(self.to_residual, map(self._latents, (a, b)))) if residual else self._ends(a, b)
         return self.decode(_mixed(first, last, shared, private))
@@ -461,13 +495,17 @@ class Mandorla:
 
     @cached_property
     def hashes(self) -> dict[str, str]:
-        """Return a hash of the weights of `vae`, `diffusion` and, if there is one, `refiner`: of images, the maker."""
+        """Return a hash of the weights of `vae`, `diffusion` and, if there is one, `refiner`: of samples, the maker."""
         tensors = to_tensors(*self._stage_2)
         if self.diffusion.weak:
             tensors |= {f"weak.{name}": z for name, z in self.diffusion.weak.state_dict().items()}
-        made_by = {"diffusion": tensors} | ({"refiner": self.refiner.state_dict()} if self.refiner else {})
-        hashes = {name: hash_tensors({n: z.cpu() for n, z in of.items()}) for name, of in made_by.items()}
-        return {"vae": self.weights} | hashes
+        return self.hashes_of_decoding | {"diffusion": hash_tensors(tensors)}
+
+    @cached_property
+    def hashes_of_decoding(self) -> dict[str, str]:
+        """Return those of `vae` and, if there is one, `refiner`: of what is decoded without being drawn, the maker."""
+        refiner = self.refiner
+        return {"vae": self.weights} | ({"refiner": hash_tensors(refiner.state_dict())} if refiner else {})
 
     @cached_property
     def refiner(self) -> Refiner | None:
@@ -620,14 +658,19 @@ class Mandorla:
         return replace(Latents.of(components), residual=source.residual)
 
     def _names(self, names: Sequence[str]) -> list[str]:
-        names, known = [names] if isinstance(names, str) else names, self.vae.layout.modalities
-        if not isinstance(names, Sequence):
-            raise MandorlaError(f"expected names of modalities, such as {list(known[:1])}, not a {_kind(names)}")
+        names, known = self._listed(names), self.vae.layout.modalities
         for name in names:
             if name not in known:
                 hint = did_you_mean(str(name), known)
                 raise MandorlaError(f"unknown modality {name!r}{hint}; this model has {', '.join(known)}")
-        return list(names)
+        return names
+
+    def _listed(self, names: Sequence[str]) -> list[str]:
+        """Return names as a list, a single one too."""
+        if not isinstance(names, Sequence):
+            such = list(self.vae.layout.modalities[:1])
+            raise MandorlaError(f"expected names of modalities, such as {such}, not a {_kind(names)}")
+        return [names] if isinstance(names, str) else list(names)
 
     def _checked(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
         """Return `x` as float32 and `present` as bool tensors on the model's device.
@@ -735,6 +778,20 @@ def check_drawn(num_samples: int, labels: Mapping[str, object] | None, steps: in
 def _check_part(part: str) -> None:
     if part not in ("both", "shared", "private"):
         raise MandorlaError(f"part is both, shared or private, not {part!r}")
+
+
+def _hide(x: Tensor, region: Tensor) -> Tensor:
+    """Return images `(B, C, *size)` with the mean of what lies around a region `(*size)` or `(B, *size)` in its place.
+
+    Images of another size than the region's stay as they are.
+    """
+    axes = x.ndim - 2
+    if region.shape[-axes:] != x.shape[2:] or region.ndim - axes not in (0, 1):
+        return x
+    around = (~region).expand(len(x), *x.shape[2:])[:, None]
+    over = tuple(range(2, x.ndim))
+    mean = (x * around).sum(over, keepdim=True) / around.sum(over, keepdim=True).clamp_min(1)
+    return x.where(around, mean)
 
 
 def _of_part(latents: Latents, part: Part) -> list[str]:

@@ -116,6 +116,8 @@ def to_labels(given: Given, scales: Mapping[str, LabelScale], num: int) -> Compo
 
     Raises MandorlaError for labels that this model was not trained on, and values that they do not have.
     """
+    if not isinstance(given, Mapping):
+        raise MandorlaError(f"labels are a mapping from names to values, not a {type(given).__name__}")
     labels = {}
     for name, value in given.items():
         if name not in scales:

@@ -95,8 +95,6 @@ class Diffusion(nn.Module):
         if begin is not None:
             last = travelling.join(begin)
             x = (1 - start) * x + start * last
-        if sampling.sampler not in SAMPLERS:
-            raise MandorlaError(f"no sampler {sampling.sampler!r}: use one of {', '.join(SAMPLERS)}")
         sampler, times = SAMPLERS[sampling.sampler](), time_grid(sampling.steps, start, 1.0, sampling.shift)
         step_noise = fresh and (lambda step: travelling.join(fresh(step)))
         # around all steps, so that weights are rounded once
@@ -171,8 +169,9 @@ class Diffusion(nn.Module):
         """
         guidance, autoguidance = (sampling.guidance, sampling.autoguidance) if sampling else (1.0, 1.0)
         travelling = Layout({name: self.layout.shapes[name] for name in names if name in self.layout.shapes})
-        self._check(known, list(names), guidance, autoguidance)
+        self._check(known, list(names), guidance, autoguidance, bool(labels))
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
+        always = known if self.config.mode == "conditional" else {}  # there labels alone can be taken away
 
         def learned(network: nn.Module, x: Tensor, t: float, known: Components, labels: Components | None) -> Tensor:
             state = noise | known | travelling.split(x)
@@ -184,24 +183,26 @@ class Diffusion(nn.Module):
         def velocity(x: Tensor, t: float) -> Tensor:
             guided = v = learned(self.network, x, t, known, labels)
             if guidance != 1 and (known or labels):
-                guided = guided + (guidance - 1) * (v - learned(self.network, x, t, {}, None))
+                guided = guided + (guidance - 1) * (v - learned(self.network, x, t, always, None))
             if autoguidance != 1:
                 guided = guided + (autoguidance - 1) * (v - learned(self.weak, x, t, known, labels))
             return guided
 
         return travelling, velocity
 
-    def _check(self, known: Components, wanted: list[str], guidance: float, autoguidance: float) -> None:
+    def _check(
+        self, known: Components, wanted: list[str], guidance: float, autoguidance: float, labelled: bool
+    ) -> None:
         mode = self.config.mode
         if autoguidance != 1 and self.weak is None:
             raise MandorlaError(
                 "this stage 2 has no weaker network to be led away from: train it with diffusion.weak_share=0.25, or"
                 " leave sampling.autoguidance at 1"
             )
-        if mode == "conditional" and guidance != 1:
+        if mode == "conditional" and guidance != 1 and not labelled:
             raise MandorlaError(
                 "this stage 2 was trained in mode 'conditional' and does not know what it would be without the shared"
-                " part: guidance must be 1, or use mode joint"
+                " part: guidance without labels must be 1, or use mode joint"
             )
         if SHARED in wanted and mode != "joint":
             raise MandorlaError(

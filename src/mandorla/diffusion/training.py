@@ -12,7 +12,6 @@ from mandorla.data import follow_record, load_data
 from mandorla.data.record import recorded_fingerprint
 from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
-from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components
@@ -72,6 +71,8 @@ def train_diffusion(recipe: Recipe) -> None:
 
     check = fetch("val", chosen)
 
+    sampling = recipe.diffusion.sampling.model_copy(update={"autoguidance": 1.0})  # its weaker self comes at the end
+
     def picture(trained: nn.Module) -> bytes:
         noise = sample_noise(vae.layout, seed, [(index,) for index in range(min(8, len(chosen)))])
         encoded, _ = check
@@ -79,7 +80,7 @@ def train_diffusion(recipe: Recipe) -> None:
         known = whitening.whiten(shared)
         wanted = [name for name in trained.layout.shapes if name not in known]
         move = {name: z.to(device) for name, z in noise.items()}
-        drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, SamplingConfig())
+        drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, sampling)
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
         names = [m.name for m in vae.modalities]
         return grid([vae.decode(name, latents[SHARED], latents[name]) for name in names], names)

@@ -58,5 +58,5 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().view(-1).numpy().tobytes())
+        digest.update(tensors[name].cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()
