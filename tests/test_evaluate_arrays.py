@@ -11,6 +11,7 @@ from mandorla.evaluate import (
     chance_agreement,
     critic_information,
     density_coverage,
+    dependence,
     fidelity,
     foreground,
     frechet_distance,
@@ -57,6 +58,8 @@ OF_NUMBERS = {
 OF_CLASSES = {
     "histogram": lambda z: histogram_distance(z, CLASSES, 3),
     "histogram, second": lambda z: histogram_distance(CLASSES, z, 3),
+    "dependence": lambda z: dependence(z, CLASSES, 3, 3),
+    "dependence, second": lambda z: dependence(CLASSES, z, 3, 3),
     "chance": lambda z: chance_agreement(z, 2),
     "probe": lambda z: probe("linear", CODES, z, CODES),
     "hits": lambda z: hits(CODES[:, :3], z, CLASSES),

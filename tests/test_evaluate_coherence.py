@@ -5,11 +5,13 @@ import pytest
 import torch
 from evaluate_fakes import CLASSES, MODALITIES, BarModel, Bars
 
+from mandorla.errors import MandorlaError
 from mandorla.evaluate.coherence import (
     agreement,
     chance_agreement,
     coherence_from,
     conditional_coherence,
+    dependence,
     donors,
     histogram_distance,
     independent_views,
@@ -43,7 +45,7 @@ def alone(model, batch):
 def test_a_perfect_model_is_coherent(batch):
     model = BarModel()
     own, cross = conditional_coherence(model, JUDGES, "bar", alone(model, batch), batch.factors["bar"], seed=0)
-    assert own.mean() == 1 and cross.mean() == 1
+    assert own.shape == cross.shape == (len(MODALITIES), len(batch.ids)) and own.all() and cross.all()
     samples = model.sample(300, seed=4)
     assert agreement(judge_all(JUDGES, samples.x, "bar")).all()
 
@@ -61,6 +63,20 @@ def test_self_and_cross_are_told_apart(batch):
     codes = {name: code / code.amax() * (k + 1) for k, (name, code) in enumerate(alone(BarModel(), batch).items())}
     own, cross = conditional_coherence(Selfish(), JUDGES, "bar", codes, batch.factors["bar"], seed=0)
     assert own.mean() == 1 and cross.mean() == 0
+
+
+class Halting(BarModel):
+    """Draw nothing right of what was read from the first view."""
+
+    def decode(self, latents, refined=True):
+        broken = round(latents.shared.amax().item()) == 1
+        return super().decode(Latents(latents.shared.roll(1, dims=1), latents.private) if broken else latents)
+
+
+def test_every_source_has_a_row_of_its_own(batch):
+    codes = {name: code / code.amax() * (k + 1) for k, (name, code) in enumerate(alone(BarModel(), batch).items())}
+    own, cross = conditional_coherence(Halting(), JUDGES, "bar", codes, batch.factors["bar"], seed=0)
+    assert own.mean(1).tolist() == cross.mean(1).tolist() == [0.0] + [1.0] * (len(MODALITIES) - 1)
 
 
 def test_views_that_ignore_each_other_agree_by_chance(batch):
@@ -98,6 +114,18 @@ def test_donors_are_of_another_patient(whose, own):
         assert sorted(donor) == list(range(len(whose)))
         assert (donor != np.arange(len(whose))).all()
         assert (whose[donor] == whose).sum() == own
+
+
+def test_dependence_by_hand():
+    a = np.array([0, 0, 1, 1])
+    assert dependence(a, a, 2, 2) == 0.5
+    assert dependence(a, np.array([0, 1, 0, 1]), 2, 2) == 0
+    assert dependence(a, np.zeros(4, int), 2, 3) == 0
+    assert dependence(np.arange(1000) % 4, np.arange(1000) % 4, 4, 4) == pytest.approx(0.75)
+    apart = np.random.default_rng(0).integers(0, 4, (2, 4000))
+    assert dependence(*apart, 4, 4) == pytest.approx(0.2 * 4 / 4000**0.5, rel=0.6)
+    with pytest.raises(MandorlaError, match="4 and 3 labels are no pairs"):
+        dependence(a, a[:3], 2, 2)
 
 
 def test_histogram_distance_by_hand():

@@ -80,6 +80,9 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
     for name in ("swap/class", "swap/class residual", "swap/agreement", "swap/half", "joint/agreement"):
         assert records[name].value > 0.95
     assert records["coherence/cross from 2"].value == records["coherence/self from 3"].value == 1
+    assert records["coherence/cross from left alone"].value == 1
+    apart = records["joint/half dependence"]
+    assert apart.value < 2 * apart.ceiling + 0.05, "private factors of two views know nothing of each other"
     assert records["separation/shared_kept"].value > 0.95 and records["separation/private_kept"].value > 0.95
     assert records["reconstruction/left"].value == 100
     assert records["separation/private_known"].error > 0, "also where all samples are measured at once"

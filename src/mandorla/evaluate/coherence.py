@@ -39,17 +39,19 @@ def conditional_coherence(
     seed: int,
     draw: Callable[[Tensor, int], Latents] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return self and cross coherence per sample, each `(B,)` in [0, 1], averaged over views or ordered pairs.
+    """Return self and cross coherence per sample, in [0, 1], `(M, B)` each: row i is of c read from view i, in order.
 
-    `shared[i]` is the shared part of all B samples read from view i alone; `truth` `(B,)` their classes. `draw` puts
-    private parts beside a shared part, given a seed; by default stage 2 does, by p(u | c).
+    Cross coherence is the mean over the other views. `shared[i]` is the shared part of all B samples read from view i
+    alone; `truth` `(B,)` their classes. `draw` puts private parts beside a shared part, given a seed; by default stage
+    2 does, by p(u | c).
     """
     own, others = [], []
     for number, (source, code) in enumerate(shared.items()):
         drawn = model.decode((draw or model.sample_private)(code, seed + number))
-        for target, x in drawn.items():
-            (own if source == target else others).append(judges[target].classes(x, label) == truth)
-    return np.mean(own, axis=0), np.mean(others, axis=0)
+        right = {target: judges[target].classes(x, label) == truth for target, x in drawn.items()}
+        own.append(right.pop(source))
+        others.append(np.mean(list(right.values()), axis=0))
+    return np.stack(own), np.stack(others)
 
 
 def coherence_from(
@@ -145,3 +147,17 @@ def histogram_distance(a: Array, b: Array, num_classes: int) -> float:
     found = (classes(labels, f"the {which} labels", num_classes) for which, labels in (("first", a), ("second", b)))
     shares = [np.bincount(labels, minlength=num_classes) / len(labels) for labels in found]
     return float(0.5 * np.abs(shares[0] - shares[1]).sum())
+
+
+def dependence(a: Array, b: Array, num_a: int, num_b: int) -> float:
+    """Return the total variation between the joint shares of paired labels `a`, `b` `(N,)` and independent ones.
+
+    In [0, 1]; about .2 sqrt(num_a num_b / N) of independent labels, by chance. Raises MandorlaError as
+    `histogram_distance` does.
+    """
+    first, second = classes(a, "the first labels", num_a), classes(b, "the second labels", num_b)
+    if len(first) != len(second):
+        raise MandorlaError(f"{len(first)} and {len(second)} labels are no pairs: give as many")
+    joint = np.zeros((num_a, num_b))
+    np.add.at(joint, (first, second), 1 / len(first))
+    return float(0.5 * np.abs(joint - joint.sum(1, keepdims=True) * joint.sum(0)).sum())

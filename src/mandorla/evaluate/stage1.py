@@ -114,7 +114,7 @@ def coherence_without_prior(s: Codes) -> list[Record]:
         ):
             whose = "its own" if kind == "self" else "another view's"
             text_of = f"Share in which a view, decoded from {whose} c and {text}, is judged to show the source's class."
-            records.append(s.record(f"coherence/{kind} {name}", scores, text_of, **reference))
+            records.append(s.record(f"coherence/{kind} {name}", scores.mean(0), text_of, **reference))
     return records
 
 

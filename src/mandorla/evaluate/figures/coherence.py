@@ -1,5 +1,7 @@
 """Whether generated views belong together: given some views, after a swap, and out of nothing."""
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from mandorla.evaluate.coherence import (
     chance_agreement,
     coherence_from,
     conditional_coherence,
+    dependence,
     histogram_distance,
     independent_views,
     judge_all,
@@ -43,13 +46,25 @@ def coherence_figures(subject: Subject) -> list[Record]:
     drawn = "with its private part drawn from p(private | shared), is judged to show the source's class"
     records = [
         s.record(
-            "coherence/self", own, f"Share in which a view, decoded from its own shared part {drawn}.", **reference
+            "coherence/self",
+            own.mean(0),
+            f"Share in which a view, decoded from its own shared part {drawn}.",
+            **reference,
         ),
         s.record(
             "coherence/cross",
-            cross,
+            cross.mean(0),
             f"Share in which a view, decoded from another view's shared part {drawn}.",
             **reference,
+        ),
+        *(
+            s.record(
+                f"coherence/cross from {view} alone",
+                of_view,
+                f"Share in which a view, decoded from the shared part of {view} {drawn}, mean over all others.",
+                **reference,
+            )
+            for view, of_view in zip(views, cross, strict=True)
         ),
         *_by_number(subject, judges, rows, reference),
         s.record(
@@ -127,6 +142,7 @@ def _joint_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[s
     factors = {"class": {view: label for view in judges}}
     if len(s.private_factors) == len(judges):
         factors[kind] = s.private_factors
+        records.append(_dependence_figure(subject))
     for name, of_view in factors.items():
         records.append(_histogram_figure(subject, name, of_view))
     return records
@@ -181,5 +197,31 @@ def _histogram_figure(subject: Subject, name: str, factor_of: dict[str, str]) ->
         " as many real images drawn anew.",
         "lower",
         ceiling=float(np.mean(floors)),
+        seed=s.seed,
+    )
+
+
+def _dependence_figure(subject: Subject) -> Record:
+    """Measure how far the private factors of two generated views depend on each other, mean over pairs of views."""
+    s, x = subject.codes, subject.samples.x
+    made = {view: s.judges[view].classes(x[view], factor) for view, factor in s.private_factors.items()}
+    nums = {view: s.judges[view].heads[factor].out_features for view, factor in s.private_factors.items()}
+    pairs, rng = list(combinations(made, 2)), np.random.default_rng(s.seed)
+
+    def mean_of(labels: Mapping[str, np.ndarray]) -> float:
+        return float(np.mean([dependence(labels[a], labels[b], nums[a], nums[b]) for a, b in pairs]))
+
+    alone = [mean_of({view: rng.permutation(of_view) for view, of_view in made.items()}) for _ in range(20)]
+    num = len(subject.samples.latents)
+    return Record(
+        f"joint/{subject.settings.private_label} dependence",
+        mean_of(made),
+        bootstrap_error(lambda *of: mean_of(dict(zip(made, of, strict=True))), tuple(made.values()), s.seed),
+        num,
+        "Total variation between how often two views of a generated tuple show two private factors together, and how"
+        " often they would if they knew nothing of each other, mean over pairs of views; ceiling: views of different"
+        " tuples.",
+        "lower",
+        ceiling=float(np.mean(alone)),
         seed=s.seed,
     )
