@@ -33,11 +33,6 @@ def batch(num: int):
     return x, latents, {name: torch.rand_like(z) for name, z in x.items()}
 
 
-def read(name: str, x: torch.Tensor) -> torch.Tensor:
-    """Stand for the codes of images: their mean."""
-    return x.flatten(1).mean(1, keepdim=True)
-
-
 class GaussianDetail(torch.nn.Module):
     """The exact velocity of detail that is N(mean, std^2) in every pixel: E[x_1 - x_0 | x_t]."""
 
@@ -54,11 +49,32 @@ def test_detail_is_drawn_from_what_the_velocity_says():
     refiner.networks[0], refiner.scale[0] = GaussianDetail(), 0.1
     _, latents, _ = batch(400)
     decoded = torch.full((400, 1, 6, 5), 0.5)
-    x = refiner.refine("a", latents, decoded, torch.randn(400, 1, 6, 5), 40)
+    config = RefinerConfig(steps=40, temperature=1, guidance=0)
+    x = refiner.refine("a", latents, decoded, torch.randn(400, 1, 6, 5), config, lambda name, x: x)
     assert x.mean().item() == pytest.approx(0.5 + 0.1 * GaussianDetail.mean, abs=3 * 0.1 * 0.5 / 12_000**0.5)
     assert x.std().item() == pytest.approx(0.1 * GaussianDetail.std, rel=0.03)
     flat = x.flatten(1) - x.mean()
     assert (flat[:, 0] * flat[:, 1]).mean().abs() < 4 * 0.05**2 / 400**0.5, "pixels stay independent"
+
+
+def test_guidance_leads_to_images_whose_codes_are_right():
+    """Along the slope, as far as `guidance` says, in standard deviations of the detail; each image by itself."""
+    refiner = small()
+    refiner.scale[0] = 0.1
+    _, latents, _ = batch(5)
+    decoded, noise = torch.full((5, 1, 6, 5), 0.5), torch.randn(5, 1, 6, 5)
+    brighter = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0])
+
+    def read(name: str, x: torch.Tensor) -> torch.Tensor:
+        wanted = torch.cat([latents.shared.flatten(1), latents.private["a"].flatten(1)], 1)
+        away = 9 * brighter[: len(x), None] - x.flatten(1).mean(1, keepdim=True)  # of a goal that is never reached
+        return torch.cat([wanted[:, :1] + away, wanted[:, 1:]], 1)[: len(x)]
+
+    plain, led = (
+        refiner.refine("a", latents, decoded, noise, RefinerConfig(guidance=strength), read) for strength in (0.0, 2.0)
+    )
+    expected = 0.1 * 2.0 * brighter.view(-1, 1, 1, 1).expand_as(plain)
+    torch.testing.assert_close(led - plain, expected, atol=1e-5, rtol=0)
 
 
 def test_the_loss_is_least_where_the_velocity_is_right(monkeypatch):
@@ -72,7 +88,7 @@ def test_the_loss_is_least_where_the_velocity_is_right(monkeypatch):
     rest = {"a": torch.ones(20_000, dtype=torch.bool)}, {"a": torch.randn(20_000, 1, 6, 5)}, {"a": torch.rand(20_000)}
 
     def loss() -> float:
-        return refiner.loss(x, latents, decoded, *rest, read)[0].item()
+        return refiner.loss(x, latents, decoded, *rest)[0].item()
 
     refiner.networks[0] = GaussianDetail()
     exact = loss()
@@ -96,42 +112,17 @@ def test_what_is_missing_counts_nothing():
     noise, times = {n: torch.randn_like(z) for n, z in x.items()}, {n: torch.rand(6) for n in x}
 
     def loss(x):
-        return refiner.loss(x, latents, decoded, present, noise, times, read)
+        return refiner.loss(x, latents, decoded, present, noise, times)
 
     total, each = loss(x)
-    assert set(each) == {"a", "b", "codes of a", "codes of b"}, "a table has no pixels"
-    torch.testing.assert_close(total, sum(each.values()) / 2)
+    assert set(each) == {"a", "b"}, "a table has no pixels"
+    torch.testing.assert_close(total, (each["a"] + each["b"]) / 2)
     assert torch.equal(loss(x | {"b": torch.where(present["b"].view(-1, 1, 1), x["b"], 9.0)})[0], total)
     assert not torch.equal(loss(x | {"b": x["b"] + 0.1})[0], total)
     present["b"][:] = False
     total, each = loss(x)
-    assert set(each) == {"a", "codes of a"} and total.isfinite()
+    assert set(each) == {"a"} and total.isfinite()
     total.backward()
-
-
-def test_what_is_drawn_has_the_codes_of_the_real_image(monkeypatch):
-    """Nothing where velocities point to the real image, the weighted distance of codes where they point beside it."""
-    refiner, (x, latents, decoded) = small(), batch(6)
-    present = {name: torch.ones(6, dtype=torch.bool) for name in x}
-    noise, times = {n: torch.randn_like(z) for n, z in x.items()}, {n: torch.full((6,), 0.75) for n in x}
-    refiner.scale[:] = 0.5
-    for aside in (0.0, 0.8):
-
-        def velocity(place: int, moving, mean, codes, t, aside=aside):
-            name = refiner.names[place]
-            return (x[name] - mean) / 0.5 - noise[name] + aside
-
-        monkeypatch.setattr(refiner, "_velocity", velocity)
-        for weight in (1.0, 3.0):
-            refiner.codes_weight = weight
-            total, each = refiner.loss(x, latents, decoded, present, noise, times, read)
-            beside = (0.5 * 0.25 * aside) ** 2  # scale, what is left of the time, velocity
-            torch.testing.assert_close(each["codes of a"], torch.tensor(beside))
-            torch.testing.assert_close(total, torch.tensor(aside**2 + weight * beside))
-    refiner.codes_weight = 0.0
-    total, each = refiner.loss(x, latents, decoded, present, noise, times, read)
-    assert set(each) == {"a", "b"}
-    torch.testing.assert_close(total, torch.tensor(0.8**2))
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +134,9 @@ def refined(polydigits_run, tmp_path_factory):
     return run
 
 
-def scaled(model, by: float = 100.0):
-    """Make the detail of a model that has hardly been trained large enough to be seen."""
+def scaled(model, by: float = 100.0, guidance: float = 0.0):
+    """Make the detail of a model that has hardly been trained large enough to be seen: too steep to be guided then."""
+    model.refining = model.refining.model_copy(update={"guidance": guidance})
     for network in model.refiner.networks:
         torch.nn.init.normal_(network.write.weight, std=0.1)
     model.refiner.scale *= by
@@ -166,9 +158,10 @@ def test_images_get_detail_and_reconstructions_may_do_without(refined, polydigit
     assert torch.equal(plain.sample(3).latents.shared, model.sample(3).latents.shared), "latents are what they were"
 
 
-def test_detail_depends_on_seed_and_sample_alone(refined):
+@pytest.mark.parametrize(("by", "guidance"), [(100.0, 0.0), (1.0, 0.6)])
+def test_detail_depends_on_seed_and_sample_alone(refined, by, guidance):
     torch.manual_seed(0)
-    model = scaled(mandorla.load(refined))
+    model = scaled(mandorla.load(refined), by, guidance)
     many, few = model.sample(5, seed=3).x["view1"], model.sample(2, seed=3, first=2).x["view1"]
     torch.testing.assert_close(many[2:4], few)
     assert not torch.allclose(model.decode(z := model.sample(5, seed=3).latents, seed=4)["view1"], many)
@@ -259,5 +252,5 @@ def test_the_report_tells_how_images_were_made(refined, polydigits_run, copy_of)
         assert not ended.value.code
         texts.append(" ".join((out / "report.html").read_text().split()))
         shutil.rmtree(out)
-    assert "drawn by 3 steps of the sampler" in texts[0] and "(2 steps, temperature 0.8)" in texts[0]
+    assert "drawn by 3 steps of the sampler" in texts[0] and "(2 steps, temperature 0.8, guidance 0.6)" in texts[0]
     assert "images are what stage 1 decodes of them." in texts[1]

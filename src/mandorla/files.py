@@ -402,7 +402,7 @@ def _refining(model: Mandorla) -> dict[str, object]:
     """Return what decides how detail is drawn, but the seed; nothing where there is no refiner."""
     if not model.refiner:
         return {}
-    return {"refiner_steps": model.refining.steps, "refiner_temperature": model.refining.temperature}
+    return {f"refiner_{key}": getattr(model.refining, key) for key in ("steps", "temperature", "guidance")}
 
 
 def _read_sample(model: Mandorla, text: str) -> Arrays:

@@ -94,6 +94,7 @@ class Mandorla:
 
     @sampling.setter
     def sampling(self, sampling: SamplingConfig) -> None:
+        """Set it. Raises MandorlaError for keys and values that no recipe may have."""
         self._sampling = checked(sampling, SamplingConfig, "sampling")
 
     @property
@@ -103,6 +104,7 @@ class Mandorla:
 
     @refining.setter
     def refining(self, refining: RefinerConfig) -> None:
+        """Set it, as `sampling`."""
         self._refining = checked(refining, RefinerConfig, "refining")
 
     def data(self) -> Splits:
@@ -594,8 +596,7 @@ class Mandorla:
             if steps and name in self.refiner.names:
                 own = [(*key, self.refiner.names.index(name), _DETAIL) for key in keys]
                 noise = sample_noise(Layout({name: tuple(x.shape[1:])}), seed, own)[name].to(self.device)
-                noise *= self.refining.temperature
-                images[name] = self.refiner.refine(name, latents, x, noise, steps).clamp(0, 1)
+                images[name] = self.refiner.refine(name, latents, x, noise, self.refining, self.vae.read).clamp(0, 1)
         return images
 
     def _decode_frames(self, frames: Sequence[Latents]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion", "refiner"]
 SHIPPED = Path(__file__).parent / "recipes"
-HOW_DRAWN = {"sampling", "steps", "temperature"}  # keys of diffusion and refiner: how samples are drawn
+HOW_DRAWN = {"sampling", "steps", "temperature", "guidance"}  # keys of diffusion and refiner: how samples are drawn
 HOW_READ = {"root", "cache", "workers"}  # keys of data: where its files lie and how they are read, not what they hold
 
 

@@ -91,10 +91,11 @@ def _drawn(subject: Subject) -> str:
         text += f", {name} {weight:g}" if weight != 1 else ""
     if not (model.refiner and model.refining.steps):
         return f"{text}; images are what stage 1 decodes of them."
+    how = model.refining
     return (
-        f"{text}; images are what stage 1 decodes of them and the refiner adds detail to ({model.refining.steps} steps,"
-        f" temperature {model.refining.temperature:g}), but for reconstruction and explained variance: those are of"
-        " images without it."
+        f"{text}; images are what stage 1 decodes of them and the refiner adds detail to ({how.steps} steps,"
+        f" temperature {how.temperature:g}, guidance {how.guidance:g}), but for reconstruction and explained variance:"
+        " those are of images without it."
     )
 
 

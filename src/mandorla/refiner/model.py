@@ -6,17 +6,17 @@ codes and what was decoded of them,
 
     x_m = D_m(c, u_m) + s_m d_m,    d_m = noise moved along v(d, t | D_m(c, u_m), c, u_m) from t = 0 to 1
 
-While it is trained, stage 1 reads codes E_m of the image that each velocity points to, and they shall be those of the
-real image, so that what is drawn shows the same,
+What is drawn shall show the same: the image x that a velocity points to is led to where the codes E_m that stage 1
+reads of it are those that it is drawn for, w standard deviations of the detail from t = 0 to 1,
 
-    L_m = |v - (d_m - noise)|^2 + w |E_m(D_m + s_m (d_m(t) + (1 - t) v)) - E_m(x_m)|^2
+    v - w g / rms(g)    with g = d/dx |E_m(x) - (c, u_m)|^2 at x = D_m(c, u_m) + s_m (d_m + (1 - t) v)
 
 Its noise is one more private part of modality m: it is independent of c, of u_m and of the other modalities' noise, and
 a modality's detail depends on the others only by way of c.
 
 References: DiffuseVAE, Pandey et al., 2022, https://arxiv.org/abs/2201.00308 (Sec. 3: a refiner given the VAE's image);
 Deblurring via Stochastic Refinement, Whang et al., 2022, https://arxiv.org/abs/2112.02475 (Eq. 7: of the difference);
-Perceptual Losses, Johnson et al., 2016, https://arxiv.org/abs/1603.08155 (Eq. 2: a frozen network compares images);
+Universal Guidance for Diffusion Models, Bansal et al., 2023, https://arxiv.org/abs/2302.07121 (its forward guidance);
 Flow Matching for Generative Modeling, Lipman et al., 2023, https://arxiv.org/abs/2210.02747 (Eq. 23).
 """
 
@@ -35,6 +35,7 @@ from mandorla.parallel import gather
 from mandorla.refiner.config import RefinerConfig
 
 Read = Callable[[str, Tensor], Tensor]
+_LEAST = 1e-12  # size of a slope
 
 
 class Refiner(nn.Module):
@@ -52,7 +53,6 @@ class Refiner(nn.Module):
             maps, vectors = (sum(shape[0] for shape in codes if (len(shape) > 1) == is_map) for is_map in (True, False))
             networks.append(UNet(config.network, len(m.size), 2 * m.channels + maps, m.channels, vectors))
         self.networks = nn.ModuleList(networks)
-        self.codes_weight = config.codes_weight
         self.register_buffer("scale", torch.ones(len(self.names)))
 
     def loss(
@@ -63,44 +63,51 @@ class Refiner(nn.Module):
         present: dict[str, Tensor],
         noise: Components,
         times: dict[str, Tensor],
-        read: Read,
     ) -> tuple[Tensor, Components]:
-        """Return the loss of images `x` that were `decoded` of `latents`, and per modality its terms: flow, codes.
+        """Return the flow-matching loss of images `x` that were `decoded` of `latents`, and its value per modality.
 
         Images, and the `noise` at t = 0, are `(B, C, *size)`, a process's own rows of a batch; `present[name]` (bool,
-        `(B,)`) says which samples have a modality, `times` `(B,)` at which t each is looked at. `read(name, images)`
-        returns the codes of images, `(B, n)`. The loss is the mean over modalities of means over the whole batch.
+        `(B,)`) says which samples have a modality, `times` `(B,)` at which t each is looked at. The loss is the mean
+        over modalities of means over the whole batch.
         """
-        errors, apart = {}, {}
+        errors = {}
         for place, name in enumerate(self.names):
-            rows, scale = present[name], self.scale[place]
-            real, mean, start, t = (of[name][rows] for of in (x, decoded, noise, times))
-            detail, codes = (real - mean) / scale, (latents.shared[rows], latents.private[name][rows])
-            moving = interpolate(start, detail, t)
-            velocity = self._velocity(place, moving, mean, codes, t)
+            rows = present[name]
+            codes = (latents.shared[rows], latents.private[name][rows])
+            detail, start, t = (x[name] - decoded[name])[rows] / self.scale[place], noise[name][rows], times[name][rows]
+            velocity = self._velocity(place, interpolate(start, detail, t), decoded[name][rows], codes, t)
             errors[name] = gather((velocity - (detail - start)).square().flatten(1).mean(1))
-            if self.codes_weight:
-                image = mean + scale * interpolate(moving + velocity, moving, t)  # where the velocity points to
-                apart[f"codes of {name}"] = gather((read(name, image) - read(name, real)).square().mean(1))
-        total = _mean(errors) + self.codes_weight * _mean(apart)
-        return total, {name: error.mean().detach() for name, error in (errors | apart).items() if len(error)}
+        total = sum(error.sum() / max(1, len(error)) for error in errors.values()) / len(errors)
+        return total, {name: error.mean().detach() for name, error in errors.items() if len(error)}
 
-    def forward(self, *batch: Components | Latents | Read) -> tuple[Tensor, Components]:
+    def forward(self, *batch: Components | Latents) -> tuple[Tensor, Components]:
         """Return the `loss`: processes that train together meet in a call of the module."""
         return self.loss(*batch)
 
     @torch.no_grad()
-    def refine(self, name: str, latents: Latents, decoded: Tensor, noise: Tensor, steps: int) -> Tensor:
+    def refine(
+        self, name: str, latents: Latents, decoded: Tensor, noise: Tensor, config: RefinerConfig, read: Read
+    ) -> Tensor:
         """Return images of modality `name`, `decoded` of `latents`, with the detail that `noise` becomes.
 
-        All images are `(B, C, *size)`.
+        All images are `(B, C, *size)`. `config` says how; `read(name, images)` returns what stage 1 reads of images, c
+        and u side by side `(B, n)`.
         """
         place, codes = self.names.index(name), (latents.shared, latents.private[name])
+        scale, wanted = self.scale[place], torch.cat([z.flatten(1) for z in codes], 1)
 
         def velocity(detail: Tensor, t: float) -> Tensor:
-            return self._velocity(place, detail, decoded, codes, detail.new_full((len(detail),), t))
+            v = self._velocity(place, detail, decoded, codes, detail.new_full((len(detail),), t))
+            if not config.guidance:
+                return v
+            with torch.enable_grad():
+                image = (decoded + scale * (detail + (1 - t) * v)).requires_grad_()
+                (slope,) = torch.autograd.grad((read(name, image) - wanted).square().sum(), image)
+            sizes = slope.flatten(1).square().mean(1).sqrt().clamp_min(_LEAST)
+            return v - config.guidance * slope / sizes.view(-1, *[1] * (slope.ndim - 1))
 
-        return decoded + self.scale[place] * Multistep().integrate(velocity, noise, time_grid(steps))
+        noise, times = config.temperature * noise, time_grid(max(1, config.steps))
+        return decoded + scale * Multistep().integrate(velocity, noise, times)
 
     def _velocity(
         self, place: int, detail: Tensor, decoded: Tensor, codes: tuple[Tensor, Tensor], times: Tensor
@@ -108,8 +115,3 @@ class Refiner(nn.Module):
         maps = [F.interpolate(z, detail.shape[2:]) for z in codes if z.ndim > 2]
         vectors = [detail.new_zeros(len(detail), 0), *(z for z in codes if z.ndim == 2)]
         return self.networks[place](torch.cat([detail, 2 * decoded - 1, *maps], 1), times, torch.cat(vectors, 1))
-
-
-def _mean(errors: Components) -> Tensor | float:
-    """Return the mean over modalities of means over their samples; of a modality without samples nothing."""
-    return sum(error.sum() / max(1, len(error)) for error in errors.values()) / max(1, len(errors))

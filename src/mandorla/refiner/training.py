@@ -60,12 +60,6 @@ def train_refiner(recipe: Recipe) -> None:
     def decode(latents: Latents) -> Components:
         return {n: vae.decode(n, latents.shared, latents.private[n]).clamp(0, 1) for n in refiner.names}
 
-    def read(name: str, x: Tensor) -> Tensor:
-        """Return what stage 1 reads of images of one modality alone, `(B, n)`."""
-        features, c = vae.encode({name: x}, {name: torch.ones(len(x), dtype=torch.bool, device=device)})
-        mean, _ = vae.posterior(name, features[name], c[name])
-        return torch.cat([c[name].flatten(1), mean.flatten(1)], 1)
-
     def loss(module: nn.Module, batch: tuple[Batch, Encoded], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         shown, latents = batch[0], draw(batch[1])
         noise = {name: torch.randn_like(shown.x[name]) for name in refiner.names}
@@ -75,7 +69,7 @@ def train_refiner(recipe: Recipe) -> None:
             {name: part[name][own] for name in refiner.names} for part in (shown.x, shown.present, noise, times)
         )
         latents = latents[own]
-        total, per_modality = module(x, latents, decode(latents), present, noise, times, read)
+        total, per_modality = module(x, latents, decode(latents), present, noise, times)
         return total, per_modality | {"loss": total.detach()}
 
     def few(part: str, num: int) -> tuple[Batch, Encoded]:
@@ -91,9 +85,9 @@ def train_refiner(recipe: Recipe) -> None:
         (shown, encoded), rows, titles = pictured, [], []
         latents = draw(encoded)
         for name, x in decode(latents).items():
-            noise = recipe.refiner.temperature * torch.randn_like(x)
+            noise = torch.randn_like(x)
             with gathered(trained):
-                refined = trained.refine(name, latents, x, noise, recipe.refiner.steps or 1)
+                refined = trained.refine(name, latents, x, noise, recipe.refiner, vae.read)
             rows += [shown.x[name], x, refined.clamp(0, 1)]
             titles += [name, "decoded", "refined"]
         return grid(rows, titles)

@@ -99,6 +99,12 @@ class VAE(nn.Module):
         mean, log_std = self.networks[name].encode_private(features, c)
         return mean.float(), log_std.float().clamp(-7, 2)
 
+    def read(self, name: str, x: Tensor) -> Tensor:
+        """Return what is read of one modality `(B, C, *size)` alone, c and the mean of u side by side, `(B, n)`."""
+        features, c = self.encode({name: x}, {name: torch.ones(len(x), dtype=torch.bool, device=x.device)})
+        mean, _ = self.posterior(name, features[name], c[name])
+        return torch.cat([c[name].flatten(1), mean.flatten(1)], 1)
+
     def decode(self, name: str, c: Tensor, u: Tensor) -> Tensor:
         """Return one modality `(B, C, *size)`, meant to lie in [0, 1] (not clamped)."""
         return self.networks[name].decode(c, u).float()

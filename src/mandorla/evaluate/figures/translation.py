@@ -38,6 +38,10 @@ _SPREAD: dict[str, tuple[str, Better]] = {
         " error of their mean; chance: none{told}.",
         "higher",
     ),
+    "correlation whole": (
+        "As spread correlation, over all pixels: where nothing is, samples do not differ and are right.",
+        "higher",
+    ),
 }
 
 
@@ -154,9 +158,13 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
         "ratio": {"ceiling": np.ones(1)},
         "coverage": {"ceiling": np.array([(num - 1) / (num + 1)])},
         "correlation": {"chance": np.zeros(1)},
+        "correlation whole": {"chance": np.zeros(1)},
     }
+    found = spread_and_error(samples, truth[here], mask)
+    found["correlation whole"] = spread_and_error(samples, truth[here])["correlation"]
     if num > 2:
         references["correlation"]["ceiling"] = by_group(attainable_correlation(samples, mask), group)
+        references["correlation whole"]["ceiling"] = by_group(attainable_correlation(samples), group)
     told = "; ceiling: with a sample, each in turn, for the truth, and the others for the samples" * (num > 2)
     return [
         _Measured(
@@ -167,7 +175,7 @@ def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured
             better=_SPREAD[name][1],
             references=references[name],
         )
-        for name, scores in spread_and_error(samples, truth[here], mask).items()
+        for name, scores in found.items()
     ]
 
 
