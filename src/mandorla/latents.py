@@ -8,7 +8,7 @@ z = (component - mean) / std, so that stage 2 starts its flow from N(0, I) on an
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,11 +24,15 @@ class Latents:
 
     `shared` is None where only private parts are modelled. Private parts that are `residual` are the noise from which
     stage 2 makes them, given the shared part: what of them the shared part does not explain.
+
+    `detail[name]` `(B, C, *size)` is the noise of which a refiner draws what a modality's image shows beyond its codes:
+    private as well, and no component, since stage 2 does not model it. Where it is left out, `decode` draws it.
     """
 
     shared: Tensor | None
     private: dict[str, Tensor]
     residual: bool = False
+    detail: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def components(self) -> Components:
@@ -52,8 +56,13 @@ class Latents:
         return self.map(lambda z: z.to(device))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Latents":
-        """Apply `change` to every component."""
-        return replace(Latents.of({name: change(z) for name, z in self.components.items()}), residual=self.residual)
+        """Apply `change` to every component, and to the detail."""
+        changed = self.having({name: change(z) for name, z in self.components.items()})
+        return replace(changed, detail={name: change(z) for name, z in self.detail.items()})
+
+    def having(self, components: Mapping[str, Tensor]) -> "Latents":
+        """Return latents with these components, and residual or not, and with the detail, as these are."""
+        return replace(Latents.of(components), residual=self.residual, detail=self.detail)
 
 
 @dataclass(frozen=True)

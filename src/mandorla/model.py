@@ -159,8 +159,9 @@ class Mandorla:
     ) -> dict[str, Tensor]:
         """Return every modality whose private part is in `latents`, clipped to [0, 1].
 
-        Where the run has a refiner, images have the detail that it draws, unless they shall not be `refined`. That of
-        sample i depends on (seed, *keys[i]) beside its latents; `keys` are numbers from 0, by default (i,).
+        Where the run has a refiner, images have the detail that it draws, unless they shall not be `refined`: of the
+        noise that is in `latents`, else of noise that depends, for sample i, on (seed, *keys[i]); `keys` are numbers
+        from 0, by default (i,).
         """
         if not isinstance(latents, Latents):
             raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {_kind(latents)}")
@@ -202,7 +203,8 @@ class Mandorla:
         wanted = [name for name in self.vae.layout.shapes if name not in known]
         keys = [(first + i // best_of, i % best_of) if best_of > 1 else (first + i,) for i in range(count)]
         latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, num, best_of))
-        samples = Samples(self.decode(latents, seed, keys), latents)
+        latents = replace(latents, detail=self._detail(list(latents.private), seed, keys))
+        samples = Samples(self.decode(latents), latents)
         if best_of == 1:
             return samples
         best = self.consistency(samples).view(num, best_of).argmax(1).cpu()
@@ -255,7 +257,8 @@ class Mandorla:
     def vary(self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0) -> Samples:
         """Return samples like those of `source`; the more unlike, the greater `strength` in [0, 1] (1: drawn anew).
 
-        `part` says what varies, given the other part; "both" needs a stage 2 of mode joint.
+        `part` says what varies, given the other part; "both" needs a stage 2 of mode joint. Detail that a refiner draws
+        varies with the private part.
         """
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
@@ -265,7 +268,12 @@ class Mandorla:
         begin = {name: latents.components[name] for name in names}
         keys = [(index,) for index in range(len(latents))]
         drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength)
-        return Samples(self.decode(drawn, seed), drawn)
+        detail = self._detail(list(latents.private), 0, keys) | latents.detail
+        if part != "shared":
+            fresh = self._detail(list(detail), seed, keys)
+            detail = {name: _between(z, fresh[name], strength) for name, z in detail.items()}
+        drawn = replace(drawn, detail=detail)
+        return Samples(self.decode(drawn), drawn)
 
     def inpaint(
         self, source: Data | Latents, region: Tensor | np.ndarray, part: Part = "both", seed: int = 0
@@ -302,7 +310,8 @@ class Mandorla:
         known = {name: z for name, z in latents.components.items() if name not in begin}
         keys = [(index,) for index in range(len(latents))]
         drawn = self._generate(known, list(begin), keys, seed, begin=begin, held=held)
-        x = self.decode(drawn, seed)
+        drawn = replace(drawn, detail=self._detail(list(drawn.private), seed, keys) | latents.detail)
+        x = self.decode(drawn)
         return Samples({n: z.where(region[:, None], seen[n]) for n, z in x.items()} if seen else x, drawn)
 
     def log_likelihood(
@@ -456,14 +465,14 @@ class Mandorla:
         if not 0 <= channel < channels:
             raise MandorlaError(f"{component!r} has channels 0 to {channels - 1}, not {channel}")
         if component != SHARED:
-            here = Latents(here.shared, {component: here.private[component]}, here.residual)
+            here = replace(here, private={component: here.private[component]})
         std = 1.0 if here.residual and component != SHARED else self.whitening.std[component].to(self.device)[channel]
         frames = []
         for move in torch.linspace(-reach, reach, num).tolist():
             moved = here.components[component].clone()
             moved[:, channel] += move * std
             moved = to_sphere(moved) if component == SHARED else moved
-            frames.append(replace(Latents.of(here.components | {component: moved}), residual=here.residual))
+            frames.append(here.having(here.components | {component: moved}))
         return self._decode_frames(frames)
 
     def to_residual(self, latents: Latents) -> Latents:
@@ -535,7 +544,13 @@ class Mandorla:
         names = [name for name in first.private if name in last.private]
         if not names:
             raise MandorlaError("mixing needs a modality that both ends have: give one")
-        return tuple(replace(end, private={name: end.private[name] for name in names}) for end in (first, last))
+        usual = self._detail(names, 0, _keys_of(len(first)))
+
+        def common(end: Latents) -> Latents:
+            private = {name: end.private[name] for name in names}
+            return replace(end, private=private, detail={n: end.detail.get(n, z) for n, z in usual.items()})
+
+        return common(first), common(last)
 
     def _generate(
         self,
@@ -590,14 +605,25 @@ class Mandorla:
 
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
-        images, steps = {}, self.refining.steps if refined and self.refiner else 0
-        for name, u in latents.private.items():
-            x = images[name] = self.vae.decode(name, latents.shared, u).clamp(0, 1)
-            if steps and name in self.refiner.names:
-                own = [(*key, self.refiner.names.index(name), _DETAIL) for key in keys]
-                noise = sample_noise(Layout({name: tuple(x.shape[1:])}), seed, own)[name].to(self.device)
-                images[name] = self.refiner.refine(name, latents, x, noise, self.refining, self.vae.read).clamp(0, 1)
+        images = {n: self.vae.decode(n, latents.shared, u).clamp(0, 1) for n, u in latents.private.items()}
+        lacking = [name for name in images if name not in latents.detail]
+        for name, noise in (latents.detail | self._detail(lacking, seed, keys)).items() if refined else ():
+            if self._refines(name) and name in images:
+                x = self.refiner.refine(name, latents, images[name], noise, self.refining, self.vae.read)
+                images[name] = x.clamp(0, 1)
         return images
+
+    def _detail(self, names: Sequence[str], seed: int, keys: Sequence[tuple[int, ...]]) -> Components:
+        """Return the noise of the detail of those modalities that have some; a row depends on (seed, its key) alone."""
+        shapes, noise = {m.name: m.shape for m in self.modalities}, {}
+        for name in filter(self._refines, names):
+            own = [(*key, self.refiner.names.index(name), _DETAIL) for key in keys]
+            noise[name] = sample_noise(Layout({name: shapes[name]}), seed, own)[name].to(self.device)
+        return noise
+
+    def _refines(self, name: str) -> bool:
+        """Return whether images of a modality have detail."""
+        return bool(self.refining.steps and self.refiner and name in self.refiner.names)
 
     def _decode_frames(self, frames: Sequence[Latents]) -> dict[str, Tensor]:
         """Return the images of the same samples in each of `frames`, `(num, B, C, *size)`, with the same detail."""
@@ -630,7 +656,7 @@ class Mandorla:
                 private |= move(diffusion, {name: z}, noise, known, self.sampling.residual_steps)
             return {SHARED: here.shared} | (private if residual else whitening.colour(private))
 
-        return replace(Latents.of(self._in_chunks(len(latents), moved)), residual=residual)
+        return replace(latents.having(self._in_chunks(len(latents), moved)), residual=residual)
 
     def _asked(self, labels: Given | None, num: int, times: int = 1) -> Components:
         """Return the labels of `num` samples, each `times` times, on the model's device, as stage 2 takes them."""
@@ -656,7 +682,11 @@ class Mandorla:
                 raise MandorlaError(f"latent {name!r} has shape {tuple(z.shape)}, not {shape}")
             if not torch.isfinite(z).all():
                 raise MandorlaError(f"latent {name!r} has NaN or infinite values: remove them")
-        return replace(Latents.of(components), residual=source.residual)
+        sizes = {m.name: m.shape for m in self.modalities}
+        for name, z in source.detail.items():
+            if z.shape != (count, *sizes[self._names(name)[0]]):
+                raise MandorlaError(f"detail of {name!r} has shape {tuple(z.shape)}, not {(count, *sizes[name])}")
+        return replace(source.having(components), detail={name: z.to(self.device) for name, z in source.detail.items()})
 
     def _names(self, names: Sequence[str]) -> list[str]:
         names, known = self._listed(names), self.vae.layout.modalities
@@ -743,7 +773,17 @@ def _keys_of(count: int, keys: Sequence[tuple[int, ...]] | None = None) -> list[
 def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:
     """Return latents between `a` and `b`, which have the same modalities; the weights are those of `b`."""
     c = a.shared if not shared else to_sphere(torch.lerp(a.shared, b.shared, shared))
-    return Latents(c, {name: torch.lerp(z, b.private[name], private) for name, z in a.private.items()}, a.residual)
+    mixed = {name: torch.lerp(z, b.private[name], private) for name, z in a.private.items()}
+    return replace(
+        a, shared=c, private=mixed, detail={n: _between(z, b.detail[n], private) for n, z in a.detail.items()}
+    )
+
+
+def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """Return noise between `a` and `b` `(B, ...)`, as large as noise is: a mean of independent noise is smaller."""
+    mixed = torch.lerp(a, b, weight)
+    sizes = [z.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1)) for z in (a, b, mixed)]
+    return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
 
 
 def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> Tensor:
@@ -802,5 +842,7 @@ def _of_part(latents: Latents, part: Part) -> list[str]:
 
 
 def _cat(parts: Sequence[Latents]) -> Latents:
-    joined = {name: torch.cat([part.components[name] for part in parts]) for name in parts[0].components}
-    return replace(Latents.of(joined), residual=parts[0].residual)
+    first = parts[0]
+    joined = {name: torch.cat([part.components[name] for part in parts]) for name in first.components}
+    detail = {name: torch.cat([part.detail[name] for part in parts]) for name in first.detail}
+    return replace(first.having(joined), detail=detail)

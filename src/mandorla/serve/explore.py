@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from threading import Lock
 from typing import Annotated, Any, Literal
@@ -258,7 +259,7 @@ class Explorer:
         shown = (q.show or next(iter(latents.private))) if q.component == SHARED else q.component
         if shown not in latents.private:
             raise MandorlaError(f"the sample has no {shown!r}: show what it has, {', '.join(latents.private)}")
-        latents = Latents(latents.shared, {shown: latents.private[shown]})
+        latents = replace(latents, private={shown: latents.private[shown]})
         versions = [
             self.model.traverse(latents, q.component, channel, q.num, q.reach)[shown][:, 0]
             for channel in range(shapes[q.component][0])
