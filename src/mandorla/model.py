@@ -82,30 +82,15 @@ class Mandorla:
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self.intensity: dict[str, Fitted] = read_intensity(run)
-        self.sampling = self.recipe.diffusion.sampling
-        self.refining = self.recipe.refiner
+        self.sampling: SamplingConfig = self.recipe.diffusion.sampling
+        self.refining: RefinerConfig = self.recipe.refiner
         if lacking := [m.name for m in self.modalities if m.name not in self.intensity]:
             raise MandorlaError(f"{run / INTENSITY} is damaged (no {lacking[0]!r}): restore it, or begin a new run")
 
-    @property
-    def sampling(self) -> SamplingConfig:
-        """Return how everything is drawn."""
-        return self._sampling
-
-    @sampling.setter
-    def sampling(self, sampling: SamplingConfig) -> None:
-        """Set it. Raises MandorlaError for keys and values that no recipe may have."""
-        self._sampling = checked(sampling, SamplingConfig, "sampling")
-
-    @property
-    def refining(self) -> RefinerConfig:
-        """Return how detail is drawn."""
-        return self._refining
-
-    @refining.setter
-    def refining(self, refining: RefinerConfig) -> None:
-        """Set it, as `sampling`."""
-        self._refining = checked(refining, RefinerConfig, "refining")
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute. Raises MandorlaError for settings that no recipe may have."""
+        cls = {"sampling": SamplingConfig, "refining": RefinerConfig}.get(name)
+        super().__setattr__(name, checked(value, cls, name) if cls else value)
 
     def data(self) -> Splits:
         """Return the data that the run was trained on, in the same parts.
