@@ -297,7 +297,10 @@ class Mandorla:
         drawn = self._generate(known, list(begin), keys, seed, begin=begin, held=held)
         drawn = replace(drawn, detail=self._detail(list(drawn.private), seed, keys) | latents.detail)
         x = self.decode(drawn)
-        return Samples({n: z.where(region[:, None], seen[n]) for n, z in x.items()} if seen else x, drawn)
+        if seen:
+            with_region = [name for name, z in x.items() if z.shape[2:] == region.shape[1:]]
+            x |= {name: x[name].where(region[:, None], seen[name]) for name in with_region}
+        return Samples(x, drawn)
 
     def log_likelihood(
         self,
@@ -759,9 +762,8 @@ def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:
     """Return latents between `a` and `b`, which have the same modalities; the weights are those of `b`."""
     c = a.shared if not shared else to_sphere(torch.lerp(a.shared, b.shared, shared))
     mixed = {name: torch.lerp(z, b.private[name], private) for name, z in a.private.items()}
-    return replace(
-        a, shared=c, private=mixed, detail={n: _between(z, b.detail[n], private) for n, z in a.detail.items()}
-    )
+    detail = {name: _between(z, b.detail[name], private) for name, z in a.detail.items()}
+    return replace(a, shared=c, private=mixed, detail=detail)
 
 
 def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
