@@ -39,7 +39,8 @@ _SPREAD: dict[str, tuple[str, Better]] = {
         "higher",
     ),
     "correlation whole": (
-        "As spread correlation, over all pixels: where nothing is, samples do not differ and are right.",
+        "As spread correlation, over all pixels: where nothing is, samples do not differ and are right; chance:"
+        " none{told}.",
         "higher",
     ),
 }
