@@ -245,6 +245,8 @@ def test_in_painting_changes_a_region_alone(model, monkeypatch):
     torch.testing.assert_close(model.inpaint(latents, region, "private").latents.shared, latents.shared)
     with pytest.raises(MandorlaError, match="a region has 2 axes"):
         model.inpaint(x, region[None])
+    with pytest.raises(MandorlaError, match="or one more for 4 samples"):
+        model.inpaint(x, region.expand(3, *size))
     monkeypatch.undo()
     with pytest.raises(MandorlaError, match="region_share=0.2"):
         model.inpaint(x, region)

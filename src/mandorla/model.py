@@ -271,7 +271,6 @@ class Mandorla:
         Of data, what lies around the region stays as it is, and what lies in it is not looked at, unless one of the
         parts stays: that one is read from all of an image.
         """
-        _check_part(part)
         if not self.diffusion.config.region_share:
             raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
         region = torch.as_tensor(region, device=self.device).bool()
@@ -811,10 +810,10 @@ def _check_part(part: str) -> None:
 def _hide(x: Tensor, region: Tensor) -> Tensor:
     """Return images `(B, C, *size)` with the mean of what lies around a region `(*size)` or `(B, *size)` in its place.
 
-    Images of another size than the region's stay as they are.
+    Images that the region does not fit stay as they are.
     """
     axes = x.ndim - 2
-    if region.shape[-axes:] != x.shape[2:] or region.ndim - axes not in (0, 1):
+    if region.shape[-axes:] != x.shape[2:] or region.shape[:-axes] not in ((), (len(x),)):
         return x
     around = (~region).expand(len(x), *x.shape[2:])[:, None]
     over = tuple(range(2, x.ndim))

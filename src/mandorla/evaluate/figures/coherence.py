@@ -139,13 +139,12 @@ def _joint_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[s
             control=float(agreement(mixed).mean()),
         )
     ]
-    factors = {"class": {view: label for view in judges}}
+    factors = {"class": (dict.fromkeys(judges, label), dict(zip(judges, classes, strict=True)))}
     if len(s.private_factors) == len(judges):
-        factors[kind] = s.private_factors
-        records.append(_dependence_figure(subject))
-    for name, of_view in factors.items():
-        records.append(_histogram_figure(subject, name, of_view))
-    return records
+        shown = {view: judges[view].classes(made.x[view], factor) for view, factor in s.private_factors.items()}
+        factors[kind] = s.private_factors, shown
+        records.append(_dependence_figure(subject, shown))
+    return records + [_histogram_figure(subject, name, *of) for name, of in factors.items()]
 
 
 def _prior_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[str, float]) -> list[Record]:
@@ -176,15 +175,17 @@ _PRIORS = {
 }
 
 
-def _histogram_figure(subject: Subject, name: str, factor_of: dict[str, str]) -> Record:
-    """Compare how often each class of a factor is generated with how often it is real, mean over views."""
-    s, x = subject.codes, subject.samples.x
+def _histogram_figure(
+    subject: Subject, name: str, factor_of: Mapping[str, str], shown: Mapping[str, np.ndarray]
+) -> Record:
+    """Compare how often a factor's classes are `shown` by generated views and by real ones, mean over views."""
+    s = subject.codes
     rng = np.random.default_rng(s.seed)
     distances, errors, floors = [], [], []
     for view, factor in factor_of.items():
         num = s.judges[view].heads[factor].out_features
         seen = s.test.verdicts[view][factor][s.test.present[view]].argmax(1)
-        made = s.judges[view].classes(x[view], factor)
+        made = shown[view]
         distances.append(histogram_distance(made, seen, num))
         errors.append(bootstrap_error(lambda a, b=seen, n=num: histogram_distance(a, b, n), (made,), s.seed))
         floors += [histogram_distance(rng.choice(seen, size=len(made)), seen, num) for _ in range(20)]
@@ -201,22 +202,21 @@ def _histogram_figure(subject: Subject, name: str, factor_of: dict[str, str]) ->
     )
 
 
-def _dependence_figure(subject: Subject) -> Record:
-    """Measure how far the private factors of two generated views depend on each other, mean over pairs of views."""
-    s, x = subject.codes, subject.samples.x
-    made = {view: s.judges[view].classes(x[view], factor) for view, factor in s.private_factors.items()}
+def _dependence_figure(subject: Subject, shown: Mapping[str, np.ndarray]) -> Record:
+    """Measure how far the private factors `shown` by two generated views depend on each other, mean over pairs."""
+    s = subject.codes
     nums = {view: s.judges[view].heads[factor].out_features for view, factor in s.private_factors.items()}
-    pairs, rng = list(combinations(made, 2)), np.random.default_rng(s.seed)
+    pairs, rng = list(combinations(shown, 2)), np.random.default_rng(s.seed)
 
     def mean_of(labels: Mapping[str, np.ndarray]) -> float:
         return float(np.mean([dependence(labels[a], labels[b], nums[a], nums[b]) for a, b in pairs]))
 
-    alone = [mean_of({view: rng.permutation(of_view) for view, of_view in made.items()}) for _ in range(20)]
+    alone = [mean_of({view: rng.permutation(of_view) for view, of_view in shown.items()}) for _ in range(20)]
     num = len(subject.samples.latents)
     return Record(
         f"joint/{subject.settings.private_label} dependence",
-        mean_of(made),
-        bootstrap_error(lambda *of: mean_of(dict(zip(made, of, strict=True))), tuple(made.values()), s.seed),
+        mean_of(shown),
+        bootstrap_error(lambda *of: mean_of(dict(zip(shown, of, strict=True))), tuple(shown.values()), s.seed),
         num,
         "Total variation between how often two views of a generated tuple show two private factors together, and how"
         " often they would if they knew nothing of each other, mean over pairs of views; ceiling: views of different"
