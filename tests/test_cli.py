@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 import mandorla
-from mandorla import files
+from mandorla import edits, files
 from mandorla.cli import main
 from mandorla.config import Settings, load_settings
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -28,6 +28,9 @@ VERBS = [
     "sample",
     "translate",
     "swap",
+    "vary",
+    "interpolate",
+    "inpaint",
     "evaluate",
     "audit",
     "compare",
@@ -82,8 +85,10 @@ def calls(monkeypatch):
     recipe = SimpleNamespace(Recipe=Recipe, read_recipe=read_recipe)
     monkeypatch.setitem(sys.modules, "mandorla.recipe", recipe)
     monkeypatch.setitem(vars(mandorla), "load", lambda run: SimpleNamespace(loaded=run))
-    for name in ("sample", "translate", "swap"):
+    for name in ("sample", "translate"):
         monkeypatch.setattr(files, name, recorder(name))
+    for name in ("swap", "vary", "interpolate", "inpaint"):
+        monkeypatch.setattr(edits, name, recorder(name))
     return calls
 
 
@@ -212,7 +217,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             (
                 "sample",
                 (SimpleNamespace(loaded=Path("r")), Path("o")),
-                {"num": 4, "seed": 1, "steps": 8, "format": None, "labels": {"a": "b=c"}},
+                {"num": 4, "seed": 1, "steps": 8, "format": None, "labels": {"a": "b=c"}, "best_of": 1},
             ),
         ),
         (
@@ -226,6 +231,26 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
         (
             ["swap", "r", "--shared-from", "1", "--private-from", "b.npz"],
             ("swap", (SimpleNamespace(loaded=Path("r")), "1", "b.npz", None), {}),
+        ),
+        (
+            ["vary", "r", "1", "--strength", ".3", "--part", "both", "--out", "o"],
+            (
+                "vary",
+                (SimpleNamespace(loaded=Path("r")), "1", Path("o")),
+                {"strength": 0.3, "part": "both", "num": 4, "seed": 0},
+            ),
+        ),
+        (
+            ["interpolate", "r", "1", "b.npz", "--num", "3"],
+            ("interpolate", (SimpleNamespace(loaded=Path("r")), "1", "b.npz", None), {"part": "both", "num": 3}),
+        ),
+        (
+            ["inpaint", "r", "1", "--region", "m.png", "--seed", "2"],
+            (
+                "inpaint",
+                (SimpleNamespace(loaded=Path("r")), "1", Path("m.png"), None),
+                {"part": "both", "num": 4, "seed": 2},
+            ),
         ),
     ],
 )
@@ -398,6 +423,10 @@ def test_the_whole_path(tmp_path, monkeypatch, capsys):
     assert run("swap", "r", "--shared-from", "0", "--private-from", "r/samples/samples.npz") == 2
     assert "holds 1 samples" in capsys.readouterr().err
     assert run("swap", "r", "--shared-from", "0", "--private-from", "15") == 0
+    assert run("vary", "r", "0", "--num", "2") == 0
+    assert run("interpolate", "r", "0", "15") == 0
+    assert run("inpaint", "r", "0", "--region", "r/samples/view0/0000.png") == 2
+    assert "stage 2 never saw regions" in capsys.readouterr().err
     for path in ("r/samples/grid.png", "r/samples/view0/0001.png", "out/view1/0001.png", "r/swap/swap.npz"):
         assert Path(path).is_file(), path
     for path in Path("r/diffusion").iterdir():

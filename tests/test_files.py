@@ -56,7 +56,7 @@ class FakeModel:
     def data(self):
         return SimpleNamespace(test=FakeTest())
 
-    def sample(self, num, seed, steps, first, labels):
+    def sample(self, num, seed, steps, best_of, first, labels):
         def draw(shape):
             return torch.rand(100, *shape, generator=torch.Generator().manual_seed(seed))[first : first + num]
 
@@ -72,10 +72,6 @@ class FakeModel:
             .expand(-1, -1, *shapes[name])
             for name in wanted
         }
-
-    def swap(self, shared_from, private_from):
-        shared = torch.as_tensor(next(iter(shared_from.values()))).mean(dim=(1, 2, 3), keepdim=True)
-        return {name: (shared + torch.as_tensor(x)) / 2 for name, x in private_from.items()}
 
 
 @pytest.fixture
@@ -534,35 +530,3 @@ def test_slices_of_one_subject_share_a_range(model, tmp_path):
     (out / "v" / "p1_s2.json").unlink()
     translate(model, tmp_path / "in", out, wanted=("v",))
     assert table(out / "v" / "p1_s2.csv").mean() == pytest.approx(0.75), "the range is still that of the subject"
-
-
-def test_swap_of_two_test_samples(model):
-    out = files.swap(model, "1", "3", None)
-    assert out == model.run / "swap"
-    with np.load(out / "swap.npz") as joined:
-        assert {name: float(joined[name].mean()) for name in joined} == pytest.approx({"t1": 0.2, "t2": 0.2})
-    assert read_image(out / "grid.png").shape[1] > 3 * 6 * 8
-    np.testing.assert_allclose(read_image(out / "t2" / "0000.png"), 0.2, atol=0.5 / 255)
-    assert json.loads((out / "swap.json").read_text())["weights"] == {"vae": model.weights}, "nothing was drawn"
-
-
-def test_swap_passes_only_what_is_present(model):
-    out = files.swap(model, "1", "4", None)
-    with np.load(out / "swap.npz") as joined:
-        assert list(joined) == ["t1"]
-
-
-def test_swap_from_files(model, tmp_path):
-    np.savez(tmp_path / "a.npz", t1=grey)
-    np.savez(tmp_path / "b.npz", t2=np.zeros((2, 3, 6, 8)))
-    out = files.swap(model, str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), tmp_path / "out")
-    with np.load(out / "swap.npz") as joined:
-        assert joined["t2"].shape == (2, 3, 6, 8)
-    with pytest.raises(MandorlaError, match="holds 1 samples, .*a.npz holds 2: give as many"):
-        files.swap(model, "0", str(tmp_path / "a.npz"), None)
-    with pytest.raises(MandorlaError, match="no sample 5 in the test split: it has 5"):
-        files.swap(model, "5", "0", None)
-    with pytest.raises(MandorlaError, match="no sample 777777777...77777777 in the test split: it has 5"):
-        files.swap(model, 5000 * "7", "0", None)
-    with pytest.raises(MandorlaError, match="absent.npz: no such file"):
-        files.swap(model, "absent.npz", "0", None)

@@ -10,7 +10,7 @@ import torch
 from tiny import interrupted, same_training, signals_recipe, tiny_recipe
 
 import mandorla
-from mandorla import files
+from mandorla import edits
 from mandorla.cli import main
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
@@ -154,7 +154,7 @@ def test_images_get_detail_and_reconstructions_may_do_without(refined, polydigit
         assert torch.equal(model.decode(z, refined=False)[name], x)
         assert not torch.equal(model.decode(z)[name], x)
         assert model.decode(z)[name].min() >= 0 and model.decode(z)[name].max() <= 1
-    note = json.loads((files.swap(model, "0", "1", None) / "swap.json").read_text(encoding="utf-8"))
+    note = json.loads((edits.swap(model, "0", "1", None) / "swap.json").read_text(encoding="utf-8"))
     assert note["weights"] == {name: model.hashes[name] for name in ("vae", "refiner")} and note["refiner_steps"] > 0
     assert torch.equal(plain.sample(3).latents.shared, model.sample(3).latents.shared), "latents are what they were"
 

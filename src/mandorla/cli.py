@@ -54,6 +54,16 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by
 Part = Literal["polydigits", "phantom", "both"]
 Stage = Literal["vae", "diffusion", "refiner"]
 Format = Literal["nifti", "png", "npz"]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; or a folder with a file, or a"
+        " folder of files, called like each modality.",
+    ),
+]
+Moved = Annotated[Literal["both", "shared", "private"], typer.Option("--part", help="What changes.")]
+Draws = Annotated[int, typer.Option("--num", min=1, help="Draws of each sample.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
 
 
@@ -261,12 +271,15 @@ def sample(
     ] = None,
     out: Out = None,
     label: Labels = None,
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Of so many draws for each sample, keep that whose modalities agree best.")
+    ] = 1,
 ) -> None:
     """Generate new matching tuples: one picture per modality and sample, a grid, and all arrays (`samples.npz`)."""
     from mandorla import files
 
     labels = _labels(label)
-    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps, format=format, labels=labels))
+    _say(files.sample(_load(run), out, num=num, seed=seed, steps=steps, format=format, labels=labels, best_of=best_of))
 
 
 @app.command()
@@ -310,14 +323,64 @@ def translate(
 @app.command()
 def swap(
     run: Run,
-    shared_from: Annotated[str, typer.Option(metavar="A", help="Index into the run's test split, or an .npz file.")],
-    private_from: Annotated[str, typer.Option(metavar="B", help="Index into the run's test split, or an .npz file.")],
+    shared_from: Annotated[str, typer.Option(metavar="A", help="Sample, as SOURCE of `mandorla vary`.")],
+    private_from: Annotated[str, typer.Option(metavar="B", help="Sample, as SOURCE of `mandorla vary`.")],
     out: Out = None,
 ) -> None:
     """Join the shared part of one sample with the private parts of another."""
-    from mandorla import files
+    from mandorla import edits
 
-    _say(files.swap(_load(run), shared_from, private_from, out))
+    _say(edits.swap(_load(run), shared_from, private_from, out))
+
+
+@app.command()
+def vary(
+    run: Run,
+    source: Source,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="From 0, as it is, to 1, drawn anew.")] = 0.5,
+    part: Moved = "private",
+    num: Draws = 4,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Draw a sample again in part: other samples that are like it."""
+    from mandorla import edits
+
+    _say(edits.vary(_load(run), source, out, strength=strength, part=part, num=num, seed=seed))
+
+
+@app.command()
+def interpolate(
+    run: Run,
+    first: Annotated[str, typer.Argument(metavar="A", help="Sample, as SOURCE of `mandorla vary`.")],
+    last: Annotated[str, typer.Argument(metavar="B", help="Sample, as SOURCE of `mandorla vary`.")],
+    part: Moved = "both",
+    num: Annotated[int, typer.Option(min=2, help="Steps, ends included.")] = 8,
+    out: Out = None,
+) -> None:
+    """Go from one sample to another; along the shared or the private parts alone, the others stay those of A."""
+    from mandorla import edits
+
+    _say(edits.interpolate(_load(run), first, last, out, part=part, num=num))
+
+
+@app.command()
+def inpaint(
+    run: Run,
+    source: Source,
+    region: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Picture, volume or array of the samples' size, above zero inside."),
+    ],
+    part: Moved = "both",
+    num: Draws = 4,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Draw a region of images anew, given what lies around it; stage 2 learns it with `diffusion.region_share`."""
+    from mandorla import edits
+
+    _say(edits.inpaint(_load(run), source, region, out, part=part, num=num, seed=seed))
 
 
 @app.command()

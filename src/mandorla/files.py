@@ -1,4 +1,4 @@
-"""Files in, files out: the work of `mandorla sample`, `translate` and `swap` over a `Mandorla`.
+"""Files in, files out: the work of `mandorla sample` and `translate` over a `Mandorla`.
 
 Arrays are float32 `(N, C, *size)` in [0, 1], one per modality, in an `.npz`; how pictures and volumes are written is
 said in `mandorla.outputs`. Memory is bounded, however much there is to be made. Processes that work together divide the
@@ -56,25 +56,28 @@ def sample(
     steps: int | None,
     format: Format | None = None,
     labels: Mapping[str, Value] | None = None,
+    best_of: int = 1,
 ) -> Path:
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
-    Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm, signals and vectors `<modality>/0000.csv`. Beside each is
-    a note of how it was made. With a `format` nothing else is written: png pictures, nifti pictures and volumes, npz
-    all arrays. `out` must be new or empty; None stands for `samples` in the run folder, which is replaced. Returns the
-    folder.
+    Each is the most consistent of `best_of` draws. Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm, signals
+    and vectors `<modality>/0000.csv`. Beside each is a note of how it was made. With a `format` nothing else is
+    written: png pictures, nifti pictures and volumes, npz all arrays. `out` must be new or empty; None stands for
+    `samples` in the run folder, which is replaced. Returns the folder.
     """
-    made = origin(model.hashes, {**_sampling(model, steps), "seed": seed, "labels": dict(labels or {})})
+    settings = {"seed": seed, "labels": dict(labels or {}), "best_of": best_of}
+    made = origin(model.hashes, sampling_of(model, steps) | settings)
     _check_format(model, format)
     with new_folder(out or model.run / "samples", replace=out is None) as folder:
         shapes = {m.name: (num, *m.shape) for m in model.modalities}
         with arrays_in(folder / "samples.npz", shapes) if format in (None, "npz") else nullcontext({}) as arrays:
             for start in range(0, num, model.at_once)[turns()]:
                 here = min(model.at_once, num - start)
-                x = _arrays(model.sample(here, seed=seed, steps=steps, first=start, labels=labels).x)
+                drawn = model.sample(here, seed=seed, steps=steps, best_of=best_of, first=start, labels=labels)
+                x = to_arrays(drawn.x)
                 for name in arrays:
                     arrays[name][start : start + len(x[name])] = x[name]
-                _write_generated(folder, x, model, format, start, made)
+                write_generated(folder, x, model, format, start, made)
             wait()
             shown = {name: np.array(x[:_SHOWN]) for name, x in arrays.items()}
         if format in (None, "npz") and is_first():
@@ -135,7 +138,7 @@ def translate(
     if both := sorted(set(wanted) & set(given)):
         raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
     settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
-    drawn = {**_sampling(model, steps), "labels": dict(labels or {})} if num_samples else {}
+    drawn = {**sampling_of(model, steps), "labels": dict(labels or {})} if num_samples else {}
     made = origin(model.hashes if num_samples else {"vae": model.weights}, settings | drawn)
     job = _Job(model, list(wanted), num_samples, max(num_samples, 1), seed, steps, tuple(write), labels, made)
     if is_arrays:
@@ -152,38 +155,6 @@ def translate(
         others = "; the others are there, the same command goes on with these)" if counted else ""
         raise MandorlaError(f"{failed[0]}{counted}{others}")
     return out
-
-
-def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None) -> Path:
-    """Write samples with the shared part of one input and the private parts of another.
-
-    - each input: an index into the run's test split, or an `.npz` with arrays of all or some modalities
-    - `out` as in `sample`, by default `swap` in the run folder. It gets the joined samples as `sample` writes its own,
-      the arrays as `swap.npz`, and `grid.png` (top to bottom: shared from, private from, joined; left to right: the
-      modalities)
-
-    Returns the folder.
-    """
-    shared, private = _read_sample(model, shared_from), _read_sample(model, private_from)
-    counts = [len(next(iter(x.values()))) for x in (shared, private)]
-    if counts[0] != counts[1]:
-        raise MandorlaError(f"{shared_from} holds {counts[0]} samples, {private_from} holds {counts[1]}: give as many")
-    with new_folder(out or model.run / "swap", replace=out is None) as folder:
-        joined = model.swap(shared_from=shared, private_from=private)
-        settings = {"shared_from": shared_from, "private_from": private_from} | _refining(model)
-        made = origin(model.hashes_of_decoding, settings)
-        np.savez(folder / "swap.npz", **_arrays(joined))
-        write_note(folder / "swap", made)
-        _write_generated(folder, _arrays(joined), model, None, 0, made)
-        columns = [(name, index) for index in range(min(counts[0], 8)) for name in joined]
-        rows = [
-            [torch.as_tensor(x[name][index]) if name in x else None for name, index in columns]
-            for x in (shared, private, joined)
-        ]
-        names = ["shared from", "private from", "joined"]
-        bands = range(len(joined), len(columns), len(joined))
-        (folder / "grid.png").write_bytes(grid(rows, names, [name for name, _ in columns], ((), bands)))
-    return out or model.run / "swap"
 
 
 # ---------------------------------------------------------------------------------------------------------- translate
@@ -227,7 +198,7 @@ class _Job(NamedTuple):
                     keys=list(keys[rows]),
                     labels=self.labels,
                 )
-            yield rows, _arrays(drawn)
+            yield rows, to_arrays(drawn)
 
     def statistics(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is to be written of `draws` `(num_made, B, C, *size)`, by name."""
@@ -392,32 +363,21 @@ def _progress(num: int) -> Iterator[Callable[[float], None]]:
 # ------------------------------------------------------------------------------------------------------------ inside
 
 
-def _sampling(model: Mandorla, steps: int | None) -> dict[str, object]:
+def sampling_of(model: Mandorla, steps: int | None) -> dict[str, object]:
     """Return what decides how samples are drawn, but the seed."""
     sampling = model.sampling if steps is None else model.sampling.model_copy(update={"steps": steps})
-    return sampling.model_dump(mode="json", exclude={"residual_steps"}) | _refining(model)
+    return sampling.model_dump(mode="json", exclude={"residual_steps"}) | refining_of(model)
 
 
-def _refining(model: Mandorla) -> dict[str, object]:
+def refining_of(model: Mandorla) -> dict[str, object]:
     """Return what decides how detail is drawn, but the seed; nothing where there is no refiner."""
     if not model.refiner:
         return {}
     return {f"refiner_{key}": getattr(model.refining, key) for key in ("steps", "temperature", "guidance")}
 
 
-def _read_sample(model: Mandorla, text: str) -> Arrays:
-    """Return arrays of all or some modalities: of one sample of the test split, or from an `.npz`."""
-    if not text.isdecimal():
-        return read_arrays(Path(text), model.modalities)
-    test = model.data().test
-    if len(text) > 18 or int(text) >= len(test):
-        shown = text if len(text) <= 20 else f"{text[:9]}...{text[-8:]}"
-        raise MandorlaError(f"no sample {shown} in the test split: it has {len(test)}, counted from 0")
-    batch = test.batch([int(text)])
-    return {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
-
-
-def _arrays(x: Mapping[str, Tensor]) -> Arrays:
+def to_arrays(x: Mapping[str, Tensor]) -> Arrays:
+    """Return tensors as arrays."""
     return {name: value.detach().cpu().numpy() for name, value in x.items()}
 
 
@@ -441,7 +401,7 @@ def _check_format(model: Mandorla, format: Format | None) -> None:
     warnings.warn(text, MandorlaWarning, stacklevel=3)
 
 
-def _write_generated(
+def write_generated(
     folder: Path, x: Arrays, model: Mandorla, format: Format | None, first: int, made: Mapping[str, object]
 ) -> None:
     """Write a file and a note for each generated sample of each modality, numbered from `first`."""
@@ -458,7 +418,7 @@ def _write_generated(
                 write_sample(target, values, fitted)
             else:
                 volume = fitted.invert(values if values.ndim == 4 else values[:, None])
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 write_volume(target.with_name(f"{target.name}.nii.gz"), volume, plain_grid(volume.shape[1:], axes))
             write_note(target, {**made, "modality": name, "number": number})
 

@@ -136,6 +136,21 @@ def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, li
     return in_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
 
 
+def read_folder(model: Mandorla, source: Path) -> Arrays:
+    """Return the samples in a folder, `x[name]` `(N, C, *size)` in [0, 1], of those modalities that it has.
+
+    The folder has a file or a sub-folder of files for each of them, see `find_inputs`.
+    """
+    found = {path.name for path in source.iterdir() if path.is_dir()} | _by_stem(source).keys()
+    names = [modality.name for modality in model.modalities if modality.name in found]
+    if not names:
+        known = listed([modality.name for modality in model.modalities])
+        raise MandorlaError(f"{source}: expected a file or a folder of files called like a modality ({known})")
+    inputs = find_inputs(model, source, names)
+    values = [read_input(model, one.places).values for one in inputs]
+    return in_unit(model, {n: [each[n] for each in values] for n in names}, [one.subject for one in inputs])
+
+
 def in_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
     """Return the inputs `values[modality]`, one array `(S, C, *size)` each, as float32 in [0, 1], all in one array.
 

@@ -1,0 +1,188 @@
+"""Samples out of samples: what is read, what is written, and that it is what the model makes of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mandorla
+from mandorla import edits
+from mandorla.data.images import read_image, write_image
+from mandorla.errors import MandorlaError
+
+
+@pytest.fixture(scope="module", params=["polydigits_run", "phantom_run", "signals_run"])
+def model(request):
+    return mandorla.load(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def heads(phantom_run):
+    return mandorla.load(phantom_run)
+
+
+@pytest.fixture
+def paints(heads, monkeypatch):
+    """The model of heads, taken to have been trained with regions."""
+    monkeypatch.setattr(heads.diffusion, "config", heads.diffusion.config.model_copy(update={"region_share": 0.2}))
+    return heads
+
+
+def of_test(model, *indices: int) -> dict[str, torch.Tensor]:
+    """Return samples of the test split, of the modalities that all of them have."""
+    batch = model.data().test.batch(list(indices))
+    return {name: x for name, x in batch.x.items() if batch.present[name].all()}
+
+
+def saved(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def equal(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
+    assert list(found) == list(expected)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(found[name], x.numpy(), name)
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_swap_of_two_test_samples(model):
+    out = edits.swap(model, "1", "3", None)
+    assert out == model.run / "swap"
+    expected = model.swap(of_test(model, 1), of_test(model, 3))
+    equal(saved(out / "swap.npz"), expected)
+    assert entries(out) == {"grid.png", "swap.npz", "swap.json", *expected}
+    note = json.loads((out / "swap.json").read_text())
+    assert note["weights"] == {"vae": model.weights}, "nothing was drawn"
+    assert note["shared_from"] == "1" and note["synthetic"]
+
+
+def test_swap_passes_only_what_is_present(heads, tmp_path):
+    x = of_test(heads, 0)
+    np.savez(tmp_path / "a.npz", t1=x["t1"])
+    np.savez(tmp_path / "b.npz", t2=x["t2"])
+    out = edits.swap(heads, str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), tmp_path / "out")
+    equal(saved(out / "swap.npz"), heads.swap({"t1": x["t1"]}, {"t2": x["t2"]}))
+    pixels = read_image(out / "t2" / "0000.png")
+    np.testing.assert_allclose(pixels, saved(out / "swap.npz")["t2"][0], atol=0.5 / 255 + 1e-6)
+    assert read_image(out / "grid.png").shape[1] > 3 * 18, "three rows"
+
+
+def test_variations(model):
+    out = edits.vary(model, "2", None, strength=0.4, part="private", num=3, seed=5)
+    x = {name: value.repeat_interleave(3, 0) for name, value in of_test(model, 2).items()}
+    expected = model.vary(x, 0.4, "private", 5).x
+    found = saved(out / "vary.npz")
+    equal({name: values[:, 0] for name, values in found.items()}, expected)
+    assert all(len(np.unique(values.reshape(3, -1), axis=0)) == 3 for values in found.values()), "no two draws alike"
+    assert entries(out) == {"grid.png", "vary.npz", "vary.json", "draw0", "draw1", "draw2"}
+    assert entries(out / "draw2") == set(expected)
+    note = json.loads((out / "vary.json").read_text())
+    assert note.items() >= {"source": "2", "strength": 0.4, "part": "private", "seed": 5, "steps": 3}.items()
+    assert note["weights"] == model.hashes
+
+
+def test_of_several_samples_draws_come_first(heads, tmp_path):
+    x = of_test(heads, 0, 1)
+    np.savez(tmp_path / "a.npz", **x)
+    out = edits.vary(heads, str(tmp_path / "a.npz"), tmp_path / "out", strength=0, part="both", num=3, seed=0)
+    for name, values in saved(out / "vary.npz").items():
+        assert values.shape == (3, *x[name].shape)
+        for draw in values:  # of no strength: all draws of a sample are its reconstruction
+            np.testing.assert_allclose(draw, heads.decode(heads.encode(x))[name].numpy(), atol=1e-4)
+    assert entries(out / "draw1" / "t1") == {"0000.png", "0000.json", "0001.png", "0001.json"}
+
+
+def test_a_way(model):
+    out = edits.interpolate(model, "1", "3", None, part="shared", num=4)
+    expected = model.interpolate(of_test(model, 1), of_test(model, 3), 4, "shared")
+    equal(saved(out / "interpolate.npz"), expected)
+    assert entries(out) == {"grid.png", "interpolate.npz", "interpolate.json", *(f"step{k}" for k in range(4))}
+    assert json.loads((out / "interpolate.json").read_text())["weights"] == {"vae": model.weights}
+
+
+def test_a_region_drawn_anew(paints, tmp_path):
+    region = np.zeros((18, 22))
+    region[3:9, 4:12] = 1
+    write_image(tmp_path / "region.png", region[None])
+    np.save(tmp_path / "region.npy", region)
+    found = {}
+    for file in ("region.png", "region.npy"):
+        out = edits.inpaint(paints, "0", tmp_path / file, tmp_path / file[-3:], part="both", num=2, seed=1)
+        found[file] = saved(out / "inpaint.npz")
+    x = of_test(paints, 0)
+    for name, values in found["region.png"].items():
+        np.testing.assert_array_equal(values, found["region.npy"][name])
+        assert values.shape == (2, 1, 1, 18, 22)
+        outside = np.broadcast_to(region == 0, values.shape)
+        np.testing.assert_array_equal(values[outside], x[name].expand(2, 1, 1, 18, 22).numpy()[outside])
+        assert not np.array_equal(values[0], values[1]) and not np.array_equal(values[0], x[name].numpy())
+    assert json.loads((out / "inpaint.json").read_text())["region"] == "region.npy"
+
+
+def test_regions_that_fit_nothing(paints, signals_run, tmp_path):
+    def inpaint(model, region: str):
+        edits.inpaint(model, "0", tmp_path / region, tmp_path / "out", part="both", num=1, seed=0)
+
+    write_image(tmp_path / "small.png", np.ones((1, 9, 22)))
+    write_image(tmp_path / "empty.png", np.zeros((1, 18, 22)))
+    with pytest.raises(MandorlaError, match=r"small.png: size 9 x 22, but samples have 18 x 22: resize it"):
+        inpaint(paints, "small.png")
+    with pytest.raises(MandorlaError, match=r"empty.png: nothing in it is above zero"):
+        inpaint(paints, "empty.png")
+    with pytest.raises(MandorlaError, match=r"absent.png: no such file"):
+        inpaint(paints, "absent.png")
+    with pytest.raises(MandorlaError, match="signals and vectors have no regions"):
+        inpaint(mandorla.load(signals_run), "small.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_stage_2_must_know_regions(heads, tmp_path):
+    write_image(tmp_path / "region.png", np.ones((1, 18, 22)))
+    with pytest.raises(MandorlaError, match="never saw regions: train it with diffusion.region_share"):
+        edits.inpaint(heads, "0", tmp_path / "region.png", tmp_path / "out", part="both", num=1, seed=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_in_folders(heads, tmp_path):
+    """A folder with a file of each modality is a sample; with a folder of each, one for each name."""
+    x = of_test(heads, 0, 1)
+    for name, images in x.items():
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for number, image in enumerate(images.numpy()):
+            write_image(tmp_path / "many" / name / f"p{number}.png", image)
+        (tmp_path / "one").mkdir(exist_ok=True)
+        write_image(tmp_path / "one" / f"{name}.png", images[1].numpy())
+    (tmp_path / "one" / "notes.txt").write_text("not a modality")
+    expected = {name: (images * 255).round() / 255 for name, images in x.items()}
+    out = edits.interpolate(heads, str(tmp_path / "many"), str(tmp_path / "many"), None, part="both", num=2)
+    for name, values in heads.decode(heads.encode(expected)).items():
+        np.testing.assert_allclose(saved(out / "interpolate.npz")[name][0], values.numpy(), atol=1e-4)
+    out = edits.swap(heads, str(tmp_path / "one"), "1", None)
+    alone = heads.swap({name: values[1:] for name, values in expected.items()}, of_test(heads, 1))
+    for name, values in alone.items():
+        np.testing.assert_allclose(saved(out / "swap.npz")[name], values.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("10", "no sample 10 in the test split: it has 10"),
+        (5000 * "7", "no sample 777777777...77777777 in the test split: it has 10"),
+        ("absent.npz", "absent.npz: no such file"),
+        (".", r"expected a file or a folder of files called like a modality \(t1, t2\)"),
+        ("b.npz", "0 holds 1 samples, b.npz holds 2: give as many"),
+    ],
+)
+def test_sources_that_are_none(heads, tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    if source == "b.npz":
+        np.savez("b.npz", t1=np.zeros((2, 1, 18, 22)))
+    with pytest.raises(MandorlaError, match=message):
+        edits.swap(heads, "0", source, Path("out"))
+    assert not Path("out").exists()
