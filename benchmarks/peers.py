@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of training, for each model (default: 10)")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2: one training of each model for every seed")
     parser.add_argument("--threads", type=int, default=1, help="of each training (default: 1)")
+    parser.add_argument("--title", help="of the section to write; by default the recipe's name")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "peers", help="folder of data and answers")
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = parser.parse_intermixed_args(given)
@@ -114,13 +115,13 @@ def compare(asked: argparse.Namespace, given: Sequence[str]) -> None:
     Raises MandorlaError where models and data do not fit, the peers' environment is missing, or a training fails.
     """
     torch.set_num_threads(asked.threads)
-    title = Path(asked.recipe).stem
+    stem = Path(asked.recipe).stem
     columns: dict[str, list[list[Record]]] = {}
     reports: dict[str, list[dict]] = {}
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     for seed in seeds:
         recipe = read_recipe(asked.recipe, [*asked.overrides, f"seed={seed}"])
-        truth = Truth(recipe, asked.out.resolve() / title / f"seed{seed}")
+        truth = Truth(recipe, asked.out.resolve() / stem / f"seed{seed}")
         found = {}
         for name in chosen_models(list(filter(None, asked.models.split(","))), truth):
             answer = ask(truth, name, asked.minutes, asked.threads)
@@ -132,7 +133,7 @@ def compare(asked: argparse.Namespace, given: Sequence[str]) -> None:
     parts = [about(command, seeds), reports_table(reports), figures_table(columns), verdict(columns)]
     section = "\n".join(parts)
     print(section)
-    write_section(TABLES, title, section, INTRODUCTION)
+    write_section(TABLES, asked.title or stem, section, INTRODUCTION)
 
 
 def chosen_models(names: Sequence[str], truth: Truth) -> list[str]:

@@ -142,6 +142,12 @@ def test_what_was_asked_before_is_not_trained_again_and_a_section_takes_the_plac
     assert "100.0 ± 0.0 dB" in text
     run(peers, "phantom", "--models", "truth", "--minutes", "0.6", *PHANTOM)
     assert trained.read_text() == "truthtruth"
+    run(peers, "phantom", "--models", "truth", "--minutes", "0.6", "--title", "phantom, again", *PHANTOM)
+    assert trained.read_text() == "truthtruth", "a section of another title asks for nothing new"
+    assert [line for line in peers.TABLES.read_text().splitlines() if line.startswith("## ")] == [
+        "## phantom",
+        "## phantom, again",
+    ]
 
 
 def test_images_are_kept_as_bytes_where_bytes_hold_them(peers, tmp_path):
