@@ -272,7 +272,11 @@ def sample(
     out: Out = None,
     label: Labels = None,
     best_of: Annotated[
-        int, typer.Option(min=1, help="Of so many draws for each sample, keep that whose modalities agree best.")
+        int,
+        typer.Option(
+            min=1,
+            help="Draws for each sample; that whose modalities agree best is kept. Many favour easy samples.",
+        ),
     ] = 1,
 ) -> None:
     """Generate new matching tuples: one picture per modality and sample, a grid, and all arrays (`samples.npz`)."""

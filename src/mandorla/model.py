@@ -169,8 +169,9 @@ class Mandorla:
     ) -> Samples:
         """Return `num` new matching tuples, the samples `first`, `first` + 1, ... of this seed.
 
-        Each is the most consistent of `best_of` draws. `labels` are what stage 2 was trained with as
-        `diffusion.labels`: `{"grade": "high"}`, or a value for each sample.
+        Each is the most consistent of `best_of` draws: two halve the tuples that do not belong together, many favour
+        what is easily drawn. `labels` are what stage 2 was trained with as `diffusion.labels`: `{"grade": "high"}`, or
+        a value for each sample.
 
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, whatever their labels are, and only the private parts are new.
