@@ -66,6 +66,15 @@ def phantom_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def volumes_run(tmp_path_factory) -> Path:
+    """Return a run of two modalities of three-dimensional maps."""
+    from tiny import tiny_recipe
+
+    volumes = "data={kind: phantom, size: [16, 18, 17], num_train: 40, num_val: 10, num_test: 10}"
+    return _train(tiny_recipe(tmp_path_factory.mktemp("runs") / "volumes", "phantom", volumes))
+
+
+@pytest.fixture(scope="session")
 def signals_run(tmp_path_factory) -> Path:
     """Return a run of two one-dimensional modalities of different length, one missing for a third of the samples."""
     from tiny import signals_recipe

@@ -13,7 +13,7 @@ from mandorla.data.images import read_image, write_image
 from mandorla.errors import MandorlaError
 
 
-@pytest.fixture(scope="module", params=["polydigits_run", "phantom_run", "signals_run"])
+@pytest.fixture(scope="module", params=["polydigits_run", "phantom_run", "signals_run", "volumes_run"])
 def model(request):
     return mandorla.load(request.getfixturevalue(request.param))
 
