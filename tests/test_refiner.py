@@ -24,8 +24,8 @@ MODALITIES = (Modality("a", 1, (6, 5)), Modality("b", 2, (7,)), Modality("table"
 LAYOUT = Layout({SHARED: (3,), "a": (2, 3, 3), "b": (4,), "table": (2,)})
 
 
-def small() -> Refiner:
-    return Refiner(RefinerConfig(network=UNetConfig(channels=(4, 4), embedding=8)), MODALITIES, LAYOUT)
+def small(layout: Layout = LAYOUT) -> Refiner:
+    return Refiner(RefinerConfig(network=UNetConfig(channels=(4, 4), embedding=8)), MODALITIES, layout)
 
 
 def batch(num: int):
@@ -59,7 +59,7 @@ def test_detail_is_drawn_from_what_the_velocity_says():
 
 
 def test_guidance_leads_to_images_whose_codes_are_right():
-    """Along the slope, as far as `guidance` says, in standard deviations of the detail; each image by itself."""
+    """Along the slope of the vectors, as far as `guidance` says, in standard deviations of the detail."""
     refiner = small()
     refiner.scale[0] = 0.1
     _, latents, _ = batch(5)
@@ -69,13 +69,25 @@ def test_guidance_leads_to_images_whose_codes_are_right():
     def read(name: str, x: torch.Tensor) -> torch.Tensor:
         wanted = torch.cat([latents.shared.flatten(1), latents.private["a"].flatten(1)], 1)
         away = 9 * brighter[: len(x), None] - x.flatten(1).mean(1, keepdim=True)  # of a goal that is never reached
-        return torch.cat([wanted[:, :1] + away, wanted[:, 1:]], 1)[: len(x)]
+        of_map = wanted[:, 3:] + 99 * x.flatten(1).mean(1, keepdim=True)  # which would lead elsewhere
+        return torch.cat([wanted[:, :1] + away, wanted[:, 1:3], of_map], 1)[: len(x)]
 
     plain, led = (
         refiner.refine("a", latents, decoded, noise, RefinerConfig(guidance=strength), read) for strength in (0.0, 2.0)
     )
     expected = 0.1 * 2.0 * brighter.view(-1, 1, 1, 1).expand_as(plain)
     torch.testing.assert_close(led - plain, expected, atol=1e-5, rtol=0)
+
+
+def test_maps_need_no_guidance():
+    def read(name: str, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nothing is read")
+
+    refiner = small(Layout(LAYOUT.shapes | {SHARED: (3, 3, 3)}))
+    latents = Latents(torch.randn(4, 3, 3, 3), {"a": torch.randn(4, 2, 3, 3)})
+    decoded, noise = torch.full((4, 1, 6, 5), 0.5), torch.randn(4, 1, 6, 5)
+    one, other = (refiner.refine("a", latents, decoded, noise, RefinerConfig(guidance=g), read) for g in (0.0, 2.0))
+    assert torch.equal(one, other)
 
 
 def test_the_loss_is_least_where_the_velocity_is_right(monkeypatch):

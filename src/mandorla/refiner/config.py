@@ -18,7 +18,7 @@ class RefinerConfig(Settings):
     """factor on the noise: 1 draws as learned; below, images stay nearer to what was decoded, and show the same more
     often"""
     guidance: float = Field(0.4, ge=0)
-    """how far an image that is drawn is led to where stage 1 reads the codes that it is drawn for, in standard
-    deviations of the detail; 0: not at all"""
+    """how far an image that is drawn is led to where stage 1 reads the vectors that it is drawn for, in standard
+    deviations of the detail; 0: not at all. Maps need none: they say what is where"""
     training: TrainingConfig = TrainingConfig(steps=2000, batch_size=64, learning_rate=2e-3, ema=0.998)
     """length, optimiser, logs"""

@@ -6,8 +6,9 @@ codes and what was decoded of them,
 
     x_m = D_m(c, u_m) + s_m d_m,    d_m = noise moved along v(d, t | D_m(c, u_m), c, u_m) from t = 0 to 1
 
-What is drawn shall show the same: the image x that a velocity points to is led to where the codes E_m that stage 1
-reads of it are those that it is drawn for, w standard deviations of the detail from t = 0 to 1,
+What is drawn shall show the same. A map says what is where, and the network looks there; of codes that are vectors, the
+image x that a velocity points to is led to where those that stage 1 reads of it, E_m, are those that it is drawn for,
+w standard deviations of the detail from t = 0 to 1,
 
     v - w g / rms(g)    with g = d/dx |E_m(x) - (c, u_m)|^2 at x = D_m(c, u_m) + s_m (d_m + (1 - t) v)
 
@@ -95,16 +96,18 @@ class Refiner(nn.Module):
         """
         place, codes = self.names.index(name), (latents.shared, latents.private[name])
         scale, wanted = self.scale[place], torch.cat([z.flatten(1) for z in codes], 1)
+        led = torch.cat([torch.full((z[0].numel(),), z.ndim == 2, device=z.device) for z in codes])
+        guidance = config.guidance * bool(led.any())
 
         def velocity(detail: Tensor, t: float) -> Tensor:
             v = self._velocity(place, detail, decoded, codes, detail.new_full((len(detail),), t))
-            if not config.guidance:
+            if not guidance:
                 return v
             with torch.enable_grad():
                 image = (decoded + scale * (detail + (1 - t) * v)).requires_grad_()
-                (slope,) = torch.autograd.grad((read(name, image) - wanted).square().sum(), image)
+                (slope,) = torch.autograd.grad((read(name, image) - wanted)[:, led].square().sum(), image)
             sizes = slope.flatten(1).square().mean(1).sqrt().clamp_min(_LEAST)
-            return v - config.guidance * slope / sizes.view(-1, *[1] * (slope.ndim - 1))
+            return v - guidance * slope / sizes.view(-1, *[1] * (slope.ndim - 1))
 
         noise, times = config.temperature * noise, time_grid(max(1, config.steps))
         return decoded + scale * Multistep().integrate(velocity, noise, times)
