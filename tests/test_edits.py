@@ -10,7 +10,7 @@ import torch
 import mandorla
 from mandorla import edits
 from mandorla.data.images import read_image, write_image
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 
 @pytest.fixture(scope="module", params=["polydigits_run", "phantom_run", "signals_run", "volumes_run"])
@@ -75,8 +75,7 @@ def test_swap_passes_only_what_is_present(heads, tmp_path):
 
 def test_variations(model):
     out = edits.vary(model, "2", None, strength=0.4, part="private", num=3, seed=5)
-    x = {name: value.repeat_interleave(3, 0) for name, value in of_test(model, 2).items()}
-    expected = model.vary(x, 0.4, "private", 5).x
+    expected = model.vary(of_test(model, 2), 0.4, "private", 5, num=3).x
     found = saved(out / "vary.npz")
     equal({name: values[:, 0] for name, values in found.items()}, expected)
     assert all(len(np.unique(values.reshape(3, -1), axis=0)) == 3 for values in found.values()), "no two draws alike"
@@ -122,7 +121,7 @@ def test_a_region_drawn_anew(paints, tmp_path):
         outside = np.broadcast_to(region == 0, values.shape)
         np.testing.assert_array_equal(values[outside], x[name].expand(2, 1, 1, 18, 22).numpy()[outside])
         assert not np.array_equal(values[0], values[1]) and not np.array_equal(values[0], x[name].numpy())
-    assert json.loads((out / "inpaint.json").read_text())["region"] == "region.npy"
+    assert json.loads((out / "inpaint.json").read_text())["region"] == str(tmp_path / "region.npy")
 
 
 def test_regions_that_fit_nothing(paints, signals_run, tmp_path):
@@ -167,6 +166,82 @@ def test_samples_in_folders(heads, tmp_path):
     alone = heads.swap({name: values[1:] for name, values in expected.items()}, of_test(heads, 1))
     for name, values in alone.items():
         np.testing.assert_allclose(saved(out / "swap.npz")[name], values.numpy(), atol=1e-4)
+
+
+def test_what_is_made_of_files_is_called_like_them(heads, tmp_path):
+    x = of_test(heads, 0, 1)
+    for name, images in x.items():
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for stem, image in zip("ba", images.numpy(), strict=True):
+            write_image(tmp_path / "in" / name / f"{stem}.png", image)
+    out = edits.vary(heads, str(tmp_path / "in"), tmp_path / "out", strength=0.2, part="both", num=2, seed=0)
+    assert entries(out / "draw1" / "t2") == {"a.png", "a.json", "b.png", "b.json"}
+    pixels = read_image(out / "draw1" / "t2" / "b.png")
+    np.testing.assert_allclose(pixels, saved(out / "vary.npz")["t2"][1, 1], atol=0.5 / 255 + 1e-6)
+    note = json.loads((out / "draw1" / "t2" / "b.json").read_text())
+    assert note.items() >= {"which": "draw1", "modality": "t2", "Sources": ["b.png", "b.png"]}.items()
+
+
+def test_one_file_of_a_modality_is_one_sample_whatever_lies_beside_it(heads, tmp_path):
+    x = of_test(heads, 0)
+    for name in ("t1", "T2", "mask"):
+        write_image(tmp_path / f"{name}.png", x["t1"][0].numpy())
+    (tmp_path / "mask.csv").write_text("1,2")
+    with pytest.warns(MandorlaWarning, match="no t2, did you mean 'T2'"):
+        out = edits.swap(heads, str(tmp_path), "0", tmp_path / "out")
+    assert saved(out / "swap.npz")["t2"].shape == (1, 1, 18, 22)
+    (tmp_path / "t2").mkdir()
+    with pytest.raises(MandorlaError, match=r"files of some modalities, folders of others \(t1, t2\): make them alike"):
+        edits.swap(heads, str(tmp_path), "0", tmp_path / "other")
+
+
+def test_both_sides_of_a_swap_are_shown(heads, tmp_path):
+    x = of_test(heads, 0)
+    np.savez(tmp_path / "a.npz", t1=x["t1"])
+    np.savez(tmp_path / "b.npz", t2=x["t2"])
+    whole = read_image(edits.swap(heads, "0", "0", tmp_path / "both") / "grid.png").shape
+    parts = read_image(edits.swap(heads, str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), None) / "grid.png").shape
+    assert parts == whole, "a column for each modality, with empty places"
+
+
+def test_a_region_lies_on_the_grid_of_the_scans(volumes_run, tmp_path, monkeypatch):
+    """Volumes are turned to the model's axes, their region with them, and what is made of them is turned back."""
+    nibabel = pytest.importorskip("nibabel")
+    model = mandorla.load(volumes_run)
+    monkeypatch.setattr(model.diffusion, "config", model.diffusion.config.model_copy(update={"region_share": 0.2}))
+    affine = np.array([[-1.5, 0, 0, 10], [0, 0, 2, -4], [0, -1, 0, 7], [0, 0, 0, 1.0]])  # another order and direction
+    x = {name: volume[0, 0].numpy() for name, volume in of_test(model, 0).items()}
+    region = np.zeros((16, 18, 17), np.uint8)
+    region[:4, :5, :6] = 1
+    turns = {"region": region, **x}
+    (tmp_path / "in").mkdir()
+    ways = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("IPL"), nibabel.orientations.io_orientation(affine)
+    )
+    for name, volume in turns.items():
+        stored = nibabel.orientations.apply_orientation(volume, ways)
+        nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "in" / f"{name}.nii.gz")
+    mask = tmp_path / "in" / "region.nii.gz"
+    out = edits.inpaint(model, str(tmp_path / "in"), mask, tmp_path / "out", part="both", num=1, seed=0)
+    made = saved(out / "inpaint.npz")
+    marked = nibabel.load(mask).get_fdata() > 0
+    for name, volume in x.items():
+        changed = np.abs(made[name][0, 0] - volume) > 1e-6
+        assert changed.any() and not changed[region == 0].any()
+        written = nibabel.load(out / name / "in.nii.gz")
+        np.testing.assert_allclose(written.affine, affine)
+        before = nibabel.load(tmp_path / "in" / f"{name}.nii.gz").get_fdata()
+        np.testing.assert_allclose(written.get_fdata()[~marked], before[~marked], atol=1e-3)
+        assert np.abs(written.get_fdata() - before)[marked].max() > 1e-3
+
+
+@pytest.mark.parametrize("part", ["both", "shared"])
+def test_a_stage_2_of_private_parts_says_so(heads, tmp_path, monkeypatch, part):
+    changed = heads.diffusion.config.model_copy(update={"region_share": 0.2, "mode": "private"})
+    monkeypatch.setattr(heads.diffusion, "config", changed)
+    write_image(tmp_path / "region.png", np.ones((1, 18, 22)))
+    with pytest.raises(MandorlaError, match="trained in mode 'private' and draws private parts alone: give part priv"):
+        edits.inpaint(heads, "0", tmp_path / "region.png", None, part=part, num=1, seed=0)
 
 
 @pytest.mark.parametrize(

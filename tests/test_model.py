@@ -200,13 +200,18 @@ def test_variations_keep_as_much_as_is_asked_for(model):
     latents = model.encode(x)
     close(model.vary(x, 0.0).x, model.decode(latents))
     anew = model.vary(x, 1.0, seed=2)
-    close(anew.latents.private, model.sample_private(latents.shared, seed=2).private)
+    close(anew.latents.private, model.complete(Latents(latents.shared, {}), seed=2).private)
     torch.testing.assert_close(anew.latents.shared, latents.shared)
     shared = model.vary(x, 0.5, part="shared").latents
     close(shared.private, latents.private)
     assert (shared.shared - latents.shared).abs().max() > 1e-3
     torch.testing.assert_close(shared.shared.flatten(1).square().mean(1), torch.ones(len(shared)), **CLOSE)
     assert all(part.abs().max() > 1e-4 for part in _difference(model.vary(x, 0.5, part="both").latents, latents))
+    few, many = (model.vary(x, 0.5, seed=3, num=num).x for num in (2, 3))
+    for name, draws in many.items():
+        draws = draws.unflatten(0, (-1, 3))
+        torch.testing.assert_close(draws[:, :2].flatten(0, 1), few[name], msg="whatever their number", **CLOSE)
+        assert (draws[:, 0] - draws[:, 2]).abs().max() > 1e-4
     for strength in (1.5, "a"):
         with pytest.raises(MandorlaError, match="strength is a number from 0 to 1"):
             model.vary(x, strength)
@@ -240,6 +245,9 @@ def test_in_painting_changes_a_region_alone(model, monkeypatch):
     kept = [model.inpaint(data, region, "private", seed=1).latents.shared for data in (x, changed)]
     torch.testing.assert_close(kept[0], latents.shared)
     assert (kept[1] - kept[0]).abs().max() > 1e-3, "the shared part is that of the whole image where it stays"
+    twice = model.inpaint(x, region, seed=1, num=2)
+    close({name: z[::2] for name, z in twice.x.items()}, samples.x)
+    assert any((z[::2] - z[1::2]).abs().max() > 1e-4 for z in twice.x.values())
     few = model.inpaint({n: v[:2] for n, v in x.items()}, region.expand(2, *size), seed=1)
     close(few.latents.components, samples.latents[:2].components)
     torch.testing.assert_close(model.inpaint(latents, region, "private").latents.shared, latents.shared)

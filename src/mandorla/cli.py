@@ -58,12 +58,12 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; or a folder with a file, or a"
-        " folder of files, called like each modality.",
+        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; or a folder with a file for"
+        " each modality, or with a folder of files for each, called like it; or a BIDS dataset.",
     ),
 ]
 Moved = Annotated[Literal["both", "shared", "private"], typer.Option("--part", help="What changes.")]
-Draws = Annotated[int, typer.Option("--num", min=1, help="Draws of each sample.")]
+Draws = Annotated[int, typer.Option("--num", min=1, max=1000, help="Draws of each sample.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to write to; by default one inside RUN.")]
 
 
@@ -359,7 +359,7 @@ def interpolate(
     first: Annotated[str, typer.Argument(metavar="A", help="Sample, as SOURCE of `mandorla vary`.")],
     last: Annotated[str, typer.Argument(metavar="B", help="Sample, as SOURCE of `mandorla vary`.")],
     part: Moved = "both",
-    num: Annotated[int, typer.Option(min=2, help="Steps, ends included.")] = 8,
+    num: Annotated[int, typer.Option(min=2, max=1000, help="Steps, ends included.")] = 8,
     out: Out = None,
 ) -> None:
     """Go from one sample to another; along the shared or the private parts alone, the others stay those of A."""
@@ -374,7 +374,7 @@ def inpaint(
     source: Source,
     region: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Picture, volume or array of the samples' size, above zero inside."),
+        typer.Option(metavar="FILE", help="Picture, volume or array on the grid of the samples, above zero inside."),
     ],
     part: Moved = "both",
     num: Draws = 4,

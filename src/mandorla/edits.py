@@ -1,15 +1,17 @@
 """Samples out of samples: the work of `mandorla swap`, `vary`, `interpolate` and `inpaint` over a `Mandorla`.
 
 A *source* is an index into the run's test split; an `.npz` with arrays `(N, C, *size)` in [0, 1] of all or some
-modalities; or a folder with a file or a sub-folder of files for each of them, read as those of the training were.
+modalities; or a folder in which `mandorla.inputs.find_samples` finds some, read as those of the training were.
 
-Each verb writes a folder, by default one of its name in the run folder, which is replaced: what was made as `sample`
-writes its own, all of it as `<verb>.npz`, and `grid.png`, from top to bottom what was given and what was made of it,
-from left to right the modalities of one sample after the other. Draws `(num, N, C, *size)` lie in `draw0`, `draw1`,
-..., steps of a way in `step0`, `step1`, ...; draw k of sample i depends on (seed, k + i num) alone.
+Each verb writes a folder, by default one of its name in the run folder, which is replaced: what was made, all of it as
+`<verb>.npz`, and `grid.png`, from top to bottom what was given and what was made of it, from left to right the
+modalities of one sample after the other. Draws `(num, N, C, *size)` lie in `draw0`, `draw1`, ..., steps of a way in
+`step0`, `step1`, .... What is made of files is called like them, volumes are on their grid; all else is numbered, as
+`sample` writes its own. Beside each is a note of how it was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,106 +19,160 @@ import torch
 from torch import Tensor
 
 from mandorla.data.readers import ReadOptions, read
+from mandorla.data.samples import Slices, read_slices
 from mandorla.errors import MandorlaError
-from mandorla.files import refining_of, sampling_of, to_arrays, write_generated
-from mandorla.inputs import Arrays, read_arrays, read_folder
+from mandorla.files import refining_of, sampling_of, to_arrays, write_as_read, write_generated
+from mandorla.inputs import Arrays, Input, find_samples, in_unit, read_arrays, read_input, reading
 from mandorla.model import Mandorla, Part
 from mandorla.outputs import new_folder, origin, write_note
 from mandorla.pictures import grid
 
-_SHOWN = 8  # samples in a grid
+_SHOWN = 8  # samples in a grid, and twice as many rows
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Hold the N samples of a source, `x[name]` `(N, C, *size)` in [0, 1], and the files that they were read from.
+
+    `region` `(N, *size)` is what was marked beside them.
+    """
+
+    x: Arrays
+    files: Sequence[tuple[Input, Slices]] = ()
+    region: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return _count(self.x)
 
 
 def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None) -> Path:
     """Write samples with the shared part of one source and the private parts of another; return their folder."""
     shared, private = _read_both(model, shared_from, private_from)
-    joined = to_arrays(model.swap(shared_from=shared, private_from=private))
     made = origin(model.hashes_of_decoding, {"shared_from": shared_from, "private_from": private_from})
-    given = {"shared from": shared, "private from": private}
-    return _write(model, out, "swap", given, {"joined": joined}, made | refining_of(model))
+    given = {"shared from": shared.x, "private from": private.x}
+
+    def make() -> dict[str, Arrays]:
+        return {"joined": to_arrays(model.swap(shared_from=shared.x, private_from=private.x))}
+
+    return _write(model, out, "swap", private, given, make, made | refining_of(model))
 
 
 def vary(model: Mandorla, source: str, out: Path | None, *, strength: float, part: Part, num: int, seed: int) -> Path:
     """Write `num` variations of each sample, as `Mandorla.vary` draws them; return their folder."""
-    x = _read(model, source)
-    drawn = model.vary(_repeated(x, num), strength, part, seed).x
+    of = _read(model, source)
     settings = {"source": source, "strength": strength, "part": part, "seed": seed}
     made = origin(model.hashes, settings | sampling_of(model, None))
-    return _write(model, out, "vary", {"given": x}, _named("draw", _by_draw(drawn, num)), made)
+
+    def make() -> dict[str, Arrays]:
+        return _draws(model.vary(of.x, strength, part, seed, num).x, num)
+
+    return _write(model, out, "vary", of, {"given": of.x}, make, made)
 
 
 def interpolate(model: Mandorla, first: str, last: str, out: Path | None, *, part: Part, num: int) -> Path:
     """Write `num` steps from one source to another, ends included; return their folder."""
     a, b = _read_both(model, first, last)
-    way = to_arrays(model.interpolate(a, b, num, part))
     made = origin(model.hashes_of_decoding, {"from": first, "to": last, "part": part, "num": num} | refining_of(model))
-    return _write(model, out, "interpolate", {"from": a, "to": b}, _named("step", way), made)
+
+    def make() -> dict[str, Arrays]:
+        return _named("step", to_arrays(model.interpolate(a.x, b.x, num, part)))
+
+    return _write(model, out, "interpolate", a, {"from": a.x, "to": b.x}, make, made)
 
 
 def inpaint(model: Mandorla, source: str, region: Path, out: Path | None, *, part: Part, num: int, seed: int) -> Path:
     """Write `num` versions of each sample drawn anew in a region, given what lies around it; return their folder.
 
-    `region` is a picture, a volume or an array of the size of the samples, above zero where they are drawn anew.
+    `region` is a picture, a volume or an array, above zero where samples are drawn anew: on the grid of the source's
+    files if it has some, else of the size of its samples.
     """
-    x, where = _read(model, source), _read_region(model, region)
-    drawn = model.inpaint(_repeated(x, num), where, part, seed).x
-    settings = {"source": source, "region": region.name, "part": part, "seed": seed}
+    of = _read(model, source, region)
+    settings = {"source": source, "region": str(region), "part": part, "seed": seed}
     made = origin(model.hashes, settings | sampling_of(model, None))
-    around = {name: values * ~where for name, values in x.items() if values.shape[2:] == where.shape}
-    given = {"given": x, "around the region": around}
-    return _write(model, out, "inpaint", given, _named("draw", _by_draw(drawn, num)), made)
+    around = {name: x * ~of.region[:, None] for name, x in of.x.items() if x.shape[2:] == of.region.shape[1:]}
+
+    def make() -> dict[str, Arrays]:
+        return _draws(model.inpaint(of.x, of.region, part, seed, num).x, num)
+
+    return _write(model, out, "inpaint", of, {"given": of.x, "around the region": around}, make, made)
 
 
 # ------------------------------------------------------------------------------------------------------------ inside
 
 
-def _read(model: Mandorla, source: str) -> Arrays:
-    """Return the samples `(N, C, *size)` in [0, 1] of a source, by those modalities that it has."""
+def _read(model: Mandorla, source: str, region: Path | None = None) -> _Source:
+    """Return the samples of a source, with the `region` that lies in that file."""
+    if region is not None:
+        _sizes(model)  # of what has regions
     if not source.isdecimal():
         path = Path(source)
-        return read_folder(model, path) if path.is_dir() else read_arrays(path, model.modalities)
-    test = model.data().test
-    if len(source) > 18 or int(source) >= len(test):
-        shown = source if len(source) <= 20 else f"{source[:9]}...{source[-8:]}"
-        raise MandorlaError(f"no sample {shown} in the test split: it has {len(test)}, counted from 0")
-    batch = test.batch([int(source)])
-    return {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
+        if path.is_dir():
+            return _read_files(model, find_samples(model, path), region)
+        x = read_arrays(path, model.modalities)
+    else:
+        test = model.data().test
+        if len(source) > 18 or int(source) >= len(test):
+            shown = source if len(source) <= 20 else f"{source[:9]}...{source[-8:]}"
+            raise MandorlaError(f"no sample {shown} in the test split: it has {len(test)}, counted from 0")
+        batch = test.batch([int(source)])
+        x = {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
+    if region is None:
+        return _Source(x)
+    marked = _read_region(model, region)
+    return _Source(x, region=np.repeat(marked[None], _count(x), 0))
 
 
-def _read_both(model: Mandorla, first: str, second: str) -> tuple[Arrays, Arrays]:
+def _read_files(model: Mandorla, inputs: Sequence[Input], region: Path | None) -> _Source:
+    """Return the samples that lie in files, with the `region` on their grid."""
+    masks = {} if region is None else {"region": region}
+    read = [read_input(model, one.places, masks) for one in inputs]
+    values = {name: [each.values[name] for each in read] for name in inputs[0].places}
+    x = in_unit(model, values, [one.subject for one in inputs])
+    marked = np.concatenate([each.masks["region"] for each in read]) > 0 if masks else None
+    if masks and not marked.any():
+        raise MandorlaError(f"{region}: nothing in it is above zero: mark what shall be drawn anew")
+    return _Source(x, list(zip(inputs, read, strict=True)), marked)
+
+
+def _read_both(model: Mandorla, first: str, second: str) -> tuple[_Source, _Source]:
     """Return the samples of two sources. Raises MandorlaError if they are not as many."""
     a, b = _read(model, first), _read(model, second)
-    if (left := _count(a)) != (right := _count(b)):
-        raise MandorlaError(f"{first} holds {left} samples, {second} holds {right}: give as many")
+    if len(a) != len(b):
+        raise MandorlaError(f"{first} holds {len(a)} samples, {second} holds {len(b)}: give as many")
     return a, b
 
 
+def _sizes(model: Mandorla) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of images and volumes. Raises MandorlaError if there are none."""
+    if sizes := {modality.name: modality.size for modality in model.modalities if len(modality.size) > 1}:
+        return sizes
+    raise MandorlaError("no modality of this model is an image or a volume: signals and vectors have no regions")
+
+
 def _read_region(model: Mandorla, path: Path) -> np.ndarray:
-    """Return the region `(*size)` of a file. Raises MandorlaError if it is empty or of no modality's size."""
-    sizes = list(dict.fromkeys(modality.size for modality in model.modalities if len(modality.size) > 1))
-    if not sizes:
-        raise MandorlaError("no modality of this model is an image or a volume: signals and vectors have no regions")
-    region = (read(str(path), ReadOptions(dimensions=len(sizes[0]))).values > 0).any(0)
-    if region.shape not in sizes:
-        wanted = " or ".join(" x ".join(map(str, size)) for size in sizes)
+    """Return the region `(*size)` of a file, for samples without files: read as if it were one of them."""
+    sizes, config = _sizes(model), reading(model)
+    name = next(iter(sizes))
+    if config.slices:  # of which samples are one, and so is the region
+        region = read(str(path), ReadOptions(dimensions=2)).values
+    else:
+        region = read_slices({name: str(path)}, {}, config).values[name][0]
+    region = (region > 0).any(0)
+    if region.shape not in sizes.values():
+        wanted = " or ".join(" x ".join(map(str, size)) for size in dict.fromkeys(sizes.values()))
         raise MandorlaError(f"{path}: size {' x '.join(map(str, region.shape))}, but samples have {wanted}: resize it")
     if not region.any():
         raise MandorlaError(f"{path}: nothing in it is above zero: mark what shall be drawn anew")
     return region
 
 
-def _repeated(x: Arrays, num: int) -> Arrays:
-    """Return each sample `num` times, one after another."""
-    return {name: values.repeat(num, 0) for name, values in x.items()}
-
-
-def _by_draw(drawn: Mapping[str, Tensor], num: int) -> Arrays:
-    """Return `(num, N, C, *size)` of `(N * num, C, *size)`."""
-    return {name: np.moveaxis(x.reshape(-1, num, *x.shape[1:]), 1, 0) for name, x in to_arrays(drawn).items()}
+def _draws(drawn: Mapping[str, Tensor], num: int) -> dict[str, Arrays]:
+    """Return `(N * num, C, *size)`, the draws of one sample after another, as `draw0`, `draw1`, ..."""
+    return _named("draw", to_arrays({name: x.unflatten(0, (-1, num)).transpose(0, 1) for name, x in drawn.items()}))
 
 
 def _named(what: str, made: Arrays) -> dict[str, Arrays]:
-    """Return the entries of the first axis under names: `draw0`, `draw1`, ..."""
+    """Return the entries of the first axis under names."""
     return {f"{what}{k}": {name: x[k] for name, x in made.items()} for k in range(_count(made))}
 
 
@@ -128,25 +184,50 @@ def _write(
     model: Mandorla,
     out: Path | None,
     verb: str,
+    source: _Source,
     given: Mapping[str, Arrays],
-    made: Mapping[str, Arrays],
+    make: Callable[[], dict[str, Arrays]],
     note: Mapping[str, object],
 ) -> Path:
-    """Write what was `made` of what was `given`, and a grid of both; return the folder.
+    """Make something of what was `given` and write it, called as the `source` is, and a grid of both.
 
-    Where only one thing was made, its files lie in the folder itself, and its arrays have no axis for it.
+    Where only one thing was made, its files lie in the folder itself, and its arrays have no axis for it. Returns the
+    folder.
     """
-    alone, names = len(made) == 1, list(next(iter(made.values())))
-    count = min(_SHOWN, _count(next(iter(made.values()))))
     with new_folder(out or model.run / verb, replace=out is None) as folder:
-        arrays = {name: np.stack([x[name] for x in made.values()]) for name in names}
+        made = make()
+        alone = len(made) == 1
+        arrays = {name: np.stack([x[name] for x in made.values()]) for name in next(iter(made.values()))}
         np.savez(folder / f"{verb}.npz", **({name: x[0] for name, x in arrays.items()} if alone else arrays))
         write_note(folder / verb, note)
         for name, x in made.items():
-            write_generated(folder if alone else folder / name, x, model, None, 0, note)
-        columns = [(name, index) for index in range(count) for name in names]
-        rows = given | made
+            inner, own = (folder, note) if alone else (folder / name, {**note, "which": name})
+            if source.files:
+                _write_files(inner, x, model, source.files, own)
+            else:
+                write_generated(inner, x, model, None, 0, own)
+        rows = given | dict(list(made.items())[: 2 * _SHOWN])
+        names = list(dict.fromkeys(name for x in rows.values() for name in x))
+        columns = [(name, index) for index in range(min(_SHOWN, len(source))) for name in names]
         tiles = [[torch.as_tensor(x[n][i]) if n in x else None for n, i in columns] for x in rows.values()]
         bands = [len(given)], range(len(names), len(columns), len(names))
         (folder / "grid.png").write_bytes(grid(tiles, list(rows), [name for name, _ in columns], bands))
     return out or model.run / verb
+
+
+def _write_files(
+    folder: Path,
+    x: Arrays,
+    model: Mandorla,
+    files: Sequence[tuple[Input, Slices]],
+    note: Mapping[str, object],
+) -> None:
+    """Write what was made of files, a file for each, called like it, with a note."""
+    start = 0
+    for one, was in files:
+        stop = start + _count(was.values)
+        for name, values in x.items():
+            target = folder / one.target(name, "mean")
+            write_as_read(target, values[start:stop], one, was, model.intensity[name])
+            write_note(target, {**note, "modality": name, "Sources": [path.name for path in one.places.values()]})
+        start = stop

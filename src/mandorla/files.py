@@ -22,6 +22,7 @@ from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.images import TIFF
+from mandorla.data.intensity import Fitted
 from mandorla.data.readers import library, split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
 from mandorla.diffusion.labels import Value, to_labels
@@ -71,8 +72,9 @@ def sample(
     with new_folder(out or model.run / "samples", replace=out is None) as folder:
         shapes = {m.name: (num, *m.shape) for m in model.modalities}
         with arrays_in(folder / "samples.npz", shapes) if format in (None, "npz") else nullcontext({}) as arrays:
-            for start in range(0, num, model.at_once)[turns()]:
-                here = min(model.at_once, num - start)
+            at_once = max(1, model.at_once // best_of)
+            for start in range(0, num, at_once)[turns()]:
+                here = min(at_once, num - start)
                 drawn = model.sample(here, seed=seed, steps=steps, best_of=best_of, first=start, labels=labels)
                 x = to_arrays(drawn.x)
                 for name in arrays:
@@ -306,21 +308,30 @@ def _write_input(
 ) -> None:
     """Write the `results` `(S, C, *size)` of one input, which was `read` as S slices or whole."""
     places = list(one.places.values())
-    like, _ = split_place(str(places[0]))
-    suffix = ".tif" if like.suffix.lower() in TIFF else ".png"
     start = source if source.is_dir() else source.parent
     sources = [os.path.relpath(place, start) for place in places]
     sources = [source.resolve().name if path == "." else path for path in sources]
     for (name, statistic), target in job.targets(one, folder).items():
-        fitted, values, spread = job.model.intensity[name], results[name, statistic], statistic == "std"
-        if read.way:
-            write_on_grid(target, values, read.way, like, fitted, spread)
-        elif read.numbers is None:
-            write_sample(target, values[0], fitted, suffix, spread)
-        else:
-            for number, image in zip(read.numbers, values, strict=True):
-                write_sample(target.with_name(f"{target.name}_s{number:03d}"), image, fitted, suffix, spread)
+        write_as_read(target, results[name, statistic], one, read, job.model.intensity[name], statistic == "std")
         write_note(target, job.made | {"Sources": sources, "modality": name, "statistic": statistic})
+
+
+def write_as_read(
+    target: Path, values: np.ndarray, one: Input, read: Slices, fitted: Fitted, spread: bool = False
+) -> None:
+    """Write `values` `(S, C, *size)` that were made of an input, which was `read` as S slices or whole, to `target`.
+
+    Where the input knows where it lies that is a volume on its grid, else a file, or one for each slice.
+    """
+    like, _ = split_place(str(next(iter(one.places.values()))))
+    suffix = ".tif" if like.suffix.lower() in TIFF else ".png"
+    if read.way:
+        write_on_grid(target, values, read.way, like, fitted, spread)
+    elif read.numbers is None:
+        write_sample(target, values[0], fitted, suffix, spread)
+    else:
+        for number, image in zip(read.numbers, values, strict=True):
+            write_sample(target.with_name(f"{target.name}_s{number:03d}"), image, fitted, suffix, spread)
 
 
 def _read_first(job: _Job, inputs: Sequence[Input]) -> Slices:

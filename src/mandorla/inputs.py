@@ -26,6 +26,9 @@ from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.model import Mandorla
 
 Arrays = dict[str, np.ndarray]
+# what reading an .npz raises that is none, cut short, encrypted, or packed in an unknown way
+_BROKEN = (AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+_BROKEN += (BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,15 @@ def reading(model: Mandorla) -> FilesConfig:
     return data.model_copy(update={"slices": slices})
 
 
-def read_input(model: Mandorla, places: Mapping[str, Path]) -> Slices:
+def read_input(model: Mandorla, places: Mapping[str, Path], masks: Mapping[str, Path] | None = None) -> Slices:
     """Return one input, whose modalities lie in the files `places[name]`, as stored, of the shape that the model has.
+
+    `masks[name]` lie on the same grid as these.
 
     Raises `MandorlaError` for whatever does not fit the model.
     """
-    read = read_slices({name: str(place) for name, place in places.items()}, {}, reading(model))
+    files, marks = ({name: str(place) for name, place in of.items()} for of in (places, masks or {}))
+    read = read_slices(files, marks, reading(model))
     for modality in model.modalities:
         if modality.name in places:
             place = str(places[modality.name])
@@ -136,19 +142,30 @@ def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, li
     return in_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
 
 
-def read_folder(model: Mandorla, source: Path) -> Arrays:
-    """Return the samples in a folder, `x[name]` `(N, C, *size)` in [0, 1], of those modalities that it has.
+def find_samples(model: Mandorla, source: Path) -> list[Input]:
+    """Return the inputs in a folder, each with all modalities that the folder has; what is none is passed over.
 
-    The folder has a file or a sub-folder of files for each of them, see `find_inputs`.
+    The folder is a BIDS dataset, or has a sub-folder of files for each of its modalities (see `find_inputs`), or a file
+    for each. Raises `MandorlaError` for anything else; warns of what is called almost like a modality.
     """
-    found = {path.name for path in source.iterdir() if path.is_dir()} | _by_stem(source).keys()
-    names = [modality.name for modality in model.modalities if modality.name in found]
+    known = [modality.name for modality in model.modalities]
+    if is_bids(source):
+        return find_inputs(model, source, known)
+    entries = {path.name if path.is_dir() else stem(path): path.is_dir() for path in source.iterdir()}
+    names = [name for name in known if name in entries]
+    for name in known:
+        others = [entry for entry in entries if entry not in known]
+        if name not in names and (meant := did_you_mean(name, others)):
+            text = f"{source}: no {name}{meant} Nothing is read of what is called otherwise"
+            warnings.warn(text, MandorlaWarning, stacklevel=3)
     if not names:
-        known = listed([modality.name for modality in model.modalities])
-        raise MandorlaError(f"{source}: expected a file or a folder of files called like a modality ({known})")
-    inputs = find_inputs(model, source, names)
-    values = [read_input(model, one.places).values for one in inputs]
-    return in_unit(model, {n: [each[n] for each in values] for n in names}, [one.subject for one in inputs])
+        raise MandorlaError(f"{source}: expected a file or a folder of files called like a modality ({listed(known)})")
+    if len({entries[name] for name in names}) > 1:
+        raise MandorlaError(f"{source}: files of some modalities, folders of others ({listed(names)}): make them alike")
+    if entries[names[0]]:
+        return find_inputs(model, source, names)
+    name = source.resolve().name
+    return [Input(name, name, _by_stem(source, names))]
 
 
 def in_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
@@ -181,7 +198,7 @@ def read_arrays(path: Path, modalities: Sequence[Modality], all_of_them: bool = 
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: np.asarray(archive[name]) for name in archive.files}
-    except (AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError, BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         raise MandorlaError(f"{path}: not a whole .npz file of plain arrays; write it anew with numpy.savez") from error
     x = {
         modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")

@@ -240,21 +240,25 @@ class Mandorla:
         keys = [(i, k) for i in range(count) for k in range(num)]
         return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
-    def vary(self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0) -> Samples:
-        """Return samples like those of `source`; the more unlike, the greater `strength` in [0, 1] (1: drawn anew).
+    def vary(
+        self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0, num: int = 1
+    ) -> Samples:
+        """Return `num` samples like each of `source`, the more unlike, the greater `strength` in [0, 1]; 1: drawn anew.
 
-        `part` says what varies, given the other part; "both" needs a stage 2 of mode joint. Detail that a refiner draws
-        varies with the private part.
+        They come one after another, `(B * num, ...)`. `part` says what varies, given the other part; "both" needs a
+        stage 2 of mode joint. Detail that a refiner draws varies with the private part.
         """
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
+        _check_whole("num", num, 1)
         latents = self.from_residual(self._latents(source))
-        names = _of_part(latents, part)
+        names = self._drawn(latents, part)
+        detail = self._detail(list(latents.private), 0, _keys_of(len(latents))) | latents.detail
+        latents, keys = _times(replace(latents, detail=detail), num)
         known = {name: z for name, z in latents.components.items() if name not in names}
         begin = {name: latents.components[name] for name in names}
-        keys = [(index,) for index in range(len(latents))]
         drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength)
-        detail = self._detail(list(latents.private), 0, keys) | latents.detail
+        detail = latents.detail
         if part != "shared":
             fresh = self._detail(list(detail), seed, keys)
             detail = {name: _between(z, fresh[name], strength) for name, z in detail.items()}
@@ -262,44 +266,53 @@ class Mandorla:
         return Samples(self.decode(drawn), drawn)
 
     def inpaint(
-        self, source: Data | Latents, region: Tensor | np.ndarray, part: Part = "both", seed: int = 0
+        self,
+        source: Data | Latents,
+        region: Tensor | np.ndarray,
+        part: Part = "both",
+        seed: int = 0,
+        num: int = 1,
     ) -> Samples:
-        """Return the samples of `source`, drawn anew in a region, given what lies around it.
+        """Return `num` versions of each sample of `source`, drawn anew in a region, given what lies around it.
 
-        `region` is bool `(*size)` or `(B, *size)`, in pixels; every token of a latent map that it touches is drawn
-        anew. `part` says whose maps are; vectors stay as they are. Stage 2 learns it with `diffusion.region_share`.
+        They come one after another, `(B * num, ...)`. `region` is bool `(*size)` or `(B, *size)`, in pixels; every
+        token of a latent map that it touches is drawn anew. `part` says whose maps are; vectors stay as they are. Stage
+        2 learns it with `diffusion.region_share`.
 
         Of data, what lies around the region stays as it is, and what lies in it is not looked at, unless one of the
         parts stays: that one is read from all of an image.
         """
-        if not self.diffusion.config.region_share:
-            raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
+        _check_whole("num", num, 1)
         region = torch.as_tensor(region, device=self.device).bool()
         seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
-        hidden = seen and part == "both"
-        latents = self.encode({n: _hide(x, region) for n, x in seen.items()}) if hidden else self._latents(source)
-        latents = self.from_residual(latents)
-        begin = {name: latents.components[name] for name in _of_part(latents, part)}
-        begin = {name: z for name, z in begin.items() if z.ndim > 2}
-        if not begin:
+        hidden = {name: _hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
+        with warnings.catch_warnings():
+            if hidden:
+                warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: these are the model's own
+            latents = self.from_residual(self.encode(hidden) if hidden else self._latents(source))
+        names = [name for name in self._drawn(latents, part) if latents.components[name].ndim > 2]
+        if not names:
             raise MandorlaError(
                 f"{'no part' if part == 'both' else f'no {part} part'} is a map: vectors have no regions"
             )
-        axes = next(iter(begin.values())).ndim - 2
+        if not self.diffusion.config.region_share:
+            raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
+        axes = latents.components[names[0]].ndim - 2
         if region.ndim != axes and region.shape[:-axes] != (len(latents),):
             raise MandorlaError(
                 f"a region has {axes} axes, or one more for {len(latents)} samples, not the shape {tuple(region.shape)}"
             )
-        region = region.expand(len(latents), *region.shape[-axes:])
+        region = region.expand(len(latents), *region.shape[-axes:]).repeat_interleave(num, 0)
+        latents, keys = _times(latents, num)
+        begin = {name: latents.components[name] for name in names}
         held = {name: touched(region.float(), tuple(z.shape[2:])) == 0 for name, z in begin.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
-        keys = [(index,) for index in range(len(latents))]
-        drawn = self._generate(known, list(begin), keys, seed, begin=begin, held=held)
+        drawn = self._generate(known, names, keys, seed, begin=begin, held=held)
         drawn = replace(drawn, detail=self._detail(list(drawn.private), seed, keys) | latents.detail)
         x = self.decode(drawn)
         if seen:
             with_region = [name for name, z in x.items() if z.shape[2:] == region.shape[1:]]
-            x |= {name: x[name].where(region[:, None], seen[name]) for name in with_region}
+            x |= {n: x[n].where(region[:, None], seen[n].repeat_interleave(num, 0)) for n in with_region}
         return Samples(x, drawn)
 
     def log_likelihood(
@@ -591,6 +604,15 @@ class Mandorla:
 
         return Latents.of(self._in_chunks(len(keys), draw))
 
+    def _drawn(self, latents: Latents, part: Part) -> list[str]:
+        """Return the names of the components that `part` means. Raises MandorlaError if stage 2 does not draw them."""
+        _check_part(part)
+        mode = self.diffusion.config.mode
+        if part != "private" and mode != "joint":
+            text = f"this stage 2 was trained in mode {mode!r} and draws private parts alone: give part private"
+            raise MandorlaError(f"{text}, or train mode joint")
+        return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
+
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
         images = {n: self.vae.decode(n, latents.shared, u).clamp(0, 1) for n, u in latents.private.items()}
@@ -822,10 +844,10 @@ def _hide(x: Tensor, region: Tensor) -> Tensor:
     return x.where(around, mean)
 
 
-def _of_part(latents: Latents, part: Part) -> list[str]:
-    """Return the names of the components that `part` means."""
-    _check_part(part)
-    return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
+def _times(latents: Latents, num: int) -> tuple[Latents, list[tuple[int, int]]]:
+    """Return each of B latents `num` times, one after another, and the keys (sample, draw) of them."""
+    keys = [(i, k) for i in range(len(latents)) for k in range(num)]
+    return latents[torch.arange(len(latents)).repeat_interleave(num)], keys
 
 
 def _cat(parts: Sequence[Latents]) -> Latents:
