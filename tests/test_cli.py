@@ -314,6 +314,8 @@ def test_debug_shows_the_traceback_as_well(calls, capsys, arguments):
         (["tran"], "No such command 'tran'"),
         (["swap", "runs/x"], "Missing option '--shared-from'"),
         (["sample", "--num", "0", "r"], "Invalid value for '--num'"),
+        (["sample", "--best-of", "1001", "r"], "Invalid value for '--best-of'"),  # whose memory nobody has
+        (["vary", "r", "0", "--num", "1001"], "Invalid value for '--num'"),
         (["sample", "r", "--label", "age"], "Invalid value: --label age: write it as NAME=VALUE"),
         (["train", "vae", "--sweeep"], "No such option"),
     ],

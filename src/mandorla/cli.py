@@ -50,7 +50,7 @@ Labels = Annotated[
     typer.Option("--label", metavar="NAME=VALUE", help="A label that samples shall have, of `diffusion.labels`."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; by default the recipe's.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler; by default the recipe's.")]
 Part = Literal["polydigits", "phantom", "both"]
 Stage = Literal["vae", "diffusion", "refiner"]
 Format = Literal["nifti", "png", "npz"]
@@ -262,7 +262,7 @@ def encode(run: Run) -> None:
 @app.command()
 def sample(
     run: Run,
-    num: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 16,
+    num: Annotated[int, typer.Option(min=1, max=10**9, help="Number of samples.")] = 16,
     seed: Seed = 0,
     steps: Steps = None,
     format: Annotated[
@@ -275,6 +275,7 @@ def sample(
         int,
         typer.Option(
             min=1,
+            max=1000,
             help="Draws for each sample; that whose modalities agree best is kept. Many favour easy samples.",
         ),
     ] = 1,
@@ -304,7 +305,10 @@ def translate(
     given: Annotated[str, typer.Option(metavar="A,B", help="Modalities to read from IN.")],
     wanted: Annotated[str, typer.Option(metavar="C", help="Modalities to generate.")],
     num_samples: Annotated[
-        int, typer.Option(min=0, help="Draws per input; 0: one guess, its private part at the mean of its prior.")
+        int,
+        typer.Option(
+            min=0, max=10_000, help="Draws per input; 0: one guess, its private part at the mean of its prior."
+        ),
     ] = 8,
     write: Annotated[
         str, typer.Option(metavar="A,B", help="What to write of the draws: mean, std, draws (each of them).")
