@@ -71,7 +71,7 @@ class Identity:
     def strange(self, x):
         return ""
 
-    def sample(self, num, seed, steps, first, labels):
+    def sample(self, num, seed, steps, best_of, first, labels):
         return SimpleNamespace(x={m.name: torch.rand(num, *m.shape) for m in self.modalities})
 
     def translate(self, x, wanted, num_samples, seed, steps, keys, labels):
