@@ -3,12 +3,14 @@
 
     make peers                                                        # once: the environment that the peers live in
     python benchmarks/peers.py polymnist-quadrant-mini --minutes 10
-    python benchmarks/peers.py lgg --minutes 10 evaluate.num_translated=96 evaluate.num_generated=300
+    python benchmarks/peers.py lgg --minutes 20 vae.training.steps=3000 diffusion.training.steps=1200
     python benchmarks/peers.py lgg --models mandorla,unet,unet-per-route --seeds 0,1,2
 
 Writes the table of the recipe, the best figure of each row in bold, into `experiments/PEERS.md`. Where samples have a
 class that all modalities share, the question is what codes know and whether views belong together; where they have
 none, how near translations are to the truth. What a model cannot do leaves a cell empty.
+
+Steps of ours are scaled to the minutes; what a recipe, or the command, gives both stages says how they share them.
 
 The models are the scripts in `benchmarks/peers/`, each a process of its own on `--threads` threads, one after another;
 `benchmarks/peers/task.py` says what they are asked and what they answer. Answers stay in `runs/peers`: what was asked
