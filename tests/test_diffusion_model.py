@@ -98,6 +98,9 @@ def test_modes_refuse_what_they_did_not_learn():
     for mode in ("conditional", "private"):
         with pytest.raises(MandorlaError, match="use mode joint"):
             exact(mode).generate(noise, {}, ["shared"], COARSE)
+    learned = Diffusion(DiffusionConfig(mode="private", network=SMALL), LAYOUT)
+    with pytest.raises(MandorlaError, match="use mode joint"):  # also where cells of what is wanted are held
+        learned.generate(noise, {}, ["shared"], COARSE, begin=noise, held={"shared": torch.ones(1, 1).bool()})
     with pytest.raises(MandorlaError, match="needs the shared part"):
         exact("conditional").generate(noise, {}, ["t1"], COARSE)
     with pytest.raises(MandorlaError, match="guidance without labels must be 1"):

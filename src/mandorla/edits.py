@@ -34,7 +34,7 @@ _SHOWN = 8  # samples in a grid, and twice as many rows
 class _Source:
     """Hold the N samples of a source, `x[name]` `(N, C, *size)` in [0, 1], and the files that they were read from.
 
-    `region` `(N, *size)` is what was marked beside them.
+    `region` `(N, *size)` is what was marked on the grid of these files.
     """
 
     x: Arrays
@@ -51,10 +51,10 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
     made = origin(model.hashes_of_decoding, {"shared_from": shared_from, "private_from": private_from})
     given = {"shared from": shared.x, "private from": private.x}
 
-    def make() -> dict[str, Arrays]:
-        return {"joined": to_arrays(model.swap(shared_from=shared.x, private_from=private.x))}
+    def make() -> Arrays:
+        return {name: x[None] for name, x in to_arrays(model.swap(shared.x, private.x)).items()}
 
-    return _write(model, out, "swap", private, given, make, made | refining_of(model))
+    return _write(model, out, "swap", private, given, ["joined"], make, made | refining_of(model))
 
 
 def vary(model: Mandorla, source: str, out: Path | None, *, strength: float, part: Part, num: int, seed: int) -> Path:
@@ -63,10 +63,10 @@ def vary(model: Mandorla, source: str, out: Path | None, *, strength: float, par
     settings = {"source": source, "strength": strength, "part": part, "seed": seed}
     made = origin(model.hashes, settings | sampling_of(model, None))
 
-    def make() -> dict[str, Arrays]:
-        return _draws(model.vary(of.x, strength, part, seed, num).x, num)
+    def make() -> Arrays:
+        return _by_draw(model.vary(of.x, strength, part, seed, num).x, num)
 
-    return _write(model, out, "vary", of, {"given": of.x}, make, made)
+    return _write(model, out, "vary", of, {"given": of.x}, _numbered("draw", num), make, made)
 
 
 def interpolate(model: Mandorla, first: str, last: str, out: Path | None, *, part: Part, num: int) -> Path:
@@ -74,10 +74,10 @@ def interpolate(model: Mandorla, first: str, last: str, out: Path | None, *, par
     a, b = _read_both(model, first, last)
     made = origin(model.hashes_of_decoding, {"from": first, "to": last, "part": part, "num": num} | refining_of(model))
 
-    def make() -> dict[str, Arrays]:
-        return _named("step", to_arrays(model.interpolate(a.x, b.x, num, part)))
+    def make() -> Arrays:
+        return to_arrays(model.interpolate(a.x, b.x, num, part))
 
-    return _write(model, out, "interpolate", a, {"from": a.x, "to": b.x}, make, made)
+    return _write(model, out, "interpolate", a, {"from": a.x, "to": b.x}, _numbered("step", num), make, made)
 
 
 def inpaint(model: Mandorla, source: str, region: Path, out: Path | None, *, part: Part, num: int, seed: int) -> Path:
@@ -86,40 +86,40 @@ def inpaint(model: Mandorla, source: str, region: Path, out: Path | None, *, par
     `region` is a picture, a volume or an array, above zero where samples are drawn anew: on the grid of the source's
     files if it has some, else of the size of its samples.
     """
+    sizes = {modality.name: modality.size for modality in model.modalities if len(modality.size) > 1}
+    if not sizes:
+        raise MandorlaError("no modality of this model is an image or a volume: signals and vectors have no regions")
     of = _read(model, source, region)
+    where = of.region if of.files else np.repeat(_read_region(model, region, sizes)[None], len(of), 0)
+    if not where.any():
+        raise MandorlaError(f"{region}: nothing in it is above zero: mark what shall be drawn anew")
     settings = {"source": source, "region": str(region), "part": part, "seed": seed}
     made = origin(model.hashes, settings | sampling_of(model, None))
-    around = {name: x * ~of.region[:, None] for name, x in of.x.items() if x.shape[2:] == of.region.shape[1:]}
+    around = {name: x * ~where[:, None] for name, x in of.x.items() if x.shape[2:] == where.shape[1:]}
+    given = {"given": of.x, "around the region": around}
 
-    def make() -> dict[str, Arrays]:
-        return _draws(model.inpaint(of.x, of.region, part, seed, num).x, num)
+    def make() -> Arrays:
+        return _by_draw(model.inpaint(of.x, where, part, seed, num).x, num)
 
-    return _write(model, out, "inpaint", of, {"given": of.x, "around the region": around}, make, made)
+    return _write(model, out, "inpaint", of, given, _numbered("draw", num), make, made)
 
 
 # ------------------------------------------------------------------------------------------------------------ inside
 
 
 def _read(model: Mandorla, source: str, region: Path | None = None) -> _Source:
-    """Return the samples of a source, with the `region` that lies in that file."""
-    if region is not None:
-        _sizes(model)  # of what has regions
+    """Return the samples of a source; of one of files, with the `region` that lies on their grid."""
     if not source.isdecimal():
         path = Path(source)
         if path.is_dir():
             return _read_files(model, find_samples(model, path), region)
-        x = read_arrays(path, model.modalities)
-    else:
-        test = model.data().test
-        if len(source) > 18 or int(source) >= len(test):
-            shown = source if len(source) <= 20 else f"{source[:9]}...{source[-8:]}"
-            raise MandorlaError(f"no sample {shown} in the test split: it has {len(test)}, counted from 0")
-        batch = test.batch([int(source)])
-        x = {name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]}
-    if region is None:
-        return _Source(x)
-    marked = _read_region(model, region)
-    return _Source(x, region=np.repeat(marked[None], _count(x), 0))
+        return _Source(read_arrays(path, model.modalities))
+    test = model.data().test
+    if len(source) > 18 or int(source) >= len(test):
+        shown = source if len(source) <= 20 else f"{source[:9]}...{source[-8:]}"
+        raise MandorlaError(f"no sample {shown} in the test split: it has {len(test)}, counted from 0")
+    batch = test.batch([int(source)])
+    return _Source({name: value.numpy() for name, value in batch.x.items() if batch.present[name][0]})
 
 
 def _read_files(model: Mandorla, inputs: Sequence[Input], region: Path | None) -> _Source:
@@ -129,8 +129,6 @@ def _read_files(model: Mandorla, inputs: Sequence[Input], region: Path | None) -
     values = {name: [each.values[name] for each in read] for name in inputs[0].places}
     x = in_unit(model, values, [one.subject for one in inputs])
     marked = np.concatenate([each.masks["region"] for each in read]) > 0 if masks else None
-    if masks and not marked.any():
-        raise MandorlaError(f"{region}: nothing in it is above zero: mark what shall be drawn anew")
     return _Source(x, list(zip(inputs, read, strict=True)), marked)
 
 
@@ -142,17 +140,12 @@ def _read_both(model: Mandorla, first: str, second: str) -> tuple[_Source, _Sour
     return a, b
 
 
-def _sizes(model: Mandorla) -> dict[str, tuple[int, ...]]:
-    """Return the sizes of images and volumes. Raises MandorlaError if there are none."""
-    if sizes := {modality.name: modality.size for modality in model.modalities if len(modality.size) > 1}:
-        return sizes
-    raise MandorlaError("no modality of this model is an image or a volume: signals and vectors have no regions")
+def _read_region(model: Mandorla, path: Path, sizes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """Return the region `(*size)` of a file, for samples without files: read as if it were one of them.
 
-
-def _read_region(model: Mandorla, path: Path) -> np.ndarray:
-    """Return the region `(*size)` of a file, for samples without files: read as if it were one of them."""
-    sizes, config = _sizes(model), reading(model)
-    name = next(iter(sizes))
+    `sizes` are those of the modalities that are images or volumes. Raises MandorlaError if it has none of these.
+    """
+    name, config = next(iter(sizes)), reading(model)
     if config.slices:  # of which samples are one, and so is the region
         region = read(str(path), ReadOptions(dimensions=2)).values
     else:
@@ -161,19 +154,16 @@ def _read_region(model: Mandorla, path: Path) -> np.ndarray:
     if region.shape not in sizes.values():
         wanted = " or ".join(" x ".join(map(str, size)) for size in dict.fromkeys(sizes.values()))
         raise MandorlaError(f"{path}: size {' x '.join(map(str, region.shape))}, but samples have {wanted}: resize it")
-    if not region.any():
-        raise MandorlaError(f"{path}: nothing in it is above zero: mark what shall be drawn anew")
     return region
 
 
-def _draws(drawn: Mapping[str, Tensor], num: int) -> dict[str, Arrays]:
-    """Return `(N * num, C, *size)`, the draws of one sample after another, as `draw0`, `draw1`, ..."""
-    return _named("draw", to_arrays({name: x.unflatten(0, (-1, num)).transpose(0, 1) for name, x in drawn.items()}))
+def _by_draw(drawn: Mapping[str, Tensor], num: int) -> Arrays:
+    """Return `(num, N, C, *size)` of `(N * num, C, *size)`, the draws of one sample after another."""
+    return to_arrays({name: x.unflatten(0, (-1, num)).transpose(0, 1) for name, x in drawn.items()})
 
 
-def _named(what: str, made: Arrays) -> dict[str, Arrays]:
-    """Return the entries of the first axis under names."""
-    return {f"{what}{k}": {name: x[k] for name, x in made.items()} for k in range(_count(made))}
+def _numbered(what: str, num: int) -> list[str]:
+    return [f"{what}{k}" for k in range(num)]
 
 
 def _count(x: Arrays) -> int:
@@ -186,22 +176,22 @@ def _write(
     verb: str,
     source: _Source,
     given: Mapping[str, Arrays],
-    make: Callable[[], dict[str, Arrays]],
+    titles: Sequence[str],
+    make: Callable[[], Arrays],
     note: Mapping[str, object],
 ) -> Path:
-    """Make something of what was `given` and write it, called as the `source` is, and a grid of both.
+    """Make something of what was `given` and write it, its files called as those of the `source`, and a grid of both.
 
-    Where only one thing was made, its files lie in the folder itself, and its arrays have no axis for it. Returns the
-    folder.
+    `make` gives arrays `(K, N, C, *size)`, K things for each sample, which `titles` names. Of a single one the files
+    lie in the folder itself, and the arrays have no axis for it. Returns the folder.
     """
     with new_folder(out or model.run / verb, replace=out is None) as folder:
-        made = make()
-        alone = len(made) == 1
-        arrays = {name: np.stack([x[name] for x in made.values()]) for name in next(iter(made.values()))}
+        arrays, alone = make(), len(titles) == 1
+        made = {title: {name: x[k] for name, x in arrays.items()} for k, title in enumerate(titles)}
         np.savez(folder / f"{verb}.npz", **({name: x[0] for name, x in arrays.items()} if alone else arrays))
         write_note(folder / verb, note)
-        for name, x in made.items():
-            inner, own = (folder, note) if alone else (folder / name, {**note, "which": name})
+        for title, x in made.items():
+            inner, own = (folder, note) if alone else (folder / title, {**note, "which": title})
             if source.files:
                 _write_files(inner, x, model, source.files, own)
             else:

@@ -152,9 +152,8 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     if is_bids(source):
         return find_inputs(model, source, known)
     entries = {path.name if path.is_dir() else stem(path): path.is_dir() for path in source.iterdir()}
-    names = [name for name in known if name in entries]
+    names, others = [name for name in known if name in entries], [entry for entry in entries if entry not in known]
     for name in known:
-        others = [entry for entry in entries if entry not in known]
         if name not in names and (meant := did_you_mean(name, others)):
             text = f"{source}: no {name}{meant} Nothing is read of what is called otherwise"
             warnings.warn(text, MandorlaWarning, stacklevel=3)

@@ -237,7 +237,7 @@ class Mandorla:
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
         count = len(next(iter(components.values()))) if components else 1
         components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
-        keys = [(i, k) for i in range(count) for k in range(num)]
+        keys = _draws_of(_keys_of(count), num)
         return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
     def vary(
@@ -396,7 +396,7 @@ class Mandorla:
             return {name: z[None] for name, z in self.decode(Latents(c, central), refined=False).items()}
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         count = len(encoded[SHARED])
-        keys = [(*key, draw) for key in _keys_of(count, keys) for draw in range(num_samples)]
+        keys = _draws_of(_keys_of(count, keys), num_samples)
         latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, count, num_samples))
         drawn = Latents(latents.shared, {name: latents.private[name] for name in wanted})
         decoded = self.decode(drawn, seed, keys)
@@ -844,9 +844,14 @@ def _hide(x: Tensor, region: Tensor) -> Tensor:
     return x.where(around, mean)
 
 
-def _times(latents: Latents, num: int) -> tuple[Latents, list[tuple[int, int]]]:
+def _draws_of(keys: Sequence[tuple[int, ...]], num: int) -> list[tuple[int, ...]]:
+    """Return the keys of `num` draws for each of `keys`, one after another."""
+    return [(*key, draw) for key in keys for draw in range(num)]
+
+
+def _times(latents: Latents, num: int) -> tuple[Latents, list[tuple[int, ...]]]:
     """Return each of B latents `num` times, one after another, and the keys (sample, draw) of them."""
-    keys = [(i, k) for i in range(len(latents)) for k in range(num)]
+    keys = _draws_of(_keys_of(len(latents)), num)
     return latents[torch.arange(len(latents)).repeat_interleave(num)], keys
 
 

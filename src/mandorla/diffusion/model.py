@@ -89,8 +89,8 @@ class Diffusion(nn.Module):
 
         References: SDEdit, Meng et al., 2022, https://arxiv.org/abs/2108.01073 (Alg. 1: `start`).
         """
-        held = {name: self.network.whole_tokens(name, cells) for name, cells in (held or {}).items()}
         travelling, velocity = self._way(wanted, noise, known, sampling, held, labels)
+        held = {name: self.network.whole_tokens(name, cells) for name, cells in (held or {}).items()}
         x = travelling.join(noise)
         if begin is not None:
             last = travelling.join(begin)

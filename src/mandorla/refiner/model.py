@@ -97,7 +97,7 @@ class Refiner(nn.Module):
         place, codes = self.names.index(name), (latents.shared, latents.private[name])
         scale, wanted = self.scale[place], torch.cat([z.flatten(1) for z in codes], 1)
         led = torch.cat([torch.full((z[0].numel(),), z.ndim == 2, device=z.device) for z in codes])
-        guidance = config.guidance * bool(led.any())
+        guidance = config.guidance if any(z.ndim == 2 for z in codes) else 0.0
 
         def velocity(detail: Tensor, t: float) -> Tensor:
             v = self._velocity(place, detail, decoded, codes, detail.new_full((len(detail),), t))
