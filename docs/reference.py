@@ -15,7 +15,7 @@ CHAPTERS = {
     "refiner": ("The refiner", ["refiner/*"]),
     "training": (
         "Training and run folders",
-        ["training", "track", "recipe", "config", "storage", "environment", "imports"],
+        ["training", "replay", "track", "recipe", "config", "storage", "environment", "imports"],
     ),
     "evaluate": ("Evaluation", ["evaluate/*", "evaluate/figures/*", "compare"]),
 }

@@ -247,6 +247,16 @@ def test_leak_is_measured_on_rows_of_past_steps_too():
     assert torch.equal(memory.u[:8], u[-8:])
 
 
+def test_steps_are_alike_where_nothing_is_missing():
+    """Those of agreement alone and those of all terms are of two kinds; what is remembered grows from step to step."""
+    objective, whole = build(agreement_first=0.5), batch().present
+    assert objective.kind(whole, 0.1) == objective.kind(whole, 0.4) != objective.kind(whole, 0.6) is not None
+    missing = {name: rows.clone() for name, rows in whole.items()}
+    next(iter(missing.values()))[0] = False
+    assert objective.kind(missing, 0.6) is None
+    assert build(leak_memory=8).kind(whole, 0.6) is None
+
+
 def test_missing_modalities_count_for_nothing():
     objective, given = build(), batch()
     given.present["pd"][3:] = False  # three are too few for a term of their own

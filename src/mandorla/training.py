@@ -19,7 +19,7 @@ import signal
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -43,6 +43,7 @@ from mandorla.environment import begun_with, note_environment
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.nets.blocks import normalise_in_common, trains_in_bf16
 from mandorla.parallel import anyone, gather, is_first, wait, world
+from mandorla.replay import Replay
 from mandorla.storage import locked, whole, write_bytes, write_text
 from mandorla.track import Name, blamed, open_trackers
 
@@ -52,6 +53,9 @@ _FIGURES_EVERY = 20  # steps
 _BAR_WIDTH = 66  # characters before the figures
 _WITH_BAR, _WITH_TIME = 76, 56  # characters that a terminal must have to show these beside step and loss
 _LINE = 96  # characters of figures in a line about a validation
+
+
+Loss = Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]]
 
 
 class TrainingConfig(Settings):
@@ -73,6 +77,8 @@ class TrainingConfig(Settings):
     """longest decay of the moving average of the weights"""
     precision: Literal["bf16", "fp32"] = "bf16"
     """arithmetic of the networks: bfloat16 autocast, or float32 throughout (as volumes on a CPU always are)"""
+    cuda_graph: bool = True
+    """on one GPU, record a step as a graph of kernels and replay it, unless modalities are missing"""
     validate_every: int = Field(100, ge=1)
     """steps between two validations; the best one's weights are kept"""
     checkpoint_every: int = Field(200, ge=1)
@@ -102,7 +108,7 @@ def fit(
     seed: int,
     num_samples: int,
     fetch: Callable[[np.ndarray, int], Any],
-    loss: Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]],
+    loss: Loss,
     validate: Callable[[nn.Module], dict[str, float]],
     picture: Callable[[nn.Module], bytes | None],
     export: Callable[[nn.Module], dict[str, Tensor]],
@@ -111,11 +117,15 @@ def fit(
     track: Sequence[Name] = ("tensorboard",),
     strategy: Literal["ddp", "fsdp"] = "ddp",
     parts: Callable[[nn.Module], Iterable[nn.Module]] = lambda module: [module],
+    prepare: Callable[[Any], Any] = lambda batch: batch,
+    kind: Callable[[Any, float], Hashable] = lambda inputs, progress: None,
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
     - `fetch(indices, step)` gives the batch of these training samples for that step
-    - `loss(module, batch, progress)` gives its loss and named terms
+    - `prepare(batch)` makes of it, in the step, what `loss(module, inputs, progress)` gives a loss and named terms of
+    - `kind(inputs, progress)`: steps of one kind run the same kernels, and their inputs are dicts of tensors of the
+      same shapes; None, of steps of which that is not known
     - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module)` gives a PNG
     - `export(module)` names the tensors that belong to the model; those of the best validation become
       `weights.safetensors`
@@ -128,7 +138,7 @@ def fit(
     the state after the current step. Raises MandorlaError if the loss stops being finite, or memory does not suffice.
     """
     sharded = parts if strategy == "fsdp" else None
-    training = _Training(module, config, folder, seed, num_samples, title, key, sharded)
+    training = _Training(module, config, folder, seed, num_samples, title, key, loss, sharded)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():
             raise MandorlaError(
@@ -159,7 +169,7 @@ def fit(
             batch = upcoming.result()
             if training.step + 1 < config.steps:
                 upcoming = ahead.submit(batch_at, training.step + 1)
-            training.advance(loss, batch)
+            training.advance(batch, prepare, kind)
             progress.update(task, completed=training.step)
             if (
                 training.due(_FIGURES_EVERY)
@@ -194,6 +204,7 @@ class _Training:
         num_samples: int,
         title: str,
         key: str,
+        loss: Loss,
         sharded: Callable[[nn.Module], Iterable[nn.Module]] | None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,28 +218,40 @@ class _Training:
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         _restore_moments(self.optimizer, module, moments)
+        self.loss, self.replay = loss, Replay(self._gradients, module.parameters(), f"{key}.cuda_graph")
+        on_one_gpu = next(module.parameters()).device.type == "cuda" and world() == 1
+        self.replays = config.cuda_graph and on_one_gpu
         self.log: _Log | None = None  # opened by whoever trains: a finished training is left as it is
 
     def due(self, every: int) -> bool:
         """Return whether what happens every so many steps happens now; everything happens after the last step."""
         return self.step % every == 0 or self.step == self.config.steps
 
-    def advance(self, loss: Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]], batch: Any) -> None:
+    def advance(self, batch: Any, prepare: Callable[[Any], Any], kind: Callable[[Any, float], Hashable]) -> None:
         """Take one optimiser step, then move the average after the weights."""
-        config, done = self.config, self.step / self.config.steps
+        config, done = self.config, self._done
         torch.manual_seed(_key(self.seed, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
-        device = next(self.module.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
-            value, terms = loss(self.together.train(), batch, done)
-        self.optimizer.zero_grad()
-        value.backward()
+        inputs = prepare(batch)
+        terms = self.replay(inputs, kind(inputs, done) if self.replays else None)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
         self.optimizer.step()
         _lerp(self.average, self.module, min(config.ema, (1 + self.step) / (10 + self.step)))
         self.step += 1
         self.log.add(terms | {"gradient": _whole(norm)})
+
+    @property
+    def _done(self) -> float:
+        return self.step / self.config.steps
+
+    def _gradients(self, inputs: Any) -> dict[str, Tensor]:
+        """Leave the gradients of a step in the weights, and return the terms of its loss."""
+        device = next(self.module.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
+            value, terms = self.loss(self.together.train(), inputs, self._done)
+        value.backward()
+        return terms
 
     def write_figures(self) -> dict[str, float]:
         """Log the terms since the last time and return their means. Raises MandorlaError if one is not finite."""

@@ -58,9 +58,8 @@ class Batch:
         return self.factors.get("group", np.arange(len(next(iter(self.present.values())))))
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`."""
-        x, present = ({name: z.to(device) for name, z in part.items()} for part in (self.x, self.present))
-        return replace(self, x=x, present=present)
+        """Return the batch with `x` on `device`; `present`, which decides what is computed, stays on the host."""
+        return replace(self, x={name: z.to(device) for name, z in self.x.items()})
 
 
 class Dataset(Protocol):

@@ -83,16 +83,18 @@ def flow_loss(
 ) -> tuple[Tensor, Components]:
     """Return the mean squared error of the velocity over travelling components, and its mean per component.
 
-    Each component counts alike, whatever its size. `travels` is bool `(B, K)` in the order of `data`; where nothing
-    travels the loss is zero, and so it is in the cells `held` (see `draw_regions`). All hold a process's own rows of a
-    batch, the means are those of the whole batch.
+    Each component counts alike, whatever its size; the mean of one that never travels is zero. `travels` is bool
+    `(B, K)` in the order of `data`; where nothing travels the loss is zero, and so it is in the cells `held` (see
+    `draw_regions`). All hold a process's own rows of a batch, the means are those of the whole batch.
     """
     errors = {}
     for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True):
-        squares = (velocity[name][rows] - (z - noise[name])[rows]).square()
+        counts_here = rows.view(-1, *[1] * (z.ndim - 1))
         if held and name in held:
-            squares = squares * ~held[name][rows][:, None]
-        errors[name] = gather(squares.flatten(1).mean(1))
-    every = torch.cat(list(errors.values()))
-    total = every.sum() / max(1, len(every))
-    return total, {name: error.mean().detach() for name, error in errors.items() if len(error)}
+            counts_here = counts_here & ~held[name][:, None]
+        missed = torch.where(counts_here, velocity[name] - (z - noise[name]), 0)
+        errors[name] = gather(missed.square().flatten(1).mean(1))
+    counts = gather(travels).sum(0)
+    total = sum(error.sum() for error in errors.values()) / counts.sum().clamp_min(1)
+    means = (error.detach().sum() / count for error, count in zip(errors.values(), counts.clamp_min(1), strict=True))
+    return total, dict(zip(errors, means, strict=True))

@@ -64,9 +64,12 @@ def train_diffusion(recipe: Recipe) -> None:
     def fetch(part: str, indices: np.ndarray) -> tuple[Encoded, Components]:
         return parts[part].batch(indices), {name: z[indices].to(device) for name, z in labels[part].items()}
 
-    def loss(module: nn.Module, batch: tuple[Encoded, Components], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def prepare(batch: tuple[Encoded, Components]) -> tuple[Components, dict[str, Tensor], Components]:
         encoded, known = batch
-        total, per_component = module(*whitened(encoded), known)
+        return *whitened(encoded), known
+
+    def loss(module: nn.Module, inputs: tuple[Components, ...], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        total, per_component = module(*inputs)
         return total, per_component | {"loss": total.detach()}
 
     check = fetch("val", chosen)
@@ -95,8 +98,10 @@ def train_diffusion(recipe: Recipe) -> None:
             seed=seed,
             num_samples=len(parts["train"]),
             fetch=lambda indices, step: fetch("train", indices),
+            prepare=prepare,
             loss=loss,
-            validate=lambda trained: {name: float(v) for name, v in loss(trained, check, 1.0)[1].items()},
+            kind=lambda inputs, progress: "any",
+            validate=lambda trained: {n: float(v) for n, v in loss(trained, prepare(check), 1.0)[1].items()},
             picture=picture,
             export=lambda trained: to_tensors(trained, whitening),
             title=title,

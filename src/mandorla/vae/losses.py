@@ -42,9 +42,9 @@ def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature:
         both = present[first] & present[second]
         if both.sum() < 2:
             continue
-        a, b = (codes[name][both].flatten(2) if codes[name].ndim > 2 else codes[name][both] for name in (first, second))
+        a, b = (codes[name] if both.all() else codes[name][both] for name in (first, second))
         if a.ndim > 2:
-            a, b = (z.transpose(1, 2).flatten(0, 1) for z in (a, b))
+            a, b = (z.flatten(2).transpose(1, 2).flatten(0, 1) for z in (a, b))
             chosen = torch.randperm(len(a), device=a.device)[:max_cells]
             a, b = a[chosen], b[chosen]
         terms.append(info_nce(a, b, temperature))

@@ -88,9 +88,9 @@ class VAE(nn.Module):
         features, codes = {}, {}
         for name, rows in present.items():
             network = self.networks[name]
-            features[name] = network.features(x[name][rows])
-            codes[name] = x[name].new_zeros(len(rows), *network.shared)
-            codes[name][rows] = to_sphere(network.encode_shared(features[name]).float())
+            features[name] = network.features(rows_of(x[name], rows))
+            code = to_sphere(network.encode_shared(features[name]).float())
+            codes[name] = code if rows.all() else code.new_zeros(len(rows), *network.shared).index_put((rows,), code)
         return features, codes
 
     def posterior(self, name: str, features: Tensor, c: Tensor) -> Posterior:
@@ -108,6 +108,14 @@ class VAE(nn.Module):
     def decode(self, name: str, c: Tensor, u: Tensor) -> Tensor:
         """Return one modality `(B, C, *size)`, meant to lie in [0, 1] (not clamped)."""
         return self.networks[name].decode(c, u).float()
+
+
+def rows_of(z: Tensor, rows: Tensor) -> Tensor:
+    """Return the rows of `z` `(B, ...)` that the mask `rows`, bool `(B,)`, chooses; `z` itself where it chooses all.
+
+    A mask on the host asks nothing of a GPU then.
+    """
+    return z if rows.all() else z[rows]
 
 
 def to_sphere(c: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from mandorla.nets.blocks import resize
 from mandorla.parallel import counts_of, gather, mean_of_all, share_of
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.memory import Memory
-from mandorla.vae.model import VAE, pool, random_subsets
+from mandorla.vae.model import VAE, pool, random_subsets, rows_of
 
 
 class LossConfig(Settings):
@@ -84,12 +84,16 @@ class Objective(nn.Module):
         self.past = nn.ModuleDict({name: self._memory(name) for name in self.names})
 
     def forward(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its terms by name (unweighted means over modalities) at `progress` in [0, 1]."""
+        """Return the loss and its terms by name (unweighted means over modalities) at `progress` in [0, 1].
+
+        `batch.present` is on the host: where nothing is missing no step waits for a GPU.
+        """
         vae, config = self.vae, self.config
         features, codes = vae.encode(batch.x, batch.present)
         present = joined(batch.present)
         codes = joined(codes, counts_of(torch.ones_like(present[self.names[0]])))
-        whole = pool(codes, present).detach()
+        there = on_device(present, codes[self.names[0]].device)
+        whole = pool(codes, there).detach()
         terms: dict[str, list[Tensor]] = {}
         loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
 
@@ -107,35 +111,44 @@ class Objective(nn.Module):
             )
         if config.alignment_weight:
             add("alignment", alignment(codes, present), config.alignment_weight)
-        alone = config.agreement_weight > 0 and progress < config.agreement_first
-        for name, x in () if alone else batch.x.items():
+        for name, x in () if self.agrees_alone(progress) else batch.x.items():
             rows = present[name]
             if rows.sum() < 4:
                 continue
             counts = counts_of(rows)
-            x, own = x[batch.present[name]], share_of(counts)
+            x, own = rows_of(x, batch.present[name]), share_of(counts)
             held = codes | {name: let_through(codes[name], config.target_gradient)}
-            heard = some(rows, 1 - config.private_dropout)
-            seen = present | {name: heard | rows & ~others(present, name)}
-            c = pool(held, random_subsets(seen) if config.subsets else seen)[rows]
+            heard = some(there[name], 1 - config.private_dropout)
+            seen = there | {name: heard | there[name] & ~others(there, name)}
+            c = rows_of(pool(held, random_subsets(seen) if config.subsets else seen), rows)
             c = c + config.shared_noise * noise_like(c)
             posterior = vae.posterior(name, features[name], c[own].detach())
             mean, log_std = gather(torch.cat(posterior, 1), counts).chunk(2, 1)
             u = mean + log_std.exp() * noise_like(mean)
             values = x.shape[1:].numel()
-            told = heard[rows].to(u)
+            told = rows_of(heard, rows).to(u)
             decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
             std = config.decoder_std or self.likeliest_std(name, x, decoded)
             missed = gather(reconstruction(x, decoded, std, self.laplace), counts)
             add("reconstruction", missed.mean(), 1 / count)
             add("kl", (told * kl(mean, log_std)).mean(), config.kl_weight / values / count)
             if config.swap_weight:
-                shown, recovered = self.swap(name, whole[rows], u.detach())
+                shown, recovered = self.swap(name, rows_of(whole, rows), u.detach())
                 add("swap_shared", shown, config.swap_weight / count)
                 add("swap_private", recovered, config.swap_weight / count)
             if config.leak_weight:
-                add("leak", leak(mean, whole[rows], config.max_cells, self.past[name]), config.leak_weight / count)
+                past = self.past[name]
+                add("leak", leak(mean, rows_of(whole, rows), config.max_cells, past), config.leak_weight / count)
         return loss, {name: torch.stack(values).mean() for name, values in terms.items()} | {"loss": loss.detach()}
+
+    def agrees_alone(self, progress: float) -> bool:
+        """Return whether agreement is the only term at `progress`."""
+        return self.config.agreement_weight > 0 and progress < self.config.agreement_first
+
+    def kind(self, present: dict[str, Tensor], progress: float) -> tuple | None:
+        """Return what decides which kernels a step runs (see `mandorla.replay`); None where values do."""
+        whole = all(rows.all() for rows in present.values())
+        return (self.agrees_alone(progress),) if whole and not self.config.leak_memory else None
 
     def likeliest_std(self, name: str, x: Tensor, decoded: Tensor) -> Tensor:
         """Return the likeliest standard deviation of p(x | c, u) for the mean error of a modality in a training so far.
@@ -164,7 +177,7 @@ class Objective(nn.Module):
         size = max(2, int(self.config.swap_fraction * len(c)))
         c, u = c[:size], u[torch.randperm(len(u), device=u.device)[:size]]
         noisy = c + self.config.shared_noise * noise_like(c)
-        everyone = torch.ones(size, dtype=torch.bool, device=c.device)
+        everyone = torch.ones(size, dtype=torch.bool)
         own = share_of(counts := counts_of(everyone))
         x = self.vae.decode(name, noisy[own], u[own])
         with frozen(self.vae):
@@ -181,6 +194,14 @@ _PACE = 0.02  # of the moving average of the error
 def joined(parts: dict[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Tensor]:
     """Return the rows of all processes of tensors of one shape, in one exchange."""
     return dict(zip(parts, gather(torch.stack(list(parts.values()), 1), counts).unbind(1), strict=True))
+
+
+def on_device(masks: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return masks `(B,)` of the host on a `device`; those that choose all are made there."""
+    return {
+        name: torch.ones(len(rows), dtype=torch.bool, device=device) if rows.all() else rows.to(device)
+        for name, rows in masks.items()
+    }
 
 
 def noise_like(z: Tensor) -> Tensor:
