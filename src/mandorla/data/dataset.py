@@ -124,3 +124,21 @@ def row_chunks(values: np.ndarray) -> Iterator[slice]:
 def all_present(x: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the `present` masks of a batch in which nothing is missing, each bool `(B,)`."""
     return {name: torch.ones(len(value), dtype=torch.bool) for name, value in x.items()}
+
+
+def rows_of(z: Tensor, rows: Tensor) -> Tensor:
+    """Return the rows of `z` `(B, ...)` that the mask `rows`, bool `(B,)`, chooses.
+
+    Of all on a GPU that is `z` itself: a mask on the host then asks nothing of it. On a CPU it is always a copy, whose
+    layout decides in which order gradients are summed: trainings stay what they were, bit by bit.
+    """
+    return z if z.is_cuda and rows.all() else z[rows]
+
+
+def at_rows(z: Tensor, rows: Tensor) -> Tensor:
+    """Undo `rows_of`: return `z` at the chosen rows, zeros at the others, `(B, ...)`."""
+    if z.is_cuda and rows.all():
+        return z
+    whole = z.new_zeros(len(rows), *z.shape[1:])
+    whole[rows] = z
+    return whole

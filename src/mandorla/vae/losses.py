@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mandorla.data.dataset import rows_of
+
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """Return the symmetric contrastive loss of N matching pairs, in nats, 0 .. about log N.
@@ -42,7 +44,7 @@ def agreement(codes: dict[str, Tensor], present: dict[str, Tensor], temperature:
         both = present[first] & present[second]
         if both.sum() < 2:
             continue
-        a, b = (codes[name] if both.all() else codes[name][both] for name in (first, second))
+        a, b = (rows_of(codes[name], both) for name in (first, second))
         if a.ndim > 2:
             a, b = (z.flatten(2).transpose(1, 2).flatten(0, 1) for z in (a, b))
             chosen = torch.randperm(len(a), device=a.device)[:max_cells]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mandorla.config import Settings
-from mandorla.data.dataset import Modality
+from mandorla.data.dataset import Modality, at_rows, rows_of
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Layout, Shape
 from mandorla.nets.encoder_decoder import (
@@ -89,8 +89,7 @@ class VAE(nn.Module):
         for name, rows in present.items():
             network = self.networks[name]
             features[name] = network.features(rows_of(x[name], rows))
-            code = to_sphere(network.encode_shared(features[name]).float())
-            codes[name] = code if rows.all() else code.new_zeros(len(rows), *network.shared).index_put((rows,), code)
+            codes[name] = at_rows(to_sphere(network.encode_shared(features[name]).float()), rows)
         return features, codes
 
     def posterior(self, name: str, features: Tensor, c: Tensor) -> Posterior:
@@ -108,14 +107,6 @@ class VAE(nn.Module):
     def decode(self, name: str, c: Tensor, u: Tensor) -> Tensor:
         """Return one modality `(B, C, *size)`, meant to lie in [0, 1] (not clamped)."""
         return self.networks[name].decode(c, u).float()
-
-
-def rows_of(z: Tensor, rows: Tensor) -> Tensor:
-    """Return the rows of `z` `(B, ...)` that the mask `rows`, bool `(B,)`, chooses; `z` itself where it chooses all.
-
-    A mask on the host asks nothing of a GPU then.
-    """
-    return z if rows.all() else z[rows]
 
 
 def to_sphere(c: Tensor) -> Tensor:

@@ -24,13 +24,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mandorla.config import Settings
-from mandorla.data.dataset import Batch
+from mandorla.data.dataset import Batch, rows_of
 from mandorla.latents import SHARED
 from mandorla.nets.blocks import resize
 from mandorla.parallel import counts_of, gather, mean_of_all, share_of
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.memory import Memory
-from mandorla.vae.model import VAE, pool, random_subsets, rows_of
+from mandorla.vae.model import VAE, pool, random_subsets
 
 
 class LossConfig(Settings):

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""How much of a GPU the trainings of both stages use.
+
+    python benchmarks/gpu.py --write        # into experiments/SPEED.md, on a machine with a GPU that does nothing else
+
+Each line is a training step on random data, as `mandorla train` takes it: in bfloat16, replayed as a CUDA graph or
+launched by Python. Its work is that of the products and convolutions, forwards and backwards, as torch counts them; the
+peak is that of one large product in bfloat16, measured here. What memory a step needs at least are weights, gradients,
+the optimiser's moments and the moving average in float32, and what the backward pass asks for again.
+
+The last lines are an evaluation of stage 2's network, as for samples, beside what it must take at least: its products
+at the peak, or its weights, read once.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import torch
+from sections import write_section
+from speed import TABLES, count, named_modalities
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mandorla.data.dataset import Batch, all_present
+from mandorla.diffusion.model import Diffusion
+from mandorla.environment import commit, processor
+from mandorla.recipe import read_recipe
+from mandorla.replay import Replay
+from mandorla.vae.model import VAE
+from mandorla.vae.objective import Objective
+
+LARGE = [
+    "vae.model.shared={channels: 8, stride: 4}",
+    "vae.model.private={channels: 8, stride: 4}",
+    "vae.model.encoder_decoder={kind: convolutional, patch: 2, channels: [128, 256, 512, 512], num_blocks: 2}",
+    "diffusion.network={width: 768, depth: 12, heads: 12, patch: 4}",
+]
+SETTINGS = {  # recipe, changes, modalities, channels, pixels along an edge, batch of stage 1, of stage 2
+    "large": ("lgg", LARGE, 3, 1, 256, 16, 32),
+    "lgg": ("lgg", [], 3, 1, 64, 16, 16),
+    "polymnist-quadrant": ("polymnist-quadrant", [], 5, 3, 64, 256, 512),
+}
+STATES = 5  # numbers in float32 that a training keeps for each weight
+PRODUCT, COPIED = 8192, 2**30  # rows of the product that is the peak; bytes that are copied
+Work = Callable[[], dict[str, Tensor]]
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--repeats", type=int, default=7, help="steps that are timed (default: 7)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try this program")
+    parser.add_argument("--size", type=int, help="pixels along an edge of all settings, to try this program")
+    parser.add_argument("--batch", type=int, help="samples in a batch of all settings, to try this program")
+    parser.add_argument("--profile", action="store_true", help="print the kernels that take longest")
+    parser.add_argument("--write", action="store_true", help="the section into experiments/SPEED.md")
+    asked = parser.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: torch sees no GPU: run this on a machine that has one, or with --device cpu")
+    lines = []
+    for line in table(asked):
+        print(line, flush=True)
+        lines.append(line)
+    if asked.write:
+        name = torch.cuda.get_device_name() if asked.device == "cuda" else "no GPU"
+        command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
+        made = (
+            f"Made by `{command}`. {name}, {processor()}, torch {torch.__version__}; commit {commit() or 'unknown'}.\n"
+        )
+        write_section(TABLES, "gpu", "\n".join([made, *lines]), "# Speed\n")
+
+
+def table(asked: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines of the table."""
+    device = torch.device(asked.device)
+    peak, bandwidth = measure_peak(device)
+    yield f"Peak: {peak / 1e12:.0f} TFLOP/s; a copy reads and writes {bandwidth / 1e12:.2f} TB/s.\n"
+    yield "| setting | step of | graph | parameters | ms | TFLOP | of the peak | GiB | at least |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name in asked.settings:
+        recipe, changes, modalities, channels, size, *batches = SETTINGS[name]
+        shape = (channels, *2 * [asked.size or size])
+        for stage, build, batch in zip(("vae", "diffusion"), (vae_work, diffusion_work), batches, strict=True):
+            for graph in (False, True) if device.type == "cuda" else (False,):
+                torch.manual_seed(0)
+                module, work = build(read_recipe(recipe, changes), modalities, shape, asked.batch or batch, device)
+                step = optimised(module, work, graph)
+                flops, saved = count_work(step, module)
+                seconds, most = timed(step, device, asked.repeats)
+                if asked.profile:
+                    print(profiled(step, device))
+                least = 4 * STATES * count(module) + saved
+                yield (
+                    f"| {name} | {stage} | {'yes' if graph else 'no'} | {count(module):,} | {1e3 * seconds:.1f}"
+                    f" | {flops / 1e12:.2f} | {flops / seconds / peak:.0%} | {most / 2**30:.1f} | {least / 2**30:.1f} |"
+                )
+        evaluate = network_call(module, asked.batch or batches[1], device)
+        flops, _ = count_work(evaluate, module)
+        seconds, most = timed(evaluate, device, asked.repeats)
+        floor = max(flops / peak, 2 * count(module) / bandwidth)
+        yield (
+            f"| {name} | evaluation | no | {count(module):,} | {1e3 * seconds:.1f} | {flops / 1e12:.2f}"
+            f" | {floor / seconds:.0%} | {most / 2**30:.1f} | |"
+        )
+
+
+def measure_peak(device: torch.device) -> tuple[float, float]:
+    """Return operations per second of a product in bfloat16, and bytes per second of a copy, read and written."""
+    rows, size = (PRODUCT, COPIED) if device.type == "cuda" else (PRODUCT // 16, COPIED // 16)
+    a, b = (torch.randn(rows, rows, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product, _ = timed(lambda: a @ b, device, 20)
+    copy, _ = timed(lambda: target.copy_(source), device, 20)
+    return 2 * rows**3 / product, 2 * size / copy
+
+
+def vae_work(recipe, modalities: int, shape: tuple[int, ...], batch: int, device: torch.device):
+    """Return stage 1 and what leaves the gradients of a step of all terms in it."""
+    named = named_modalities(modalities, shape)
+    objective = Objective(VAE(recipe.vae.model, named), recipe.vae.loss).to(device)
+    x = {m.name: torch.rand(batch, *m.shape, device=device) for m in named}
+    paired = Batch(x, all_present(x))
+    return objective, descending(lambda: objective(paired)[0], device)
+
+
+def diffusion_work(recipe, modalities: int, shape: tuple[int, ...], batch: int, device: torch.device):
+    """Return stage 2 and what leaves the gradients of a step in it."""
+    layout = VAE(recipe.vae.model, named_modalities(modalities, shape)).layout
+    diffusion = Diffusion(recipe.diffusion, layout).to(device)
+    data = {name: torch.randn(batch, *size, device=device) for name, size in layout.shapes.items()}
+    given = {name: torch.ones(batch, dtype=torch.bool, device=device) for name in data}
+    return diffusion, descending(lambda: diffusion.loss(data, given)[0], device)
+
+
+def network_call(diffusion: Diffusion, batch: int, device: torch.device) -> Callable[[], object]:
+    """Return what evaluates the network of stage 2 for one time of all samples."""
+    data = {name: torch.randn(batch, *size, device=device) for name, size in diffusion.layout.shapes.items()}
+    times = torch.full((1, len(data)), 0.5, device=device)
+
+    @torch.no_grad()
+    def call():
+        with torch.autocast(device.type, torch.bfloat16):
+            return diffusion.network(data, times)
+
+    return call
+
+
+def descending(loss: Callable[[], Tensor], device: torch.device) -> Work:
+    """Return what computes a loss in bfloat16 and its gradients."""
+
+    def work() -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16):
+            value = loss()
+        value.backward()
+        return {"loss": value.detach()}
+
+    return work
+
+
+def optimised(module: nn.Module, work: Work, graph: bool) -> Callable[[], object]:
+    """Return a training step."""
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    replay = Replay(lambda _: work(), module.parameters())
+
+    def step() -> None:
+        replay((), "any" if graph else None)
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def count_work(step: Callable[[], object], module: nn.Module) -> tuple[int, int]:
+    """Return how many operations a step takes, and how many bytes beside weights it keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(z: Tensor) -> Tensor:
+        kept[z.untyped_storage().data_ptr()] = z.untyped_storage().nbytes()
+        return z
+
+    step()  # the moments of the optimiser are there from then on
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda z: z):
+        step()
+    for parameter in module.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return counter.get_total_flops(), sum(kept.values())
+
+
+def timed(step: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, int]:
+    """Return the seconds of a step, the median of `repeats`, and the most bytes on the GPU."""
+    for _ in range(5):  # libraries choose kernels, and a graph is recorded
+        step()
+    on_gpu, seconds = device.type == "cuda", []
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(repeats):
+        wait()
+        begun = time.perf_counter()
+        step()
+        wait()
+        seconds.append(time.perf_counter() - begun)
+    return median(seconds), torch.cuda.max_memory_allocated() if on_gpu else 0
+
+
+def profiled(step: Callable[[], object], device: torch.device) -> str:
+    """Return a table of the operations of a step that take longest."""
+    activities = [torch.profiler.ProfilerActivity[name] for name in {"CPU", device.type.upper()}]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+    order = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
+    return profile.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=60)
+
+
+if __name__ == "__main__":
+    main()
