@@ -98,6 +98,12 @@ def test_samples_do_not_depend_on_their_neighbours(model, monkeypatch):
     close(model.encode({name: z[3:4] for name, z in x.items()}).components, latents[3:4].components)
 
 
+def test_a_gpu_is_given_more_at_once(model, monkeypatch):
+    few = model.at_once
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
+    assert 8 * few <= model.at_once < 8 * (few + 1)
+
+
 def test_what_is_missing_is_not_looked_at(model):
     x = some(model)
     names = list(x)
