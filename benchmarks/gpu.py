@@ -99,6 +99,7 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
                     f"| {name} | {stage} | {'yes' if graph else 'no'} | {count(module):,} | {1e3 * seconds:.1f}"
                     f" | {flops / 1e12:.2f} | {flops / seconds / peak:.0%} | {most / 2**30:.1f} | {least / 2**30:.1f} |"
                 )
+        del step, work  # and the memory of the graph
         evaluate = network_call(module, asked.batch or batches[1], device)
         flops, _ = count_work(evaluate, module)
         seconds, most = timed(evaluate, device, asked.repeats)
@@ -166,10 +167,10 @@ def descending(loss: Callable[[], Tensor], device: torch.device) -> Work:
 def optimised(module: nn.Module, work: Work, graph: bool) -> Callable[[], object]:
     """Return a training step."""
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
-    replay = Replay(lambda _: work(), module.parameters())
+    replay = Replay(module.parameters())
 
     def step() -> None:
-        replay((), "any" if graph else None)
+        replay(lambda _: work(), (), "any" if graph else None)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
 
@@ -193,20 +194,21 @@ def count_work(step: Callable[[], object], module: nn.Module) -> tuple[int, int]
 
 
 def timed(step: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, int]:
-    """Return the seconds of a step, the median of `repeats`, and the most bytes on the GPU."""
-    for _ in range(5):  # libraries choose kernels, and a graph is recorded
-        step()
+    """Return the seconds of a step, the median of `repeats`, and the most bytes that were taken of the GPU."""
     on_gpu, seconds = device.type == "cuda", []
     wait = torch.cuda.synchronize if on_gpu else lambda: None
     if on_gpu:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    for _ in range(5):  # libraries choose kernels, and a graph is recorded
+        step()
     for _ in range(repeats):
         wait()
         begun = time.perf_counter()
         step()
         wait()
         seconds.append(time.perf_counter() - begun)
-    return median(seconds), torch.cuda.max_memory_allocated() if on_gpu else 0
+    return median(seconds), torch.cuda.max_memory_reserved() if on_gpu else 0
 
 
 def profiled(step: Callable[[], object], device: torch.device) -> str:

@@ -151,6 +151,15 @@ def test_what_is_missing_stays_zero():
     assert after.x["b"][4:].flatten(1).any(1).all()
 
 
+def test_images_of_a_device_go_with_masks_of_the_host():
+    """`meta` stands for a GPU: it refuses tensors of the host as well."""
+    x, present = torch.rand(8, 1, 8, 8, device="meta"), torch.ones(8, dtype=torch.bool)
+    recoloured = Augment(AugmentConfig(gamma=0.1), (Modality("a", 1, (8, 8)),), 0)._recolour(
+        x, present, Draws(0, np.arange(8), "augment")
+    )
+    assert recoloured.device.type == "meta" and recoloured.shape == x.shape
+
+
 def test_geometry_needs_images_of_the_same_proportions():
     flip = AugmentConfig(flip=(0,))
     for other, complaint in (

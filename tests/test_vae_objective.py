@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mandorla.data.dataset import Batch, Modality, all_present
-from mandorla.nets.encoder_decoder import ConvolutionalConfig
+from mandorla.nets.encoder_decoder import ConvolutionalConfig, EncoderDecoder
 from mandorla.vae import objective as objectives
 from mandorla.vae.losses import reconstruction
 from mandorla.vae.memory import Memory
@@ -255,6 +255,9 @@ def test_steps_are_alike_where_nothing_is_missing():
     next(iter(missing.values()))[0] = False
     assert objective.kind(missing, 0.6) is None
     assert build(leak_memory=8).kind(whole, 0.6) is None
+    name = next(iter(objective.vae.networks))
+    objective.vae.networks[name] = EncoderDecoder(MODALITIES[0], VECTOR.shape(()), VECTOR.shape(()))
+    assert objective.kind(whole, 0.6) is None, "nobody knows what a network of the user's own does"
 
 
 def test_missing_modalities_count_for_nothing():

@@ -2,7 +2,8 @@
 
 A step of small networks is thousands of kernels, and a GPU is done with each of them long before Python has launched
 the next. A graph launches all of them at once. What is recorded are kernels and addresses: inputs are copied to where
-those of the recorded step lay, and nothing inside may ask for a value, so that shapes and branches do not depend on it.
+those of the recorded step lay, and nothing inside may depend on the value of a tensor, or on what changes in Python
+from step to step. A graph keeps the memory of its step for as long as it is there.
 
 References: CUDA Graphs, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs (whole-network capture).
 """
@@ -15,38 +16,37 @@ from torch import Tensor, nn
 from mandorla.errors import MandorlaError
 
 Inputs = Sequence[dict[str, Tensor]]
+Work = Callable[[Inputs], dict[str, Tensor]]
 _WARM_UP = 3  # steps as they are, in which libraries choose their kernels, before one is recorded
 
 
 class Replay:
-    """Leave the gradients of a step in the weights by `work(inputs)`, which returns named values.
+    """Leave the gradients of a step in the weights `parameters`.
 
-    `parameters` are those weights, and `setting` names the one that switches this off. What is random follows the state
-    of the generator at each call, as without a graph.
+    `setting` names the one that switches this off. What is random follows the state of the generator at each call, as
+    without a graph.
     """
 
-    def __init__(
-        self, work: Callable[[Inputs], dict[str, Tensor]], parameters: Iterable[nn.Parameter], setting: str = ""
-    ):
-        self.work, self.parameters, self.setting = work, list(parameters), setting
-        self.kind: Hashable = None
-        self.seen, self.graph = 0, None
+    def __init__(self, parameters: Iterable[nn.Parameter], setting: str = ""):
+        self.parameters, self.setting = list(parameters), setting
+        self._begin(None)
 
-    def __call__(self, inputs: Inputs, kind: Hashable) -> dict[str, Tensor]:
-        """Return the named values. Steps of one `kind` run the same kernels, on tensors of the same shapes.
+    def __call__(self, work: Work, inputs: Inputs, kind: Hashable) -> dict[str, Tensor]:
+        """Return the named values of `work(inputs)`, which leaves gradients in the weights.
 
-        Those of none (None) run as they are, and what is recorded stays. Raises MandorlaError if a step cannot be
-        recorded.
+        Steps of one `kind` run the same kernels, if their inputs have the same shapes. Those of none (None) run as they
+        are, and what is recorded stays. Raises MandorlaError if a step cannot be recorded.
         """
         if kind is None:
-            return self._run(inputs)
+            return self._run(work, inputs)
+        kind = (kind, *((name, z.shape, z.dtype) for part in inputs for name, z in part.items()))
         if kind != self.kind:
-            self.kind, self.seen, self.graph = kind, 0, None
+            self._begin(kind)
         if self.seen < _WARM_UP:
             self.seen += 1
-            return self._run(inputs)
+            return self._run(work, inputs)
         if self.graph is None:
-            self._record(inputs)
+            self._record(work, inputs)
         for own, part in zip(self.inputs, inputs, strict=True):
             for name, z in part.items():
                 own[name].copy_(z)
@@ -55,22 +55,29 @@ class Replay:
         self.graph.replay()
         return {name: z.clone() for name, z in self.values.items()}  # the next step writes to the same place
 
-    def _run(self, inputs: Inputs) -> dict[str, Tensor]:
+    def _begin(self, kind: Hashable) -> None:
+        """Let go of what is recorded."""
+        self.kind, self.seen, self.graph = kind, 0, None
+        self.inputs: list[dict[str, Tensor]] = []
+        self.values: dict[str, Tensor] = {}
+        self.gradients: list[Tensor | None] = []
+
+    def _run(self, work: Work, inputs: Inputs) -> dict[str, Tensor]:
         for parameter in self.parameters:
             parameter.grad = None
-        return self.work(inputs)
+        return work(inputs)
 
-    def _record(self, inputs: Inputs) -> None:
+    def _record(self, work: Work, inputs: Inputs) -> None:
         self.inputs = [{name: z.clone() for name, z in part.items()} for part in inputs]
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread makes the next batch
-                self.values = self._run(self.inputs)
-        except torch.OutOfMemoryError:
-            raise
+                self.values = self._run(work, self.inputs)
         except RuntimeError as error:
+            cause = error.__context__ or error  # leaving a recording that has failed fails as well
+            if "out of memory" in str(cause):
+                raise cause from None
             raise MandorlaError(
-                f"a step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}), as where a network asks for"
-                f" the value of a tensor: set {self.setting} to false"
+                f"a step cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]}): set {self.setting} to false"
             ) from error
         self.graph, self.gradients = graph, [parameter.grad for parameter in self.parameters]

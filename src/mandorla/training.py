@@ -78,7 +78,7 @@ class TrainingConfig(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
     """arithmetic of the networks: bfloat16 autocast, or float32 throughout (as volumes on a CPU always are)"""
     cuda_graph: bool = True
-    """on one GPU, record a step as a graph of kernels and replay it, unless modalities are missing"""
+    """on one GPU, record steps that are alike as a graph of kernels and replay it: faster, for more memory"""
     validate_every: int = Field(100, ge=1)
     """steps between two validations; the best one's weights are kept"""
     checkpoint_every: int = Field(200, ge=1)
@@ -218,7 +218,7 @@ class _Training:
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         _restore_moments(self.optimizer, module, moments)
-        self.loss, self.replay = loss, Replay(self._gradients, module.parameters(), f"{key}.cuda_graph")
+        self.loss, self.replay = loss, Replay(module.parameters(), f"{key}.cuda_graph")
         on_one_gpu = next(module.parameters()).device.type == "cuda" and world() == 1
         self.replays = config.cuda_graph and on_one_gpu
         self.log: _Log | None = None  # opened by whoever trains: a finished training is left as it is
@@ -234,7 +234,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
         inputs = prepare(batch)
-        terms = self.replay(inputs, kind(inputs, done) if self.replays else None)
+        terms = self.replay(self._gradients, inputs, kind(inputs, done) if self.replays else None)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
         self.optimizer.step()
         _lerp(self.average, self.module, min(config.ema, (1 + self.step) / (10 + self.step)))
@@ -571,8 +571,9 @@ def _memory_named(training: _Training) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or "memory" in str(error)):
             raise
+        first = f"set {training.replay.setting} to false, or " if training.replays else ""
         raise MandorlaError(
-            f"not enough memory for {training.title}, step {training.step + 1}: lower"
+            f"not enough memory for {training.title}, step {training.step + 1}: {first}lower"
             f" {training.key}.batch_size (now {training.config.batch_size}) or"
             f" data.size, and choose another run folder or delete {training.folder}"
         ) from error

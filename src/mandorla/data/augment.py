@@ -95,7 +95,7 @@ class Augment:
         x = x + draw("bias", -config.bias, config.bias)
         if config.noise:
             x = x + draw("noise", 0, config.noise) * _tensor((draws / "values").normal(*x.shape[1:]), x.device)
-        return x.clamp(0, 1) * present.view(-1, *[1] * (x.ndim - 1))
+        return x.clamp(0, 1) * present.to(x.device).view(-1, *[1] * (x.ndim - 1))
 
 
 class _Geometry:

@@ -65,7 +65,7 @@ def alignment(codes: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
     for first, second in combinations(codes, 2):
         both = present[first] & present[second]
         if both.any():
-            terms.append(F.mse_loss(codes[first][both], codes[second][both]))
+            terms.append(F.mse_loss(rows_of(codes[first], both), rows_of(codes[second], both)))
     return torch.stack(terms).mean() if terms else next(iter(codes.values())).new_zeros(())
 
 

@@ -100,7 +100,7 @@ class VAE(nn.Module):
 
     def read(self, name: str, x: Tensor) -> Tensor:
         """Return what is read of one modality `(B, C, *size)` alone, c and the mean of u side by side, `(B, n)`."""
-        features, c = self.encode({name: x}, {name: torch.ones(len(x), dtype=torch.bool, device=x.device)})
+        features, c = self.encode({name: x}, {name: torch.ones(len(x), dtype=torch.bool)})
         mean, _ = self.posterior(name, features[name], c[name])
         return torch.cat([c[name].flatten(1), mean.flatten(1)], 1)
 

@@ -27,6 +27,7 @@ from mandorla.config import Settings
 from mandorla.data.dataset import Batch, rows_of
 from mandorla.latents import SHARED
 from mandorla.nets.blocks import resize
+from mandorla.nets.encoder_decoder import Convolutional, Perceptron
 from mandorla.parallel import counts_of, gather, mean_of_all, share_of
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.memory import Memory
@@ -92,7 +93,7 @@ class Objective(nn.Module):
         features, codes = vae.encode(batch.x, batch.present)
         present = joined(batch.present)
         codes = joined(codes, counts_of(torch.ones_like(present[self.names[0]])))
-        there = on_device(present, codes[self.names[0]].device)
+        there = masks_on(present, codes[self.names[0]].device)
         whole = pool(codes, there).detach()
         terms: dict[str, list[Tensor]] = {}
         loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
@@ -146,9 +147,13 @@ class Objective(nn.Module):
         return self.config.agreement_weight > 0 and progress < self.config.agreement_first
 
     def kind(self, present: dict[str, Tensor], progress: float) -> tuple | None:
-        """Return what decides which kernels a step runs (see `mandorla.replay`); None where values do."""
+        """Return what decides which kernels a step runs (see `mandorla.replay`).
+
+        None where values of tensors do, or a network of the user's own might: what it does is not known.
+        """
+        own = all(type(network) in (Convolutional, Perceptron) for network in self.vae.networks.values())
         whole = all(rows.all() for rows in present.values())
-        return (self.agrees_alone(progress),) if whole and not self.config.leak_memory else None
+        return (self.agrees_alone(progress),) if own and whole and not self.config.leak_memory else None
 
     def likeliest_std(self, name: str, x: Tensor, decoded: Tensor) -> Tensor:
         """Return the likeliest standard deviation of p(x | c, u) for the mean error of a modality in a training so far.
@@ -196,7 +201,7 @@ def joined(parts: dict[str, Tensor], counts: Sequence[int] | None = None) -> dic
     return dict(zip(parts, gather(torch.stack(list(parts.values()), 1), counts).unbind(1), strict=True))
 
 
-def on_device(masks: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def masks_on(masks: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Return masks `(B,)` of the host on a `device`; those that choose all are made there."""
     return {
         name: torch.ones(len(rows), dtype=torch.bool, device=device) if rows.all() else rows.to(device)

@@ -40,7 +40,7 @@ def separation(vae: VAE, batch: Batch) -> dict[str, float]:
             continue
         u, _ = vae.posterior(name, features[name], c)
         other = u[_of_another(whose)]
-        everyone = torch.ones(len(c), dtype=torch.bool, device=c.device)
+        everyone = torch.ones(len(c), dtype=torch.bool)
         again, shared = vae.encode({name: vae.decode(name, c, other).clamp(0, 1)}, {name: everyone})
         found["shared_kept"].append(explained(c, shared[name]))
         found["private_kept"].append(explained(other, vae.posterior(name, again[name], shared[name])[0]))
