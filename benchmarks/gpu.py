@@ -29,7 +29,7 @@ from mandorla.data.dataset import Batch, all_present
 from mandorla.diffusion.model import Diffusion
 from mandorla.environment import commit, processor
 from mandorla.recipe import read_recipe
-from mandorla.replay import Replay
+from mandorla.replay import Inputs, Replay, Work
 from mandorla.vae.model import VAE
 from mandorla.vae.objective import Objective
 
@@ -46,7 +46,6 @@ SETTINGS = {  # recipe, changes, modalities, channels, pixels along an edge, bat
 }
 STATES = 5  # numbers in float32 that a training keeps for each weight
 PRODUCT, COPIED = 8192, 2**30  # rows of the product that is the peak; bytes that are copied
-Work = Callable[[], dict[str, Tensor]]
 
 
 def main() -> None:
@@ -155,7 +154,7 @@ def network_call(diffusion: Diffusion, batch: int, device: torch.device) -> Call
 def descending(loss: Callable[[], Tensor], device: torch.device) -> Work:
     """Return what computes a loss in bfloat16 and its gradients."""
 
-    def work() -> dict[str, Tensor]:
+    def work(_: Inputs) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
             value = loss()
         value.backward()
@@ -170,7 +169,7 @@ def optimised(module: nn.Module, work: Work, graph: bool) -> Callable[[], object
     replay = Replay(module.parameters())
 
     def step() -> None:
-        replay(lambda _: work(), (), "any" if graph else None)
+        replay(work, (), "any" if graph else None)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
 

@@ -57,8 +57,9 @@ class Diffusion(nn.Module):
             {name: z[own] for name, z in part.items()} for part in (noise, data, held, moved, forget_half(labels or {}))
         )
         total, means = flow_loss(self.network(moved, times[own], held, labels), noise, data, travels[own], held)
-        always_known = {SHARED} if config.mode == "conditional" else set()
-        return total, {name: mean for name, mean in means.items() if name not in always_known}
+        if config.mode == "conditional":
+            del means[SHARED]  # which never travels
+        return total, means
 
     def forward(self, *batch: Components) -> tuple[Tensor, Components]:
         """Return the `loss`: processes that train together meet in a call of the module."""

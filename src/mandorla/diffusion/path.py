@@ -89,10 +89,10 @@ def flow_loss(
     """
     errors = {}
     for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True):
-        counts_here = rows.view(-1, *[1] * (z.ndim - 1))
+        counted = rows.view(-1, *[1] * (z.ndim - 1))
         if held and name in held:
-            counts_here = counts_here & ~held[name][:, None]
-        missed = torch.where(counts_here, velocity[name] - (z - noise[name]), 0)
+            counted = counted & ~held[name][:, None]
+        missed = torch.where(counted, velocity[name] - (z - noise[name]), 0)
         errors[name] = gather(missed.square().flatten(1).mean(1))
     counts = gather(travels).sum(0)
     total = sum(error.sum() for error in errors.values()) / counts.sum().clamp_min(1)

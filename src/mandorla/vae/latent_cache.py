@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mandorla.data import follow_record, load_data
-from mandorla.data.dataset import CHUNK, Dataset, Splits
+from mandorla.data.dataset import CHUNK, Dataset, Splits, at_rows, rows_of
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
@@ -73,10 +73,8 @@ def encode_batch(vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor]) -> 
     shared = pool(codes, present)
     mean, std = {}, {}
     for name, rows in present.items():
-        mean[name] = shared.new_zeros(len(shared), *vae.layout.shapes[name])
-        std[name] = torch.zeros_like(mean[name])
-        mu, log_std = vae.posterior(name, features[name], shared[rows])
-        mean[name][rows], std[name][rows] = mu, log_std.exp()
+        mu, log_std = vae.posterior(name, features[name], rows_of(shared, rows))
+        mean[name], std[name] = at_rows(mu, rows), at_rows(log_std.exp(), rows)
     return Encoded(Latents(shared, mean), std, present)
 
 

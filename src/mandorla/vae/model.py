@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mandorla.config import Settings
-from mandorla.data.dataset import Modality, at_rows, rows_of
+from mandorla.data.dataset import Modality, all_present, at_rows, rows_of
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Layout, Shape
 from mandorla.nets.encoder_decoder import (
@@ -100,7 +100,7 @@ class VAE(nn.Module):
 
     def read(self, name: str, x: Tensor) -> Tensor:
         """Return what is read of one modality `(B, C, *size)` alone, c and the mean of u side by side, `(B, n)`."""
-        features, c = self.encode({name: x}, {name: torch.ones(len(x), dtype=torch.bool)})
+        features, c = self.encode({name: x}, all_present({name: x}))
         mean, _ = self.posterior(name, features[name], c[name])
         return torch.cat([c[name].flatten(1), mean.flatten(1)], 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Batch
+from mandorla.data.dataset import Batch, all_present
 from mandorla.vae.losses import gaussian_kernel
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import paired_rows
@@ -40,8 +40,8 @@ def separation(vae: VAE, batch: Batch) -> dict[str, float]:
             continue
         u, _ = vae.posterior(name, features[name], c)
         other = u[_of_another(whose)]
-        everyone = torch.ones(len(c), dtype=torch.bool)
-        again, shared = vae.encode({name: vae.decode(name, c, other).clamp(0, 1)}, {name: everyone})
+        swapped = {name: vae.decode(name, c, other).clamp(0, 1)}
+        again, shared = vae.encode(swapped, all_present(swapped))
         found["shared_kept"].append(explained(c, shared[name]))
         found["private_kept"].append(explained(other, vae.posterior(name, again[name], shared[name])[0]))
         if len(np.unique(whose)) > 1:
