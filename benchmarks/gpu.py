@@ -3,10 +3,11 @@
 
     python benchmarks/gpu.py --write        # into experiments/SPEED.md, on a machine with a GPU that does nothing else
 
-Each line is a training step on random data, as `mandorla train` takes it: in bfloat16, replayed as a CUDA graph or
-launched by Python. Its work is that of the products and convolutions, forwards and backwards, as torch counts them; the
-peak is that of one large product in bfloat16, measured here. What memory a step needs at least are weights, gradients,
-the optimiser's moments and the moving average in float32, and what the backward pass asks for again.
+Each line is a training step on random data, as `mandorla train` takes it: in bfloat16, launched by Python, replayed as
+a CUDA graph (`cuda_graph`), or that with the networks' kernels fused (`compile`). Its work is that of the products and
+convolutions, forwards and backwards, as torch counts them; the peak is that of one large product in bfloat16, measured
+here. What memory a step needs at least are weights, gradients, the optimiser's moments and the moving average in
+float32, and what the backward pass asks for again.
 
 The last lines are an evaluation of stage 2's network, as for samples, beside what it must take at least: its products
 at the peak, or its weights, read once.
@@ -30,6 +31,7 @@ from mandorla.diffusion.model import Diffusion
 from mandorla.environment import commit, processor
 from mandorla.recipe import read_recipe
 from mandorla.replay import Inputs, Replay, Work
+from mandorla.training import compile_methods
 from mandorla.vae.model import VAE
 from mandorla.vae.objective import Objective
 
@@ -44,6 +46,7 @@ SETTINGS = {  # recipe, changes, modalities, channels, pixels along an edge, bat
     "lgg": ("lgg", [], 3, 1, 64, 16, 16),
     "polymnist-quadrant": ("polymnist-quadrant", [], 5, 3, 64, 256, 512),
 }
+HOW = ("launched", "graph", "compiled")
 STATES = 5  # numbers in float32 that a training keeps for each weight
 PRODUCT, COPIED = 8192, 2**30  # rows of the product that is the peak; bytes that are copied
 
@@ -52,6 +55,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--how", nargs="+", choices=HOW, default=HOW, help="how the steps of a training are taken")
     parser.add_argument("--repeats", type=int, default=7, help="steps that are timed (default: 7)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try this program")
     parser.add_argument("--size", type=int, help="pixels along an edge of all settings, to try this program")
@@ -79,34 +83,40 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
     device = torch.device(asked.device)
     peak, bandwidth = measure_peak(device)
     yield f"Peak: {peak / 1e12:.0f} TFLOP/s; a copy reads and writes {bandwidth / 1e12:.2f} TB/s.\n"
-    yield "| setting | step of | graph | parameters | ms | TFLOP | of the peak | GiB | at least |"
+    yield "| setting | step of | as | parameters | ms | TFLOP | of the peak | GiB | at least |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in asked.settings:
         recipe, changes, modalities, channels, size, *batches = SETTINGS[name]
         shape = (channels, *2 * [asked.size or size])
         for stage, build, batch in zip(("vae", "diffusion"), (vae_work, diffusion_work), batches, strict=True):
-            for graph in (False, True) if device.type == "cuda" else (False,):
+            for how in asked.how if device.type == "cuda" else HOW[:1]:
                 torch.manual_seed(0)
                 module, work = build(read_recipe(recipe, changes), modalities, shape, asked.batch or batch, device)
-                step = optimised(module, work, graph)
+                step = optimised(module, work, how != "launched")
                 flops, saved = count_work(step, module)
+                if how == "compiled":
+                    compile_methods(module)
                 seconds, most = timed(step, device, asked.repeats)
                 if asked.profile:
                     print(profiled(step, device))
                 least = 4 * STATES * count(module) + saved
                 yield (
-                    f"| {name} | {stage} | {'yes' if graph else 'no'} | {count(module):,} | {1e3 * seconds:.1f}"
+                    f"| {name} | {stage} | {how} | {count(module):,} | {1e3 * seconds:.1f}"
                     f" | {flops / 1e12:.2f} | {flops / seconds / peak:.0%} | {most / 2**30:.1f} | {least / 2**30:.1f} |"
                 )
         del step, work  # and the memory of the graph
-        evaluate = network_call(module, asked.batch or batches[1], device)
-        flops, _ = count_work(evaluate, module)
-        seconds, most = timed(evaluate, device, asked.repeats)
-        floor = max(flops / peak, 2 * count(module) / bandwidth)
-        yield (
-            f"| {name} | evaluation | no | {count(module):,} | {1e3 * seconds:.1f} | {flops / 1e12:.2f}"
-            f" | {floor / seconds:.0%} | {most / 2**30:.1f} | |"
-        )
+        for how in [how for how in asked.how if how != "graph"] if device.type == "cuda" else HOW[:1]:
+            module, _ = diffusion_work(read_recipe(recipe, changes), modalities, shape, 1, device)
+            evaluate = network_call(module, asked.batch or batches[1], device)
+            flops, _ = count_work(evaluate, module)
+            if how == "compiled":
+                compile_methods(module)
+            seconds, most = timed(evaluate, device, asked.repeats)
+            floor = max(flops / peak, 2 * count(module) / bandwidth)
+            yield (
+                f"| {name} | evaluation | {how} | {count(module):,} | {1e3 * seconds:.1f} | {flops / 1e12:.2f}"
+                f" | {floor / seconds:.0%} | {most / 2**30:.1f} | |"
+            )
 
 
 def measure_peak(device: torch.device) -> tuple[float, float]:
@@ -212,7 +222,7 @@ def timed(step: Callable[[], object], device: torch.device, repeats: int) -> tup
 
 def profiled(step: Callable[[], object], device: torch.device) -> str:
     """Return a table of the operations of a step that take longest."""
-    activities = [torch.profiler.ProfilerActivity[name] for name in {"CPU", device.type.upper()}]
+    activities = [getattr(torch.profiler.ProfilerActivity, name) for name in {"CPU", device.type.upper()}]
     with torch.profiler.profile(activities=activities) as profile:
         step()
     order = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"

@@ -82,7 +82,7 @@ def test_how_often_and_how_samples_are_drawn_may_change_at_any_time(tmp_path):
     (tmp_path / "diffusion" / "weights.safetensors").touch()
     claimed(tmp_path, *changes, stage="diffusion")
     assert read_recipe(str(tmp_path)).diffusion.sampling.sampler == "euler"
-    claimed(tmp_path, "vae.training.checkpoint_every=9", "vae.training.cuda_graph=false")
+    claimed(tmp_path, "vae.training.checkpoint_every=9", "vae.training.cuda_graph=false", "vae.training.compile=true")
     with pytest.raises(MandorlaError, match="begun with diffusion.training.steps"):
         claimed(tmp_path, "diffusion.training.steps=2", stage="diffusion")
 

@@ -217,17 +217,20 @@ def _check_used(overrides: Sequence[str], stage: Stage) -> None:
             )
 
 
+_HOW_TRAINED = ("checkpoint_every", "picture_every", "cuda_graph", "compile")
+
+
 def _what_matters(block):
     """Return a block of settings without what may change at any time.
 
-    That is where files lie and how they are read, how often a training saves and draws, how its steps are launched, and
-    how samples are drawn.
+    That is where files lie and how they are read, how often a training saves and draws, how its steps are compiled and
+    launched, and how samples are drawn.
     """
     if isinstance(block, RootedConfig):
         return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
     if not isinstance(block, VAEConfig | DiffusionConfig | RefinerConfig):
         return block
-    training = block.training.model_copy(update=dict.fromkeys(("checkpoint_every", "picture_every", "cuda_graph")))
+    training = block.training.model_copy(update=dict.fromkeys(_HOW_TRAINED))
     drawn = dict.fromkeys(HOW_DRAWN & type(block).model_fields.keys())
     return block.model_copy(update={"training": training, **drawn})
 

@@ -79,6 +79,8 @@ class TrainingConfig(Settings):
     """arithmetic of the networks: bfloat16 autocast, or float32 throughout (as volumes on a CPU always are)"""
     cuda_graph: bool = True
     """on one GPU, record steps that are alike as a graph of kernels and replay it: faster, for more memory"""
+    compile: bool = False
+    """let torch.compile fuse the kernels of the networks, which takes a minute at first: for large ones on a GPU"""
     validate_every: int = Field(100, ge=1)
     """steps between two validations; the best one's weights are kept"""
     checkpoint_every: int = Field(200, ge=1)
@@ -154,7 +156,7 @@ def fit(
         ThreadPoolExecutor(1) as ahead,
         _progress() as progress,
         _Log(folder, track, training.step, training.waiting) as training.log,
-        _memory_named(training),
+        _errors_named(training),
         _Interrupt() as interrupt,
     ):
         if training.step and (threads := begun_with(folder)):
@@ -218,6 +220,8 @@ class _Training:
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         _restore_moments(self.optimizer, module, moments)
+        if config.compile:
+            compile_methods(module)
         self.loss, self.replay = loss, Replay(module.parameters(), f"{key}.cuda_graph")
         on_one_gpu = next(module.parameters()).device.type == "cuda" and world() == 1
         self.replays = config.cuda_graph and on_one_gpu
@@ -392,6 +396,16 @@ def built_for(tensors: dict[str, Tensor]) -> Iterator[None]:
         hook.remove()
 
 
+def compile_methods(module: nn.Module) -> None:
+    """Fuse the kernels of those methods that parts of `module` name in `compiled`, when they are first called.
+
+    References: PyTorch 2, Ansel et al., 2024, https://doi.org/10.1145/3620665.3640366.
+    """
+    for part in module.modules():
+        for name in getattr(part, "compiled", ()):
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+
+
 def _key(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
@@ -564,11 +578,16 @@ class _Interrupt:
 
 
 @contextmanager
-def _memory_named(training: _Training) -> Iterator[None]:
-    """Turn a lack of memory into an error that names the setting to lower."""
+def _errors_named(training: _Training) -> Iterator[None]:
+    """Turn a lack of memory, or of what compiles, into an error that names the setting to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if training.config.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            cause = " ".join(str(error).splitlines()[:2])
+            raise MandorlaError(
+                f"{training.title} cannot be compiled here ({cause}): set {training.key}.compile to false"
+            ) from error
         if not (isinstance(error, MemoryError) or "memory" in str(error)):
             raise
         first = f"set {training.replay.setting} to false, or " if training.replays else ""

@@ -34,6 +34,8 @@ class EncoderDecoder(nn.Module):
     Arguments: `modality` (name, channels, size), `shared` and `private` (shapes of the two codes without batch).
     """
 
+    compiled = ("features", "encode_shared", "encode_private", "decode")
+
     def __init__(self, modality: Modality, shared: Shape, private: Shape):
         super().__init__()
         self.modality, self.shared, self.private = modality, shared, private

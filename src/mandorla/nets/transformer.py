@@ -210,6 +210,8 @@ class Tokenizer(nn.Module):
 class Block(nn.Module):
     """Attend and transform, each modulated by the time of the component that a token belongs to."""
 
+    compiled = ("forward",)
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -235,10 +237,13 @@ class Block(nn.Module):
 def add_product(base: Tensor, x: Tensor, factor: Tensor, shared_by: Sequence[int]) -> Tensor:
     """Return base + x * factor `(B, L, E)`; a row of `base` or `factor` `(B, G, E)` is shared by so many tokens of `x`.
 
-    Group by group: rows written out for every token take longer than the product itself.
+    Group by group: rows written out for every token take longer than the product itself. Groups of one length are an
+    axis.
     """
     if len(shared_by) == x.shape[1]:
         return torch.addcmul(base, x, factor)
+    if len(set(shared_by)) == 1:
+        return torch.addcmul(*(z.unflatten(1, (len(shared_by), -1)) for z in (base, x, factor))).flatten(1, 2)
     rows = (z.split(shared_by if z.shape[1] == x.shape[1] else 1, 1) for z in (base, x, factor))
     return torch.cat([torch.addcmul(*parts) for parts in zip(*rows, strict=True)], 1)
 

@@ -34,6 +34,8 @@ class UNetConfig(Settings):
 class UNet(nn.Module):
     """Map `(B, channels_in, *size)`, times and vectors to `(B, channels_out, *size)`, zero before any training."""
 
+    compiled = ("forward",)
+
     def __init__(self, config: UNetConfig, dims: int, channels_in: int, channels_out: int, vector: int):
         super().__init__()
         widths, self.embedding = config.channels, config.embedding
