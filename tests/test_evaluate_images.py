@@ -9,10 +9,12 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate import random_features, ranks
 from mandorla.evaluate.images import (
     attainable_correlation,
+    edge_overlap,
     foreground,
     has_ssim,
     mae,
     ms_ssim,
+    mutual_information,
     psnr,
     spread_and_error,
     ssim,
@@ -104,6 +106,36 @@ def test_ms_ssim_of_large_images_is_that_of_torchmetrics():
     b = 0.7 * a + 0.1
     expected = float(multiscale_structural_similarity_index_measure(a, b, data_range=1.0))
     assert ms_ssim(a, b) == pytest.approx([expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [(60, 50), (30, 32, 34), (3000,)])
+def test_how_far_a_pair_shows_one_thing(size):
+    """Another contrast of the same image tells it entirely, another image not at all; channels may differ."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(0, 8, (2, 3, *size), generator=generator) / 7  # values that lie in a bin of their own
+    image, strange = steps[:, :1], steps[:, 1:2]
+    inverted = 1 - image.expand(-1, 3, *[-1] * len(size))
+    assert mutual_information(image, inverted) == pytest.approx([2, 2])
+    assert mutual_information(image, strange) == pytest.approx([1, 1], abs=0.02)
+    assert mutual_information(0 * image, 0 * image + 1).tolist() == [1, 1]
+    assert edge_overlap(image, inverted) == pytest.approx([1, 1])
+    assert edge_overlap(image, strange) == pytest.approx([0, 0], abs=0.1)
+    assert edge_overlap(image, 0 * image).tolist() == [0, 0]
+    for measure in (mutual_information, edge_overlap):
+        assert measure(image, strange) == pytest.approx(measure(strange, image))
+        assert measure(image[:0].numpy(), strange[:0]).shape == (0,)
+        with pytest.raises(MandorlaError, match="are no pairs: give as many, of one size"):
+            measure(image, strange[..., 1:])
+
+
+def test_mutual_information_is_that_of_scikit_learn():
+    from sklearn.metrics import mutual_info_score
+
+    a, b = (torch.randint(0, 4, (1, 1, 20, 20), generator=torch.Generator().manual_seed(k)) for k in range(2))
+    b = torch.where(a > 1, a, b)
+    h_a, h_b = (mutual_info_score(z.flatten(), z.flatten()) for z in (a, b))
+    joint = h_a + h_b - mutual_info_score(a.flatten(), b.flatten())
+    assert mutual_information(a / 3, b / 3) == pytest.approx([(h_a + h_b) / joint])
 
 
 @pytest.mark.parametrize("width", [1.0, 0.5, 2.0])

@@ -415,13 +415,22 @@ def test_the_mean_image_is_that_of_the_views_that_are_there(tmp_path):
     assert torch.equal(gathered.latents.private["top"], RunModel().encode(full).private["top"])
 
 
+def test_how_far_modalities_of_a_tuple_show_one_thing(tmp_path):
+    """Generated bars are as bound to each other as real ones, which two of different samples are not."""
+    metrics = evaluate_run(RunModel(tmp_path), SETTINGS.model_copy(update={"suites": ("fidelity",)}))
+    for name in ("fidelity/pairs information", "fidelity/pairs edges"):
+        record = by_name(metrics)[name]
+        assert record.better == "nearer ceiling" and record.error < 0.05
+        assert record.chance < record.ceiling and abs(record.value - record.ceiling) < record.value - record.chance
+
+
 def test_without_labels_only_images_are_measured(tmp_path):
     metrics = evaluate_run(RunModel(tmp_path), SETTINGS.model_copy(update={"label": "none", "private_label": "none"}))
     groups = {record["name"].split("/")[0] for record in metrics["records"]}
     without = {"separation", "retrieval", "information", "explained"}
     assert groups == {"translation", "reconstruction", "copies", "fidelity"} | without
     of_fidelity = {record["name"].split()[0] for record in metrics["records"] if "fidelity" in record["name"]}
-    assert of_fidelity == {"fidelity/random"}, "bars are too small for the window of ms-ssim"
+    assert of_fidelity == {"fidelity/random", "fidelity/pairs"}, "bars are too small for the window of ms-ssim"
     page = _page(tmp_path)
     assert "no classes 'none' of every sample" in page and "Without labels: the shared part" in page
     assert not any(text in page for text in ("Probes are fitted", "Coherence. Self", "'judge' is")), "none of it was"

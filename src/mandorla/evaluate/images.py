@@ -15,6 +15,7 @@ from mandorla.evaluate.arrays import Array, tensor
 Images = Array  # (B, C, *size), floats in [0, 1]
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 _WINDOW = 11  # pixels a side of the window of structural similarity
+_BINS = 32  # of intensities
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
 
 
@@ -117,6 +118,46 @@ def ms_ssim(a: Images, b: Images) -> np.ndarray:
         .double()
         .numpy()
     )
+
+
+def mutual_information(a: Images, b: Images) -> np.ndarray:
+    """Return how far the intensities of a pair tell each other, (H(a) + H(b)) / H(a, b): 1 not at all, 2 entirely.
+
+    Of means over channels, in 32 steps; two modalities may have unlike channels.
+
+    Reference: Studholme, Hill, Hawkes: "An overlap invariant entropy measure of 3D medical image alignment", 1999,
+    https://doi.org/10.1016/S0031-3203(98)00091-0
+    """
+    from skimage.metrics import normalized_mutual_information
+
+    found = []
+    for one, other in zip(*_grey(a, b), strict=True):
+        empty = np.ptp(one) == np.ptp(other) == 0  # nothing is told of what is everywhere the same
+        found.append(1.0 if empty else normalized_mutual_information(one, other, bins=_BINS))
+    return np.array(found, np.float64)
+
+
+def edge_overlap(a: Images, b: Images) -> np.ndarray:
+    """Return how far the edges of a pair lie in one place: the correlation of Sobel magnitudes, 0 without any edge.
+
+    Of means over channels; two modalities may have unlike channels.
+    """
+    from skimage.filters import sobel
+
+    found = []
+    for pair in zip(*_grey(a, b), strict=True):
+        one, other = (edges - edges.mean() for edges in map(np.abs, map(sobel, pair)))
+        scale = np.sqrt(np.square(one).sum() * np.square(other).sum())
+        found.append((one * other).sum() / scale if scale else 0.0)
+    return np.array(found, np.float64)
+
+
+def _grey(a: Images, b: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means over channels of both, `(B, *size)`, float64. Raises MandorlaError for unlike or no sizes."""
+    one, other = (unit_images(z).double().mean(1).numpy() for z in (a, b))
+    if one.shape != other.shape or one.ndim < 2:
+        raise MandorlaError(f"images {tuple(a.shape)} and {tuple(b.shape)} are no pairs: give as many, of one size")
+    return one, other
 
 
 def foreground(truth: Images, above: float = 0.05) -> Tensor:

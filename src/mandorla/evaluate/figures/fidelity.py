@@ -6,6 +6,7 @@ the decoder alone costs) are compared with test samples.
 """
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from mandorla.data.dataset import Dataset
 from mandorla.evaluate.arrays import Array
+from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
 from mandorla.evaluate.features import Networks
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.gather import choose, whose
-from mandorla.evaluate.images import has_ssim, ms_ssim
+from mandorla.evaluate.images import edge_overlap, has_ssim, ms_ssim, mutual_information
 from mandorla.evaluate.information import shuffled
 from mandorla.evaluate.record import Better, Record, averaged, jackknife_error
 from mandorla.parallel import divide
@@ -84,7 +86,7 @@ def fidelity_figures(subject: Subject) -> list[Record]:
                     found.setdefault(record.name.rpartition("/")[0], []).append(record)
         for same in found.values():
             records += [*_over_modalities(same), *same]
-    return records + _variety(subject)
+    return records + _variety(subject) + _pairs(subject)
 
 
 def _read(
@@ -185,6 +187,47 @@ def _variety(subject: Subject) -> list[Record]:
             )
         )
     return records
+
+
+def _pairs(subject: Subject) -> list[Record]:
+    """Measure how far the modalities of a generated tuple show the same places, beside those of a real one."""
+    made, rows = subject.samples.x, choose(subject.data.test, _PAIRS, subject.seed)
+    batch, groups = subject.data.test.batch(rows), whose(subject.data.test, rows)
+    found: dict[str, list[tuple[np.ndarray, float, float]]] = {name: [] for name in _OF_PAIRS}
+    for a, b in combinations(made, 2):
+        both = batch.present[a] & batch.present[b]
+        if made[a].ndim < 3 or made[a].shape[2:] != made[b].shape[2:] or min(both.sum(), len(made[a])) < LEAST:
+            continue
+        one, other = batch.x[a][both], batch.x[b][both]
+        strange = other[torch.from_numpy(donors(groups[both.numpy()], subject.seed))]
+        for name, (measure, _) in _OF_PAIRS.items():
+            values = measure(made[a][:_PAIRS], made[b][:_PAIRS])
+            found[name].append((values, measure(one, other).mean(), measure(one, strange).mean()))
+    records = []
+    for name, of_pairs in found.items():
+        if not of_pairs:
+            continue
+        values, real, chance = zip(*of_pairs, strict=True)
+        what = _OF_PAIRS[name][1]
+        text = f"{what} of two modalities of a generated tuple, mean over pairs; ceiling: of a real test tuple; chance:"
+        records.append(
+            Record.of(
+                f"fidelity/pairs {name}",
+                np.mean(values, 0),
+                f"{text} of two real test tuples.",
+                "nearer ceiling",
+                chance=float(np.mean(chance)),
+                ceiling=float(np.mean(real)),
+                seed=subject.seed,
+            )
+        )
+    return records
+
+
+_OF_PAIRS = {
+    "information": (mutual_information, "Normalised mutual information of the intensities"),
+    "edges": (edge_overlap, "Correlation of the strength of edges"),
+}
 
 
 def _likeness(images: Tensor, rng: np.random.Generator, groups: np.ndarray | None = None) -> np.ndarray:
