@@ -85,15 +85,12 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
     yield f"Peak: {peak / 1e12:.0f} TFLOP/s; a copy reads and writes {bandwidth / 1e12:.2f} TB/s.\n"
     yield "| setting | step of | as | parameters | ms | TFLOP | of the peak | GiB | at least |"
     yield "|---|---|---|---|---|---|---|---|---|"
+    on_gpu = device.type == "cuda"
     for name in asked.settings:
-        recipe, changes, modalities, channels, size, *batches = SETTINGS[name]
-        shape = (channels, *2 * [asked.size or size])
-        for stage, build, batch in zip(("vae", "diffusion"), (vae_work, diffusion_work), batches, strict=True):
-            for how in asked.how if device.type == "cuda" else HOW[:1]:
-                torch.manual_seed(0)
-                module, work = build(read_recipe(recipe, changes), modalities, shape, asked.batch or batch, device)
-                step = optimised(module, work, how != "launched")
-                flops, saved = count_work(step, module)
+        for stage in ("vae", "diffusion"):
+            for how in asked.how if on_gpu else HOW[:1]:
+                flops, saved = count_work(*training(name, stage, False, asked))
+                module, step = training(name, stage, how != "launched", asked)  # what was counted cannot be recorded
                 if how == "compiled":
                     compile_methods(module)
                 seconds, most = timed(step, device, asked.repeats)
@@ -104,11 +101,10 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
                     f"| {name} | {stage} | {how} | {count(module):,} | {1e3 * seconds:.1f}"
                     f" | {flops / 1e12:.2f} | {flops / seconds / peak:.0%} | {most / 2**30:.1f} | {least / 2**30:.1f} |"
                 )
-        del step, work  # and the memory of the graph
-        for how in [how for how in asked.how if how != "graph"] if device.type == "cuda" else HOW[:1]:
-            module, _ = diffusion_work(read_recipe(recipe, changes), modalities, shape, 1, device)
-            evaluate = network_call(module, asked.batch or batches[1], device)
-            flops, _ = count_work(evaluate, module)
+                del module, step  # and the memory of the graph
+        for how in [how for how in asked.how if how != "graph"] if on_gpu else HOW[:1]:
+            module, evaluate = evaluation(name, asked)
+            flops, _ = count_work(module, evaluate)
             if how == "compiled":
                 compile_methods(module)
             seconds, most = timed(evaluate, device, asked.repeats)
@@ -117,6 +113,24 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
                 f"| {name} | evaluation | {how} | {count(module):,} | {1e3 * seconds:.1f} | {flops / 1e12:.2f}"
                 f" | {floor / seconds:.0%} | {most / 2**30:.1f} | |"
             )
+
+
+def training(name: str, stage: str, graph: bool, asked: argparse.Namespace) -> tuple[nn.Module, Callable[[], object]]:
+    """Return what one stage of a setting trains, and a step of it."""
+    torch.manual_seed(0)
+    recipe, changes, modalities, channels, size, of_vae, of_diffusion = SETTINGS[name]
+    build, batch = (vae_work, of_vae) if stage == "vae" else (diffusion_work, of_diffusion)
+    shape = (channels, *2 * [asked.size or size])
+    module, work = build(
+        read_recipe(recipe, changes), modalities, shape, asked.batch or batch, torch.device(asked.device)
+    )
+    return module, optimised(module, work, graph)
+
+
+def evaluation(name: str, asked: argparse.Namespace) -> tuple[nn.Module, Callable[[], object]]:
+    """Return stage 2 of a setting, and what evaluates its network."""
+    module, _ = training(name, "diffusion", False, asked)
+    return module, network_call(module, asked.batch or SETTINGS[name][-1], torch.device(asked.device))
 
 
 def measure_peak(device: torch.device) -> tuple[float, float]:
@@ -186,7 +200,7 @@ def optimised(module: nn.Module, work: Work, graph: bool) -> Callable[[], object
     return step
 
 
-def count_work(step: Callable[[], object], module: nn.Module) -> tuple[int, int]:
+def count_work(module: nn.Module, step: Callable[[], object]) -> tuple[int, int]:
     """Return how many operations a step takes, and how many bytes beside weights it keeps for the backward pass."""
     kept: dict[int, int] = {}
 
