@@ -39,7 +39,7 @@ LARGE = [
     "vae.model.shared={channels: 8, stride: 4}",
     "vae.model.private={channels: 8, stride: 4}",
     "vae.model.encoder_decoder={kind: convolutional, patch: 2, channels: [128, 256, 512, 512], num_blocks: 2}",
-    "diffusion.network={width: 768, depth: 12, heads: 12, patch: 4}",
+    "diffusion.network={width: 768, depth: 12, heads: 6, patch: 4}",
 ]
 SETTINGS = {  # recipe, changes, modalities, channels, pixels along an edge, batch of stage 1, of stage 2
     "large": ("lgg", LARGE, 3, 1, 256, 16, 32),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mandorla.data.dataset import Batch, Dataset
+from mandorla.data.dataset import Batch, Dataset, on_device
 from mandorla.nets.blocks import trains_in_bf16
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -27,7 +27,7 @@ def train_network(
     `loss(network, batch, autocast)` calls the network under `autocast`, which is bfloat16 where that can be trusted;
     None passes over a batch that tells nothing. The same seed gives the same network; the random state stays.
     """
-    rng = np.random.default_rng(seed)
+    rng, train = np.random.default_rng(seed), on_device(train, torch.device(device))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build().to(device)
