@@ -1,11 +1,13 @@
 """The cache between the stages: it holds what the encoder gives, for every sample, and knows whose it is."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from mandorla.config import load_settings
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
-from mandorla.recipe import Recipe
+from mandorla.recipe import Recipe, read_run
 from mandorla.training import load_tensors, save_tensors
 from mandorla.vae import latent_cache
 from mandorla.vae.latent_cache import Encoded, open_latents, write_latents
@@ -303,3 +305,43 @@ def test_volumes_are_encoded_a_few_at_once(polydigits_run, copy_of, monkeypatch)
     monkeypatch.setattr(latent_cache, "_encode", lambda vae, data, rows, records: encoded.append(len(rows)))
     write_latents(run)
     assert set(encoded) == {4} and sum(encoded) == 240
+
+
+def test_copies_are_read_from_random_subsets(polydigits_run, copy_of):
+    """The first record of each sample is that without copies; the others are what a subset of its images gives."""
+    run = copy_of(polydigits_run)
+    plain = open_latents(run)[0]["train"].batch(np.arange(200))
+    _set_copies(run, 4)
+    write_latents(run)
+    part = open_latents(run)[0]["train"]
+    assert (len(part), part.num_samples) == (800, 200)
+    first, rest = part.batch(np.arange(200)), part.batch(np.arange(200, 800))
+    assert all(torch.equal(first.latents.components[n], z) for n, z in plain.latents.components.items())
+    model = mandorla.load(run)
+    x, names = model.data().train.batch(np.arange(200)).x, model.vae.layout.modalities
+    subsets = [chosen for size in range(1, 1 + len(names)) for chosen in combinations(names, size)]
+    expected = torch.stack([model.encode({name: x[name] for name in chosen}).shared for chosen in subsets])
+    near = (expected.repeat(1, 3, 1) - rest.latents.shared).abs().amax(-1) < 1e-4
+    assert near.any(0).all(), "each is one of them"
+    assert (near.sum(1) > 300 / len(subsets)).all(), "all subsets alike, as far as chance lets them"
+    alone = near[0].nonzero()[:, 0]
+    again = model.encode({names[0]: x[names[0]][alone % 200]}).private[names[0]]
+    torch.testing.assert_close(rest.latents.private[names[0]][alone], again, atol=1e-4, rtol=0)
+
+
+def test_stage_2_belongs_to_its_copies(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    _set_copies(run, 2)
+    write_latents(run)
+    with pytest.raises(MandorlaError, match=r"with other vae.copies: delete it to train"):
+        train_diffusion(read_run(run))
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(read_run(run))
+    lines = (run / "diffusion" / "metrics.jsonl").read_text().splitlines()
+    assert all(math.isfinite(json.loads(line)["loss"]) for line in lines)
+
+
+def _set_copies(run, copies):
+    text = (run / "config.yaml").read_text()
+    assert "copies: 1" in text
+    (run / "config.yaml").write_text(text.replace("copies: 1", f"copies: {copies}"))

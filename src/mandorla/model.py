@@ -677,7 +677,7 @@ class Mandorla:
 
     def _shared_of_training(self, first: int, num: int, seed: int) -> Tensor:
         parts, _ = open_latents(self.run)
-        chosen = np.random.default_rng(seed).integers(0, len(parts["train"]), first + num)[first:]
+        chosen = np.random.default_rng(seed).integers(0, parts["train"].num_samples, first + num)[first:]
         return parts["train"].batch(chosen).latents.shared
 
     def _latents(self, source: Data | Latents) -> Latents:

@@ -218,21 +218,22 @@ def _check_used(overrides: Sequence[str], stage: Stage) -> None:
 
 
 _HOW_TRAINED = ("checkpoint_every", "picture_every", "cuda_graph", "compile")
+_AFTERWARDS = HOW_DRAWN | {"copies"}  # keys of all stages: what is done with what has been trained
 
 
 def _what_matters(block):
     """Return a block of settings without what may change at any time.
 
     That is where files lie and how they are read, how often a training saves and draws, how its steps are compiled and
-    launched, and how samples are drawn.
+    launched, how often samples are encoded for stage 2, and how they are drawn.
     """
     if isinstance(block, RootedConfig):
         return block.model_copy(update=dict.fromkeys(HOW_READ & type(block).model_fields.keys()))
     if not isinstance(block, VAEConfig | DiffusionConfig | RefinerConfig):
         return block
     training = block.training.model_copy(update=dict.fromkeys(_HOW_TRAINED))
-    drawn = dict.fromkeys(HOW_DRAWN & type(block).model_fields.keys())
-    return block.model_copy(update={"training": training, **drawn})
+    later = dict.fromkeys(_AFTERWARDS & type(block).model_fields.keys())
+    return block.model_copy(update={"training": training, **later})
 
 
 def _trained(run: Path, block: str) -> bool:

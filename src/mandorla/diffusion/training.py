@@ -40,11 +40,12 @@ def train_diffusion(recipe: Recipe) -> None:
     run_config(run)
     parts, whitening = open_latents(run)
     vae, vae_weights = load_vae(run)
-    data = recorded_fingerprint(run)
+    copies = len(parts["train"]) // parts["train"].num_samples
+    data = recorded_fingerprint(run) + (f", {copies} copies" if copies > 1 else "")
     if belongs_to(run) not in (None, (vae_weights, data)):
         raise MandorlaError(
-            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data: delete it to train stage"
-            " 2 on the present ones"
+            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data, or with other vae.copies:"
+            " delete it to train stage 2 on the present ones"
         )
     scales, labels = _labels(run, recipe.diffusion.labels)
     with in_turn():
@@ -62,7 +63,8 @@ def train_diffusion(recipe: Recipe) -> None:
         return whitening.whiten(drawn), {name: rows.to(device) for name, rows in encoded.given.items()}
 
     def fetch(part: str, indices: np.ndarray) -> tuple[Encoded, Components]:
-        return parts[part].batch(indices), {name: z[indices].to(device) for name, z in labels[part].items()}
+        samples = indices % parts[part].num_samples
+        return parts[part].batch(indices), {name: z[samples].to(device) for name, z in labels[part].items()}
 
     def prepare(batch: tuple[Encoded, Components]) -> tuple[Components, dict[str, Tensor], Components]:
         encoded, known = batch

@@ -50,7 +50,7 @@ def train_refiner(recipe: Recipe) -> None:
     images = {"train": on_device(data.train, device), "val": data.val}
 
     def fetch(part: str, indices: np.ndarray) -> tuple[Batch, Encoded]:
-        return images[part].batch(indices).to(device), parts[part].batch(indices)
+        return images[part].batch(indices % parts[part].num_samples).to(device), parts[part].batch(indices)
 
     def draw(encoded: Encoded) -> Latents:
         """Return latents drawn from their posteriors, as stage 2 learns them."""

@@ -1,5 +1,7 @@
 """Settings of stage 1."""
 
+from pydantic import Field
+
 from mandorla.config import Settings
 from mandorla.training import TrainingConfig
 from mandorla.vae.model import ModelConfig
@@ -15,3 +17,6 @@ class VAEConfig(Settings):
     """terms and their weights"""
     training: TrainingConfig = TrainingConfig()
     """length, optimiser, logs"""
+    copies: int = Field(1, ge=1)
+    """latents of each sample that stage 2 learns from: the first read from all its modalities, each further one from a
+    random subset of them, as in a translation"""

@@ -8,6 +8,10 @@
 A record has the fields `shared`: c, pooled over the modalities present; NAME and NAME.std: mean and standard deviation
 of q(u | x, c); `present`: bool (M,).
 
+After the records of all samples there may be `copies` of them (`vae.copies`), whose c is pooled over a random subset of
+the modalities present: what a translation knows. Of c read from the wanted modality too, stage 2 learns to be surer of
+that modality than whoever has not seen it can be.
+
 Any number of processes may write one cache, on one machine or on several that share a folder: each takes the next shard
 that is not there and that no other holds. A shard appears whole, and a process that is killed lets go of the one that
 it held, so that another process, or a later call, writes it. Whoever finds all shards there writes the statistics, from
@@ -29,13 +33,14 @@ from torch import Tensor
 
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import CHUNK, Dataset, Splits, at_rows, rows_of
+from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.recipe import read_run
 from mandorla.storage import locked, read_json, whole, write_text
 from mandorla.training import choose_device, load_tensors, save_tensors
-from mandorla.vae.model import VAE, pool
+from mandorla.vae.model import VAE, pool, random_subsets
 from mandorla.vae.store import load_vae
 
 FOLDER, MANIFEST, STATISTICS = "latents", "manifest.json", "statistics.safetensors"
@@ -67,10 +72,15 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode_batch(vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor]) -> Encoded:
-    """Encode `x[name]` `(B, C, *size)` in [0, 1]; `present[name]` is bool `(B,)`, each sample needs one modality."""
+def encode_batch(
+    vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor], pooled: dict[str, Tensor] | None = None
+) -> Encoded:
+    """Encode `x[name]` `(B, C, *size)` in [0, 1]; `present[name]` is bool `(B,)`, each sample needs one modality.
+
+    c is read from the `pooled` ones, by default from all that are present.
+    """
     features, codes = vae.encode(x, present)
-    shared = pool(codes, present)
+    shared = pool(codes, pooled or present)
     mean, std = {}, {}
     for name, rows in present.items():
         mu, log_std = vae.posterior(name, features[name], rows_of(shared, rows))
@@ -98,6 +108,8 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
         "num": {name: len(part) for name, part in parts.items()},
         "rows": at_once * _PER_SHARD,
     }
+    if recipe.vae.copies > 1:
+        manifest["copies"] = recipe.vae.copies
     with locked(run / LOCK, wait=True):
         if _manifest(folder) != manifest:
             _begin(folder, manifest)
@@ -118,11 +130,13 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
 class LatentPart:
     """Read the cached latents of one part of the data, "train" or "val", by index.
 
-    Raises MandorlaError if a shard is missing or damaged.
+    Record i is of sample i, and so is every `num_samples`-th after it, if samples have copies. Raises MandorlaError if
+    a shard is missing or damaged.
     """
 
     def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
-        self.layout, self.num, self.rows, self.record = layout, manifest["num"][part], manifest["rows"], record(layout)
+        self.layout, self.rows, self.record = layout, manifest["rows"], record(layout)
+        self.num_samples, self.num = manifest["num"][part], _num(part, manifest)
         shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
         size = self.record.itemsize  # records are copied as bytes, which is faster
         self.shards = [np.asarray(shard).view(np.uint8).reshape(-1, size) for shard in shards]
@@ -131,7 +145,7 @@ class LatentPart:
         return self.num
 
     def batch(self, indices: np.ndarray) -> Encoded:
-        """Return the samples at `indices`, in that order."""
+        """Return the records at `indices`, in that order."""
         numbers, rows = np.divmod(indices, self.rows)
         taken = np.empty((len(numbers), self.record.itemsize), np.uint8)
         for number in np.unique(numbers):
@@ -147,7 +161,7 @@ class LatentPart:
         )
 
     def drawn(self) -> Iterator[tuple[Components, dict[str, Tensor]]]:
-        """Yield every sample once, in chunks: components drawn from their posteriors, and which of them exist."""
+        """Yield every record once, in chunks: components drawn from their posteriors, and which of them exist."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             for start in range(0, len(self), _MOST):
@@ -184,7 +198,7 @@ def record(layout: Layout) -> np.dtype:
 
 @dataclass(frozen=True)
 class _Shard:
-    """Name a shard: the file `path`, which holds the samples from `start` to `stop` of a `part` of the data."""
+    """Name a shard: the file `path`, which holds the records from `start` to `stop` of a `part` of the data."""
 
     path: Path
     part: str
@@ -210,11 +224,16 @@ class _Shard:
 
 
 def _shards(folder: Path, part: str, manifest: dict) -> list[_Shard]:
-    num, rows = manifest["num"][part], manifest["rows"]
+    num, rows = _num(part, manifest), manifest["rows"]
     return [
         _Shard(folder / f"{part}-{number:05d}.npy", part, start, min(start + rows, num))
         for number, start in enumerate(range(0, num, rows))
     ]
+
+
+def _num(part: str, manifest: dict) -> int:
+    """Return how many records a part has."""
+    return manifest["num"][part] * manifest.get("copies", 1)
 
 
 def _manifest(folder: Path) -> dict:
@@ -249,8 +268,12 @@ def _write_shard(shard: _Shard, vae: VAE, dataset: Dataset, at_once: int, wait: 
 
 
 def _encode(vae: VAE, dataset: Dataset, indices: np.ndarray, records: np.ndarray) -> None:
-    batch = dataset.batch(indices).to(next(vae.parameters()).device)
-    encoded = encode_batch(vae, batch.x, batch.present)
+    """Encode the samples of which the records at `indices` are; copies from a subset that follows from the index."""
+    batch = dataset.batch(indices % len(dataset)).to(next(vae.parameters()).device)
+    copied = torch.from_numpy(indices >= len(dataset))
+    subsets = random_subsets(batch.present, torch.from_numpy(Draws(0, indices, "subset").uniform()))
+    pooled = {name: torch.where(copied, subsets[name], there) for name, there in batch.present.items()}
+    encoded = encode_batch(vae, batch.x, batch.present, pooled)
     columns = encoded.latents.components | {f"{name}.std": std for name, std in encoded.std.items()}
     columns["present"] = torch.stack([batch.present[name] for name in vae.layout.modalities], 1)
     for name, z in columns.items():

@@ -123,11 +123,14 @@ def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
     return to_sphere(total)
 
 
-def random_subsets(present: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Draw a non-empty subset of the present modalities for each sample, all subsets alike; bool `(B,)` each."""
+def random_subsets(present: dict[str, Tensor], uniform: Tensor | None = None) -> dict[str, Tensor]:
+    """Draw a non-empty subset of the present modalities for each sample, all subsets alike; bool `(B,)` each.
+
+    Which one follows from `uniform` `(B,)` in [0, 1), by default drawn.
+    """
     mask = torch.stack(list(present.values()), 1)
     count = 2 ** mask.sum(1) - 1  # of non-empty subsets; the bits of a number from 1 to that say who is in
-    number = 1 + (torch.rand(len(mask), device=mask.device) * count).long()
+    number = 1 + ((torch.rand(len(mask), device=mask.device) if uniform is None else uniform) * count).long()
     bit = (mask.cumsum(1) - 1).clamp_min(0)
     drawn = mask & (number[:, None] >> bit & 1).bool()
     return dict(zip(present, drawn.unbind(1), strict=True))
