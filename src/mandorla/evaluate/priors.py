@@ -1,7 +1,7 @@
 """Simpler priors on the same stage 1: what the flow of stage 2 is worth.
 
 - *gaussian*: one Gaussian over all latents, its covariance that of the training latents
-- *mixture*: a mixture of Gaussians, fitted afterwards to the leading principal components
+- *mixture*: a mixture of Gaussians, fitted afterwards to the leading principal components, of 5000 samples at most
 - *independent*: every component of another training sample, so that each is right and nothing belongs together
 
 References: Gaussian mixtures as priors fitted after the training: From Variational to Deterministic Autoencoders,
@@ -18,6 +18,7 @@ from mandorla.latents import Components, Layout
 
 _DIRECTIONS = 64  # principal components that a mixture is fitted to: what is left is Gaussian and small
 _MIXED = 20  # Gaussians in a mixture
+_FITTED = 5000  # samples that a mixture is fitted to: of more it takes minutes
 
 
 def draw_gaussian(train: Components, num: int, seed: int) -> Components:
@@ -33,6 +34,7 @@ def draw_mixture(train: Components, num: int, seed: int) -> Components:
     from sklearn.mixture import GaussianMixture
 
     layout, z = _joined(train)
+    z = z[np.linspace(0, len(z) - 1, min(_FITTED, len(z))).astype(int)]
     scores, back = _principal(z, min(_DIRECTIONS, len(z) - 1, z.shape[1]))
     scale = scores.std(0)
     mixture = GaussianMixture(min(_MIXED, len(z)), reg_covar=1e-4, random_state=seed).fit(scores / scale)
