@@ -34,7 +34,7 @@ class EncoderDecoder(nn.Module):
     Arguments: `modality` (name, channels, size), `shared` and `private` (shapes of the two codes without batch).
     """
 
-    compiled = ("features", "encode_shared", "encode_private", "decode")  # methods that are, where a training asks for it
+    compiled = ("features", "encode_shared", "encode_private", "decode")  # methods, where asked for
 
     def __init__(self, modality: Modality, shared: Shape, private: Shape):
         super().__init__()

@@ -210,7 +210,7 @@ class Tokenizer(nn.Module):
 class Block(nn.Module):
     """Attend and transform, each modulated by the time of the component that a token belongs to."""
 
-    compiled = ("forward",)  # methods that are, where a training asks for it
+    compiled = ("forward",)  # methods, where asked for
 
     def __init__(self, width: int, heads: int):
         super().__init__()
