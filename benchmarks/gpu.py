@@ -14,10 +14,12 @@ at the peak, or its weights, read once.
 """
 
 import argparse
+import gc
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from statistics import median
 
 import torch
@@ -31,7 +33,7 @@ from mandorla.diffusion.model import Diffusion
 from mandorla.environment import commit, processor
 from mandorla.recipe import read_recipe
 from mandorla.replay import Inputs, Replay, Work
-from mandorla.training import compile_methods
+from mandorla.training import compiled
 from mandorla.vae.model import VAE
 from mandorla.vae.objective import Objective
 
@@ -88,14 +90,13 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
     on_gpu = device.type == "cuda"
     for name in asked.settings:
         for stage in ("vae", "diffusion"):
+            flops, saved = count_work(*training(name, stage, False, asked))  # what was counted cannot be recorded
             for how in asked.how if on_gpu else HOW[:1]:
-                flops, saved = count_work(*training(name, stage, False, asked))
-                module, step = training(name, stage, how != "launched", asked)  # what was counted cannot be recorded
-                if how == "compiled":
-                    compile_methods(module)
-                seconds, most = timed(step, device, asked.repeats)
-                if asked.profile:
-                    print(profiled(step, device))
+                module, step = training(name, stage, how != "launched", asked)
+                with compiled(module) if how == "compiled" else nullcontext():
+                    seconds, most = timed(step, device, asked.repeats)
+                    if asked.profile:
+                        print(profiled(step, device))
                 least = 4 * STATES * count(module) + saved
                 yield (
                     f"| {name} | {stage} | {how} | {count(module):,} | {1e3 * seconds:.1f}"
@@ -105,14 +106,14 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
         for how in [how for how in asked.how if how != "graph"] if on_gpu else HOW[:1]:
             module, evaluate = evaluation(name, asked)
             flops, _ = count_work(module, evaluate)
-            if how == "compiled":
-                compile_methods(module)
-            seconds, most = timed(evaluate, device, asked.repeats)
+            with compiled(module) if how == "compiled" else nullcontext():
+                seconds, most = timed(evaluate, device, asked.repeats)
             floor = max(flops / peak, 2 * count(module) / bandwidth)
             yield (
                 f"| {name} | evaluation | {how} | {count(module):,} | {1e3 * seconds:.1f} | {flops / 1e12:.2f}"
                 f" | {floor / seconds:.0%} | {most / 2**30:.1f} | |"
             )
+            del module, evaluate
 
 
 def training(name: str, stage: str, graph: bool, asked: argparse.Namespace) -> tuple[nn.Module, Callable[[], object]]:
@@ -220,6 +221,7 @@ def timed(step: Callable[[], object], device: torch.device, repeats: int) -> tup
     """Return the seconds of a step, the median of `repeats`, and the most bytes that were taken of the GPU."""
     on_gpu, seconds = device.type == "cuda", []
     wait = torch.cuda.synchronize if on_gpu else lambda: None
+    gc.collect()  # what was compiled or counted before refers to itself
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -14,7 +14,7 @@ def gpu(benchmark_named):
 
 
 def test_every_row_is_measured(gpu):
-    asked = Namespace(device="cpu", settings=["lgg"], size=32, batch=2, repeats=1, profile=False)
+    asked = Namespace(device="cpu", settings=["lgg"], size=32, batch=2, repeats=1, profile=False, how=gpu.HOW)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in gpu.table(asked)][1:]
     assert [row[1] for row in rows] == ["step of", "---", "vae", "diffusion", "evaluation"]
     assert all(len(row) == len(rows[0]) for row in rows)
@@ -24,7 +24,7 @@ def test_every_row_is_measured(gpu):
 def test_operations_and_what_is_kept_are_counted(gpu):
     """A layer of m x n on B rows: 2Bmn operations forwards, and as many for weights and, if asked, for inputs."""
     layer, x = nn.Linear(8, 4), torch.randn(16, 8, requires_grad=True)
-    flops, kept = gpu.count_work(lambda: layer(x).sum().backward(), layer)
+    flops, kept = gpu.count_work(layer, lambda: layer(x).sum().backward())
     assert flops == 3 * 2 * 16 * 8 * 4
     assert kept == 4 * 16 * 8, "the inputs, not the weights"
 

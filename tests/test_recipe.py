@@ -83,6 +83,9 @@ def test_how_often_and_how_samples_are_drawn_may_change_at_any_time(tmp_path):
     claimed(tmp_path, *changes, stage="diffusion")
     assert read_recipe(str(tmp_path)).diffusion.sampling.sampler == "euler"
     claimed(tmp_path, "vae.training.checkpoint_every=9", "vae.training.cuda_graph=false", "vae.training.compile=true")
+    claimed(tmp_path, "vae.copies=3")
+    with pytest.warns(MandorlaWarning, match="begun with vae.copies=3, .*: stage 2 follows what was trained"):
+        claimed(tmp_path, *changes, "vae.copies=2", stage="diffusion")
     with pytest.raises(MandorlaError, match="begun with diffusion.training.steps"):
         claimed(tmp_path, "diffusion.training.steps=2", stage="diffusion")
 

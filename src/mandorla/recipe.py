@@ -148,7 +148,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     if (run / CONFIG).is_file():
         begun = _load_run(run)
         for block in dict.fromkeys((*_BLOCKS["vae"], *_BLOCKS[stage])):
-            then, now = (_what_matters(getattr(each, block)) for each in (begun, recipe))
+            then, now = (_what_matters(getattr(each, block), stage) for each in (begun, recipe))
             if then == now or not _trained(run, block):
                 continue
             difference = f"{run} was begun with {_first_difference(block, then, now)}"
@@ -218,11 +218,10 @@ def _check_used(overrides: Sequence[str], stage: Stage) -> None:
 
 
 _HOW_TRAINED = ("checkpoint_every", "picture_every", "cuda_graph", "compile")
-_AFTERWARDS = HOW_DRAWN | {"copies"}  # keys of all stages: what is done with what has been trained
 
 
-def _what_matters(block):
-    """Return a block of settings without what may change at any time.
+def _what_matters(block, stage: Stage):
+    """Return a block of settings without what a training of `stage` may change at any time.
 
     That is where files lie and how they are read, how often a training saves and draws, how its steps are compiled and
     launched, how often samples are encoded for stage 2, and how they are drawn.
@@ -232,7 +231,7 @@ def _what_matters(block):
     if not isinstance(block, VAEConfig | DiffusionConfig | RefinerConfig):
         return block
     training = block.training.model_copy(update=dict.fromkeys(_HOW_TRAINED))
-    later = dict.fromkeys(_AFTERWARDS & type(block).model_fields.keys())
+    later = dict.fromkeys((HOW_DRAWN | ({"copies"} if stage == "vae" else set())) & type(block).model_fields.keys())
     return block.model_copy(update={"training": training, **later})
 
 

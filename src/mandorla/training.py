@@ -21,7 +21,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,8 @@ class TrainingConfig(Settings):
     cuda_graph: bool = True
     """on one GPU, record steps that are alike as a graph of kernels and replay it: faster, for more memory"""
     compile: bool = False
-    """let torch.compile fuse the kernels of the networks, which takes a minute at first: for large ones on a GPU"""
+    """let torch.compile fuse the kernels of the networks in steps that are alike, which takes a minute or two at first:
+    for large ones on a GPU"""
     validate_every: int = Field(100, ge=1)
     """steps between two validations; the best one's weights are kept"""
     checkpoint_every: int = Field(200, ge=1)
@@ -109,6 +110,7 @@ def fit(
     *,
     seed: int,
     num_samples: int,
+    copies: int = 1,
     fetch: Callable[[np.ndarray, int], Any],
     loss: Loss,
     validate: Callable[[nn.Module], dict[str, float]],
@@ -124,7 +126,8 @@ def fit(
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
-    - `fetch(indices, step)` gives the batch of these training samples for that step
+    - `fetch(indices, step)` gives the batch of these training samples for that step; where each has `copies`, index i
+      is one of sample i % num_samples
     - `prepare(batch)` makes of it, in the step, what `loss(module, inputs, progress)` gives a loss and named terms of
     - `kind(inputs, progress)`: steps of one kind run the same kernels, and their inputs are dicts of tensors of the
       same shapes; None, of steps of which that is not known
@@ -140,7 +143,7 @@ def fit(
     the state after the current step. Raises MandorlaError if the loss stops being finite, or memory does not suffice.
     """
     sharded = parts if strategy == "fsdp" else None
-    training = _Training(module, config, folder, seed, num_samples, title, key, loss, sharded)
+    training = _Training(module, config, folder, seed, num_samples, copies, title, key, loss, sharded)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():
             raise MandorlaError(
@@ -149,7 +152,7 @@ def fit(
         return
 
     def batch_at(step: int) -> Any:
-        return fetch(batch_indices(seed, step, config.batch_size, num_samples), step)
+        return fetch(batch_indices(seed, step, config.batch_size, copies * num_samples), step)
 
     with (
         locked(folder) if is_first() else nullcontext(),
@@ -157,6 +160,7 @@ def fit(
         _progress() as progress,
         _Log(folder, track, training.step, training.waiting) as training.log,
         _errors_named(training),
+        compiled(module) if config.compile else nullcontext(),
         _Interrupt() as interrupt,
     ):
         if training.step and (threads := begun_with(folder)):
@@ -204,6 +208,7 @@ class _Training:
         folder: Path,
         seed: int,
         num_samples: int,
+        copies: int,
         title: str,
         key: str,
         loss: Loss,
@@ -211,7 +216,7 @@ class _Training:
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.module, self.config, self.folder, self.seed = module, config, folder, seed
-        self.num_samples, self.title, self.key = num_samples, title, key
+        self.num_samples, self.copies, self.title, self.key = num_samples, copies, title, key
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
         moments, self.step, self.best, self.waiting = _restore(folder, module, self.average)
@@ -220,8 +225,6 @@ class _Training:
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         _restore_moments(self.optimizer, module, moments)
-        if config.compile:
-            compile_methods(module)
         self.loss, self.replay = loss, Replay(module.parameters(), f"{key}.cuda_graph")
         on_one_gpu = next(module.parameters()).device.type == "cuda" and world() == 1
         self.replays = config.cuda_graph and on_one_gpu
@@ -238,7 +241,9 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
         inputs = prepare(batch)
-        terms = self.replay(self._gradients, inputs, kind(inputs, done) if self.replays else None)
+        alike = kind(inputs, done) if self.replays or config.compile else None
+        with as_written() if config.compile and alike is None else nullcontext():
+            terms = self.replay(self._gradients, inputs, alike if self.replays else None)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
         self.optimizer.step()
         _lerp(self.average, self.module, min(config.ema, (1 + self.step) / (10 + self.step)))
@@ -267,7 +272,8 @@ class _Training:
         if (ago := self.log.not_finite_since()) is None:
             return
         step = self.step - ago
-        rows = batch_indices(self.seed, step - 1, self.config.batch_size, self.num_samples)
+        rows = batch_indices(self.seed, step - 1, self.config.batch_size, self.copies * self.num_samples)
+        rows %= self.num_samples
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
         kept = f"; {self.folder} keeps the last good state" if (self.folder / STATE).is_file() else ""
         raise MandorlaError(
@@ -396,14 +402,25 @@ def built_for(tensors: dict[str, Tensor]) -> Iterator[None]:
         hook.remove()
 
 
-def compile_methods(module: nn.Module) -> None:
-    """Fuse the kernels of those methods that parts of `module` name in `compiled`, when they are first called.
+@contextmanager
+def compiled(module: nn.Module) -> Iterator[None]:
+    """Fuse, inside, the kernels of those methods that parts of `module` name in `compiled`, when they are called.
 
     References: PyTorch 2, Ansel et al., 2024, https://doi.org/10.1145/3620665.3640366.
     """
-    for part in module.modules():
-        for name in getattr(part, "compiled", ()):
-            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    methods = [(part, name) for part in module.modules() for name in getattr(part, "compiled", ())]
+    for part, name in methods:
+        setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    try:
+        yield
+    finally:
+        for part, name in methods:
+            delattr(part, name)  # what is left is the class's
+
+
+def as_written() -> AbstractContextManager:
+    """Run, inside, what is compiled as it is written: steps that differ in shape would each be compiled anew."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _key(seed: int, step: int) -> int:

@@ -40,7 +40,7 @@ def train_diffusion(recipe: Recipe) -> None:
     run_config(run)
     parts, whitening = open_latents(run)
     vae, vae_weights = load_vae(run)
-    copies = len(parts["train"]) // parts["train"].num_samples
+    copies = parts["train"].copies
     data = recorded_fingerprint(run) + (f", {copies} copies" if copies > 1 else "")
     if belongs_to(run) not in (None, (vae_weights, data)):
         raise MandorlaError(
@@ -98,7 +98,8 @@ def train_diffusion(recipe: Recipe) -> None:
             config,
             folder,
             seed=seed,
-            num_samples=len(parts["train"]),
+            num_samples=parts["train"].num_samples,
+            copies=copies,
             fetch=lambda indices, step: fetch("train", indices),
             prepare=prepare,
             loss=loss,

@@ -15,7 +15,7 @@ from mandorla.evaluate.arrays import Array, tensor
 Images = Array  # (B, C, *size), floats in [0, 1]
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 _WINDOW = 11  # pixels a side of the window of structural similarity
-_BINS = 32  # of intensities
+_STEPS = np.linspace(0, 1, 33)  # between which intensities are alike
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
 
 
@@ -123,7 +123,7 @@ def ms_ssim(a: Images, b: Images) -> np.ndarray:
 def mutual_information(a: Images, b: Images) -> np.ndarray:
     """Return how far the intensities of a pair tell each other, (H(a) + H(b)) / H(a, b): 1 not at all, 2 entirely.
 
-    Of means over channels, in 32 steps; two modalities may have unlike channels.
+    Of means over channels, in 32 steps of [0, 1]; two modalities may have unlike channels.
 
     Reference: Studholme, Hill, Hawkes: "An overlap invariant entropy measure of 3D medical image alignment", 1999,
     https://doi.org/10.1016/S0031-3203(98)00091-0
@@ -132,13 +132,16 @@ def mutual_information(a: Images, b: Images) -> np.ndarray:
 
     found = []
     for one, other in zip(*_grey(a, b), strict=True):
-        empty = np.ptp(one) == np.ptp(other) == 0  # nothing is told of what is everywhere the same
-        found.append(1.0 if empty else normalized_mutual_information(one, other, bins=_BINS))
+        varied = any(len(np.unique(np.digitize(z, _STEPS[1:-1]))) > 1 for z in (one, other))
+        told = normalized_mutual_information(one, other, bins=[_STEPS, _STEPS]) if varied else 1.0
+        found.append(told)  # nothing, of what is everywhere the same
     return np.array(found, np.float64)
 
 
 def edge_overlap(a: Images, b: Images) -> np.ndarray:
     """Return how far the edges of a pair lie in one place: the correlation of Sobel magnitudes, 0 without any edge.
+
+    How strong the edges of an image are as a whole does not count.
 
     Of means over channels; two modalities may have unlike channels.
     """

@@ -42,7 +42,8 @@ _SUITES: dict[Suite, str] = {
     " the real samples in turn, whole patients where they are known (jackknife); n counts the real ones, or their"
     " patients. Precision and density above their ceiling say that samples keep to where real ones are densest, as"
     " blurred or uniform ones do: read them beside recall and coverage. Modalities of one size are compared within a"
-    " tuple: normalised mutual information of 32 steps of intensity, and the correlation of Sobel magnitudes.",
+    " tuple: normalised mutual information of 32 steps of intensity, and the correlation of Sobel magnitudes,"
+    " whatever their strength.",
     "translation": "Translation. {samples} samples of each of {translated} test samples on every route. PSNR, SSIM and"
     " MAE are of images clipped to [0, 1], computed per sample (per patient where samples have one) and then averaged."
     " The mean of samples is the better guess and the blurrier image; a single sample is what a user sees. Foreground"

@@ -34,8 +34,6 @@ class UNetConfig(Settings):
 class UNet(nn.Module):
     """Map `(B, channels_in, *size)`, times and vectors to `(B, channels_out, *size)`, zero before any training."""
 
-    compiled = ("forward",)  # methods, where asked for
-
     def __init__(self, config: UNetConfig, dims: int, channels_in: int, channels_out: int, vector: int):
         super().__init__()
         widths, self.embedding = config.channels, config.embedding

@@ -50,7 +50,7 @@ def train_refiner(recipe: Recipe) -> None:
     images = {"train": on_device(data.train, device), "val": data.val}
 
     def fetch(part: str, indices: np.ndarray) -> tuple[Batch, Encoded]:
-        return images[part].batch(indices % parts[part].num_samples).to(device), parts[part].batch(indices)
+        return images[part].batch(indices).to(device), parts[part].batch(indices)
 
     def draw(encoded: Encoded) -> Latents:
         """Return latents drawn from their posteriors, as stage 2 learns them."""
@@ -73,7 +73,8 @@ def train_refiner(recipe: Recipe) -> None:
         return total, per_modality | {"loss": total.detach()}
 
     def few(part: str, num: int) -> tuple[Batch, Encoded]:
-        return fetch(part, np.linspace(0, len(parts[part]) - 1, min(num, len(parts[part]))).astype(int))
+        have = parts[part].num_samples
+        return fetch(part, np.linspace(0, have - 1, min(num, have)).astype(int))
 
     shown, encoded = few("train", _MEASURED)
     for place, (name, decoded) in enumerate(decode(draw(encoded)).items()):
@@ -97,7 +98,7 @@ def train_refiner(recipe: Recipe) -> None:
         recipe.refiner.training,
         run / FOLDER,
         seed=seed,
-        num_samples=len(parts["train"]),
+        num_samples=parts["train"].num_samples,
         fetch=lambda indices, step: fetch("train", indices),
         loss=loss,
         validate=lambda trained: {name: float(value) for name, value in loss(trained, check, 1.0)[1].items()},

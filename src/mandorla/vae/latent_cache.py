@@ -136,7 +136,8 @@ class LatentPart:
 
     def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
         self.layout, self.rows, self.record = layout, manifest["rows"], record(layout)
-        self.num_samples, self.num = manifest["num"][part], _num(part, manifest)
+        self.num_samples, self.copies = manifest["num"][part], manifest.get("copies", 1)
+        self.num = _num(part, manifest)
         shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
         size = self.record.itemsize  # records are copied as bytes, which is faster
         self.shards = [np.asarray(shard).view(np.uint8).reshape(-1, size) for shard in shards]
@@ -181,6 +182,8 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
         raise MandorlaError(f"{folder} has no latents, or not all of them: run `mandorla encode {run}`")
     if manifest["weights"] != weights:
         raise MandorlaError(f"{folder} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`")
+    if manifest.get("copies", 1) != read_run(run).vae.copies:
+        raise MandorlaError(f"{folder} was made with other vae.copies than the run has: run `mandorla encode {run}`")
     if manifest["data"] != recorded_fingerprint(run):
         raise MandorlaError(f"{folder} was made of other data than the run's: run `mandorla encode {run}`")
     tensors, _ = load_tensors(folder / STATISTICS)

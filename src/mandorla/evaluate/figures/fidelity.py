@@ -29,6 +29,7 @@ _CHUNK = 250
 LEAST = 20  # samples of a set
 _FEWEST = 6  # rows of a set that all distances are defined for
 _PAIRS = 200  # pairs of images whose likeness is taken for the variety of a set
+_VALUES = 2**24  # of the images of a modality whose tuples are compared; of volumes there are then fewer
 _WHOSE = ""  # stands for a space where it is kept whose (which patient's) each sample is, as a number
 
 Features = dict[str, Tensor]  # of each modality, and of all together, (N, F)
@@ -191,7 +192,9 @@ def _variety(subject: Subject) -> list[Record]:
 
 def _pairs(subject: Subject) -> list[Record]:
     """Measure how far the modalities of a generated tuple show the same places, beside those of a real one."""
-    made, rows = subject.samples.x, choose(subject.data.test, _PAIRS, subject.seed)
+    made = subject.samples.x
+    num = min(_PAIRS, max(LEAST, _VALUES // max(x[0].numel() for x in made.values())))
+    rows = choose(subject.data.test, num, subject.seed)
     batch, groups = subject.data.test.batch(rows), whose(subject.data.test, rows)
     found: dict[str, list[tuple[np.ndarray, float, float]]] = {name: [] for name in _OF_PAIRS}
     for a, b in combinations(made, 2):
@@ -201,7 +204,7 @@ def _pairs(subject: Subject) -> list[Record]:
         one, other = batch.x[a][both], batch.x[b][both]
         strange = other[torch.from_numpy(donors(groups[both.numpy()], subject.seed))]
         for name, (measure, _) in _OF_PAIRS.items():
-            values = measure(made[a][:_PAIRS], made[b][:_PAIRS])
+            values = measure(made[a][:num], made[b][:num])
             found[name].append((values, measure(one, other).mean(), measure(one, strange).mean()))
     records = []
     for name, of_pairs in found.items():
