@@ -329,6 +329,20 @@ def test_copies_are_read_from_random_subsets(polydigits_run, copy_of):
     torch.testing.assert_close(rest.latents.private[names[0]][alone], again, atol=1e-4, rtol=0)
 
 
+def test_copies_of_a_single_modality_are_the_same(signals_run, copy_of):
+    run = copy_of(signals_run)
+    _set_copies(run, 3)
+    write_latents(run)
+    part = open_latents(run)[0]["train"]
+    first, *rest = (part.batch(np.arange(k * part.num_samples, (k + 1) * part.num_samples)) for k in range(3))
+    whole = torch.stack(list(first.present.values())).all(0)
+    assert 0 < whole.sum() < len(whole)
+    for again in rest:
+        assert all(torch.equal(again.present[name], there) for name, there in first.present.items())
+        same = (again.latents.shared - first.latents.shared).abs().amax(1) < 1e-5
+        assert same[~whole].all() and not same[whole].all()
+
+
 def test_stage_2_belongs_to_its_copies(polydigits_run, copy_of):
     run = copy_of(polydigits_run)
     _set_copies(run, 2)
