@@ -228,7 +228,7 @@ def latents_per_second(folder: Path, num: int = 4000, shape: tuple[int, ...] = (
         for name in records.dtype.names:
             records[name] = rng.random(records[name].shape, np.float32)
         np.save(folder / f"train-{number:05d}.npy", records)
-    part = LatentPart(folder, "train", layout, {"num": {"train": num}, "rows": rows})
+    part = LatentPart(folder, "train", layout, {"num": {"train": num}, "copies": 1, "rows": rows})
     batches = [rng.integers(0, num, 256) for _ in range(40)]
     part.batch(batches[0])
     begun = time.perf_counter()

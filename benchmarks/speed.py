@@ -331,7 +331,7 @@ def diffusion_step(modalities: int, size: int, batch: int, samples: int = 1_000)
     folder = tempfile.TemporaryDirectory()
     for number, start in enumerate(range(0, samples, ROWS)):
         np.save(Path(folder.name) / f"train-{number:05d}.npy", records[: samples - start])
-    part = LatentPart(Path(folder.name), "train", vae.layout, {"num": {"train": samples}, "rows": ROWS})
+    part = LatentPart(Path(folder.name), "train", vae.layout, {"num": {"train": samples}, "copies": 1, "rows": ROWS})
 
     def loss():
         encoded = part.batch(batch_indices(0, next(numbers), batch, samples))

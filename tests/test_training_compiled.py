@@ -47,7 +47,7 @@ def test_a_compiled_training_is_a_training(tmp_path, traced):
     assert set(traced) == {*(f"Convolutional.{name}" for name in names), "Block.forward"}
 
 
-def test_where_a_modality_is_missing_steps_of_stage_1_run_as_written(tmp_path, traced, monkeypatch):
+def test_where_a_modality_is_missing_steps_of_stage_1_run_as_written(tmp_path, traced):
     """Every number of rows would be compiled anew."""
     graphs = torch._dynamo.utils.counters["stats"]
     logs = []

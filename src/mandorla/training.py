@@ -21,7 +21,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -242,7 +242,8 @@ class _Training:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
         inputs = prepare(batch)
         alike = kind(inputs, done) if self.replays or config.compile else None
-        with as_written() if config.compile and alike is None else nullcontext():
+        written = config.compile and alike is None  # steps of other shapes would each be compiled anew
+        with torch.compiler.set_stance("force_eager") if written else nullcontext():
             terms = self.replay(self._gradients, inputs, alike if self.replays else None)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
         self.optimizer.step()
@@ -416,11 +417,6 @@ def compiled(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name in methods:
             delattr(part, name)  # what is left is the class's
-
-
-def as_written() -> AbstractContextManager:
-    """Run, inside, what is compiled as it is written: steps that differ in shape would each be compiled anew."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def _key(seed: int, step: int) -> int:

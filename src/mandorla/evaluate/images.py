@@ -130,12 +130,10 @@ def mutual_information(a: Images, b: Images) -> np.ndarray:
     """
     from skimage.metrics import normalized_mutual_information
 
-    found = []
-    for one, other in zip(*_grey(a, b), strict=True):
-        varied = any(len(np.unique(np.digitize(z, _STEPS[1:-1]))) > 1 for z in (one, other))
-        told = normalized_mutual_information(one, other, bins=[_STEPS, _STEPS]) if varied else 1.0
-        found.append(told)  # nothing, of what is everywhere the same
-    return np.array(found, np.float64)
+    with np.errstate(invalid="ignore"):
+        pairs = zip(*_grey(a, b), strict=True)
+        found = [normalized_mutual_information(one, other, bins=[_STEPS, _STEPS]) for one, other in pairs]
+    return np.nan_to_num(np.array(found, np.float64), nan=1.0)  # nothing is told of what is everywhere the same
 
 
 def edge_overlap(a: Images, b: Images) -> np.ndarray:

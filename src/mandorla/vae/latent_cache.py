@@ -106,10 +106,9 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
         "data": splits.fingerprint,
         "shapes": {name: list(shape) for name, shape in vae.layout.shapes.items()},
         "num": {name: len(part) for name, part in parts.items()},
+        "copies": recipe.vae.copies,
         "rows": at_once * _PER_SHARD,
     }
-    if recipe.vae.copies > 1:
-        manifest["copies"] = recipe.vae.copies
     with locked(run / LOCK, wait=True):
         if _manifest(folder) != manifest:
             _begin(folder, manifest)
@@ -136,14 +135,13 @@ class LatentPart:
 
     def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
         self.layout, self.rows, self.record = layout, manifest["rows"], record(layout)
-        self.num_samples, self.copies = manifest["num"][part], manifest.get("copies", 1)
-        self.num = _num(part, manifest)
+        self.num_samples, self.copies = manifest["num"][part], manifest["copies"]
         shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
         size = self.record.itemsize  # records are copied as bytes, which is faster
         self.shards = [np.asarray(shard).view(np.uint8).reshape(-1, size) for shard in shards]
 
     def __len__(self) -> int:
-        return self.num
+        return self.num_samples * self.copies
 
     def batch(self, indices: np.ndarray) -> Encoded:
         """Return the records at `indices`, in that order."""
@@ -182,7 +180,7 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
         raise MandorlaError(f"{folder} has no latents, or not all of them: run `mandorla encode {run}`")
     if manifest["weights"] != weights:
         raise MandorlaError(f"{folder} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`")
-    if manifest.get("copies", 1) != read_run(run).vae.copies:
+    if manifest["copies"] != read_run(run).vae.copies:
         raise MandorlaError(f"{folder} was made with other vae.copies than the run has: run `mandorla encode {run}`")
     if manifest["data"] != recorded_fingerprint(run):
         raise MandorlaError(f"{folder} was made of other data than the run's: run `mandorla encode {run}`")
@@ -227,21 +225,16 @@ class _Shard:
 
 
 def _shards(folder: Path, part: str, manifest: dict) -> list[_Shard]:
-    num, rows = _num(part, manifest), manifest["rows"]
+    num, rows = manifest["num"][part] * manifest["copies"], manifest["rows"]
     return [
         _Shard(folder / f"{part}-{number:05d}.npy", part, start, min(start + rows, num))
         for number, start in enumerate(range(0, num, rows))
     ]
 
 
-def _num(part: str, manifest: dict) -> int:
-    """Return how many records a part has."""
-    return manifest["num"][part] * manifest.get("copies", 1)
-
-
 def _manifest(folder: Path) -> dict:
     """Return what the manifest of a cache says; empty if there is none, or one of an earlier form."""
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    manifest = {"copies": 1} | (read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {})
     return manifest if manifest.keys() >= {"weights", "data", "num", "rows"} else {}
 
 

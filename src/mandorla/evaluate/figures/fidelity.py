@@ -211,13 +211,15 @@ def _pairs(subject: Subject) -> list[Record]:
         if not of_pairs:
             continue
         values, real, chance = zip(*of_pairs, strict=True)
-        what = _OF_PAIRS[name][1]
-        text = f"{what} of two modalities of a generated tuple, mean over pairs; ceiling: of a real test tuple; chance:"
+        text = (
+            f"{_OF_PAIRS[name][1]} of two modalities of a generated tuple, mean over pairs; ceiling: of a real test"
+            " tuple; chance: of two real test tuples."
+        )
         records.append(
             Record.of(
                 f"fidelity/pairs {name}",
                 np.mean(values, 0),
-                f"{text} of two real test tuples.",
+                text,
                 "nearer ceiling",
                 chance=float(np.mean(chance)),
                 ceiling=float(np.mean(real)),
