@@ -15,7 +15,10 @@ CHAPTERS = {
     "refiner": ("The refiner", ["refiner/*"]),
     "training": (
         "Training and run folders",
-        ["training", "replay", "track", "recipe", "config", "storage", "environment", "imports"],
+        [
+            *["training", "training_log", "checkpoint", "replay", "track", "device", "parallel", "sharded"],
+            *["processes", "recipe", "config", "storage", "environment", "imports"],
+        ],
     ),
     "evaluate": ("Evaluation", ["evaluate/*", "evaluate/figures/*", "compare"]),
 }

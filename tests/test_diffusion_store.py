@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mandorla.checkpoint import load_tensors
 from mandorla.data.record import recorded_fingerprint
 from mandorla.diffusion.store import belongs_to, load_diffusion, to_tensors
 from mandorla.errors import MandorlaError
-from mandorla.training import load_tensors
 from mandorla.vae.latent_cache import open_latents
 from mandorla.vae.store import load_vae
 

@@ -8,10 +8,10 @@ import torch
 from tiny import interrupted, same_training, signals_recipe, tiny_recipe
 
 import mandorla
+from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.training import load_tensors, save_tensors
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.training import train_vae
 

@@ -12,6 +12,7 @@ from test_parallel import results
 from tiny import interrupted, signals_recipe, tiny_recipe
 
 import mandorla.training
+from mandorla.checkpoint import load_tensors
 from mandorla.data.dataset import Batch, Modality
 from mandorla.diffusion.training import train_diffusion
 from mandorla.nets.blocks import normalise_in_common
@@ -20,7 +21,6 @@ from mandorla.parallel import gather, share, world
 from mandorla.processes import together
 from mandorla.recipe import Recipe
 from mandorla.refiner.training import train_refiner
-from mandorla.training import load_tensors
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig
 from mandorla.vae.objective import LossConfig, Objective
 from mandorla.vae.training import train_vae

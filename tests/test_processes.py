@@ -20,12 +20,13 @@ from tiny import signals_changes
 
 import mandorla.training
 from mandorla import cli, processes
+from mandorla.checkpoint import load_tensors
 from mandorla.data.images import write_image
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate import gather, judges
 from mandorla.evaluate.figures import fidelity
 from mandorla.model import Mandorla
-from mandorla.training import TrainerConfig, load_tensors
+from mandorla.training import TrainerConfig
 from mandorla.vae import latent_cache
 
 
@@ -165,7 +166,7 @@ def test_what_cannot_be_divided_the_first_does_alone(tmp_path):
 
 def test_machines_that_do_not_share_the_folder_are_told(tmp_path):
     def before(rank: int) -> None:
-        mandorla.training._find_state = lambda folder: ({}, {"step": str(rank), "best": "1", "waiting": "[]"})
+        mandorla.checkpoint._find_state = lambda folder: ({}, {"step": str(rank), "best": "1", "waiting": "[]"})
 
     ended = command(2, tmp_path, *training(tmp_path / "run"), before=before)
     assert [one.status for one in ended] == [2, 2]
@@ -375,8 +376,8 @@ def test_a_machine_with_fewer_gpus_than_processes_says_so(monkeypatch):
     with pytest.raises(
         MandorlaError, match="4 processes, but 2 GPUs: start as many as there are, or set device to cpu"
     ):
-        mandorla.training.choose_device("auto")
+        mandorla.device.choose_device("auto")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert mandorla.training.choose_device("auto") == torch.device("cuda", 0), "SLURM shows each process its own"
+    assert mandorla.device.choose_device("auto") == torch.device("cuda", 0), "SLURM shows each process its own"

@@ -22,13 +22,13 @@ from tiny import same_training, tiny_recipe
 
 import mandorla
 from mandorla import files
+from mandorla.checkpoint import load_tensors
 from mandorla.cli import main
 from mandorla.config import dump
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
 from mandorla.refiner.training import train_refiner
 from mandorla.storage import locked
-from mandorla.training import load_tensors
 from mandorla.vae.training import train_vae
 
 NUM_KILLS = 30

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from tiny import interrupted, same_training
 from torch import nn
 
 import mandorla
 from mandorla import training
+from mandorla.checkpoint import load_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import locked
-from mandorla.training import TrainingConfig, batch_indices, choose_device, fit, load_tensors, lr_schedule, save_tensors
+from mandorla.training import TrainingConfig, batch_indices, fit, lr_schedule
 
 X = torch.randn(50, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -181,7 +181,7 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
         title="test",
         key="test.training",
     )
-    assert saved == ["weights.safetensors"] * 2 + ["last.safetensors"]
+    assert saved == ["weights.safetensors"] * 2
 
 
 @pytest.mark.parametrize("bad_step", [0, 5, 11])
@@ -338,31 +338,6 @@ def test_lr_schedule():
     assert lr_schedule(0.0, 0.0) == 1
 
 
-def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
-    path = tmp_path / "a.safetensors"
-    save_tensors(path, {"x": torch.arange(3)}, {"step": "1"})
-
-    def broken(tensors, file, metadata):
-        Path(file).write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(training, "save_file", broken)
-    with pytest.raises(MandorlaError, match="a.safetensors cannot be written .disk full."):
-        save_tensors(path, {"x": torch.arange(9)})
-    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
-    tensors, metadata = load_tensors(path)
-    assert tensors["x"].tolist() == [0, 1, 2]
-    assert metadata == {"step": "1"}
-
-
-def test_missing_and_damaged_files(tmp_path):
-    with pytest.raises(MandorlaError, match="is missing: train this stage first"):
-        load_tensors(tmp_path / "none.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(MandorlaError, match="cannot be read .* delete .* and make it again"):
-        load_tensors(tmp_path / "bad.safetensors")
-
-
 def test_a_damaged_line_of_figures_does_not_stop_a_resumed_training(tmp_path):
     train(tmp_path / "whole")
     with pytest.raises(MandorlaError, match="not finite at step 9"):
@@ -390,30 +365,3 @@ def test_the_state_of_another_network_is_named(tmp_path):
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     with locked(tmp_path), pytest.raises(MandorlaError, match="another command is writing here"):
         train(tmp_path)
-
-
-@pytest.mark.parametrize("width", [40, 56, 76, 100])
-def test_a_narrow_terminal_shows_how_far_a_training_is(width, capsys, monkeypatch):
-    console = Console(width=width)
-    monkeypatch.setattr(training, "get_console", lambda: console)
-    progress = training._progress()
-    task = progress.add_task("stage 2 (diffusion)", total=1500, completed=0, figures="")
-    progress.update(task, completed=700, figures="loss 11.5")
-    console.print(progress.get_renderable())
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and " 700/1500" in lines[0] and lines[0].rstrip().endswith("loss 11.5")
-    assert ("0.0/s -:--:--" in lines[0]) == (width > 40) and ("━" in lines[0]) == (width > 56)
-
-
-def test_choose_device(monkeypatch):
-    assert choose_device("cpu").type == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto").type == "cpu"
-    with pytest.raises(MandorlaError, match="no CUDA device"):
-        choose_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert choose_device("cuda") == torch.device("cuda", 1)
-    assert choose_device("cpu").type == "cpu"

@@ -16,12 +16,12 @@ import torch
 from tiny import write_scans
 
 import mandorla
+from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.config import load_settings
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
 from mandorla.recipe import Recipe, read_run
-from mandorla.training import load_tensors, save_tensors
 from mandorla.vae import latent_cache
 from mandorla.vae.latent_cache import Encoded, open_latents, write_latents
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from mandorla.checkpoint import built_for, load_tensors
 from mandorla.errors import MandorlaError
-from mandorla.training import built_for, load_tensors
 from mandorla.vae.store import hash_tensors, load_vae
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import mandorla.training
+from mandorla.checkpoint import load_tensors
 from mandorla.recipe import Recipe, read_recipe
-from mandorla.training import load_tensors
 
 _SIZES = [
     "device=cpu",

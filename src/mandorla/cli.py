@@ -538,7 +538,7 @@ def _load(run: Path):
 
 
 def _use_idle_cores() -> None:
-    from mandorla.cores import use_idle_cores
+    from mandorla.device import use_idle_cores
 
     use_idle_cores()
 

@@ -25,6 +25,7 @@ from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
 from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import Fitted, read_intensity
+from mandorla.device import choose_device
 from mandorla.diffusion.labels import Given, to_labels
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
@@ -37,7 +38,6 @@ from mandorla.recipe import read_run
 from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
-from mandorla.training import choose_device
 from mandorla.vae.latent_cache import encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import hash_tensors, load_vae

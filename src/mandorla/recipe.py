@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mandorla.checkpoint import STATE, WEIGHTS
 from mandorla.config import COMMAND_LINE, CONFIG, Relative, Settings, differences, dump, load_settings, read_yaml
 from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
@@ -25,7 +26,7 @@ from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.refiner.config import RefinerConfig
 from mandorla.storage import write_text
 from mandorla.track import Name, check_trackers
-from mandorla.training import STATE, WEIGHTS, TrainerConfig
+from mandorla.training import TrainerConfig
 from mandorla.vae.config import VAEConfig
 
 Stage = Literal["vae", "diffusion", "refiner"]

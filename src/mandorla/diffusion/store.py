@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
 from mandorla.diffusion.labels import LabelScale, of_json, to_json
 from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
 from mandorla.recipe import read_run, run_config
 from mandorla.storage import read_json, write_text
-from mandorla.training import WEIGHTS, built_for, load_tensors
 
 FOLDER, DESCRIPTION = "diffusion", "model.json"
 WEAK = "weak"  # folder inside that of stage 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mandorla.data import follow_record, load_data
 from mandorla.data.record import recorded_fingerprint
+from mandorla.device import choose_device
 from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, to_tensors, write_description
@@ -19,7 +20,7 @@ from mandorla.parallel import in_turn
 from mandorla.pictures import grid
 from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
-from mandorla.training import TrainingConfig, choose_device, fit
+from mandorla.training import TrainingConfig, fit
 from mandorla.vae.latent_cache import Encoded, open_latents
 from mandorla.vae.store import load_vae
 

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_run, run_config
 from mandorla.refiner.model import Refiner
 from mandorla.storage import read_json, write_text
-from mandorla.training import WEIGHTS, built_for, load_tensors
 from mandorla.vae.model import VAE
 
 FOLDER, DESCRIPTION = "refiner", "model.json"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Batch, on_device
+from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.latents import Components, Latents
 from mandorla.parallel import in_turn, share
@@ -16,7 +17,8 @@ from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import FOLDER, belongs_to, write_description
-from mandorla.training import choose_device, fit, gathered
+from mandorla.sharded import gathered
+from mandorla.training import fit
 from mandorla.vae.latent_cache import Encoded, open_latents
 from mandorla.vae.store import load_vae
 

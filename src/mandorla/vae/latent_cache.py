@@ -31,15 +31,16 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import CHUNK, Dataset, Splits, at_rows, rows_of
 from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
+from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.recipe import read_run
 from mandorla.storage import locked, read_json, whole, write_text
-from mandorla.training import choose_device, load_tensors, save_tensors
 from mandorla.vae.model import VAE, pool, random_subsets
 from mandorla.vae.store import load_vae
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_run, run_config
 from mandorla.storage import read_json, write_text
-from mandorla.training import WEIGHTS, built_for, load_tensors
 from mandorla.vae.model import VAE
 
 FOLDER, DESCRIPTION = "vae", "model.json"

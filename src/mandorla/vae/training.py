@@ -8,11 +8,13 @@ import torch
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, AugmentConfig
 from mandorla.data.dataset import Batch, Dataset, Splits, on_device
+from mandorla.device import choose_device
 from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
 from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run
-from mandorla.training import choose_device, fit, gathered
+from mandorla.sharded import gathered
+from mandorla.training import fit
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
