@@ -16,6 +16,7 @@ from mandorla.data.dataset import Splits
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
 from mandorla.evaluate.gather import choose, gather
+from mandorla.evaluate.images import psnr, ssim
 from mandorla.evaluate.report import print_summary
 from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents, Layout
@@ -84,7 +85,7 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
     apart = records["joint/half dependence"]
     assert apart.value < 2 * apart.ceiling + 0.05, "private factors of two views know nothing of each other"
     assert records["separation/shared_kept"].value > 0.95 and records["separation/private_kept"].value > 0.95
-    assert records["reconstruction/left"].value == 100
+    assert records["reconstruction/psnr/left"].value == 100
     assert records["separation/private_known"].error > 0, "also where all samples are measured at once"
 
 
@@ -337,7 +338,7 @@ def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch)
     kinds = ("psnr mean", "psnr mean against baseline", "spread coverage")
     assert {found[f"translation/{kind}"].n for kind in kinds} == {12}
     assert found["translation/left to top/psnr mean"].n == 8 and found["translation/right to top/psnr mean"].n == 12
-    assert [found[f"reconstruction/{name}"].n for name in ("left", "right", "top")] == [8, 12, 12]
+    assert [found[f"reconstruction/psnr/{name}"].n for name in ("left", "right", "top")] == [8, 12, 12]
 
 
 class Slices(Bars):
@@ -554,6 +555,21 @@ def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path, ca
     evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe))
     assert json.loads((model.run / "other" / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
     assert capsys.readouterr().out.endswith(f"report: {model.run / 'other' / 'report.html'}\n")
+
+
+def test_reconstructions_of_images_have_both_likenesses(phantom_run):
+    """Of pictures that hold the window of SSIM; the mean training image is what knows nothing."""
+    model = mandorla.load(phantom_run)
+    found = by_name(evaluate_run(model, only("translation", num_translated=10)))
+    test = model.data().test
+    x = test.batch(np.arange(len(test))).x
+    decoded = model.decode(model.encode(x))
+    for name, image in decoded.items():
+        for measure, function in (("psnr", psnr), ("ssim", ssim)):
+            record = found[f"reconstruction/{measure}/{name}"]
+            assert record.value == pytest.approx(function(image, x[name]).mean(), rel=1e-3)
+            assert record.n == len(test) and record.better == "higher"
+        assert found[f"reconstruction/ssim/{name}"].chance < 1
 
 
 def test_other_data_that_do_not_fit(polydigits_run, scans_run, tmp_path, monkeypatch):

@@ -34,8 +34,8 @@ def test_size_rate_and_likeness_are_those_of_the_validation_data(name, request):
         psnrs[modality] = -10 * error.log10()
         posterior = torch.distributions.Normal(u, encoded.std[modality][rows])
         rates[modality] = torch.distributions.kl_divergence(posterior, standard).flatten(1).sum(1)
-        assert found[f"reconstruction/{modality}"].value == pytest.approx(psnrs[modality].mean().item(), abs=1e-3)
-        assert found[f"reconstruction/{modality}"].n == rows.sum()
+        assert found[f"reconstruction/psnr/{modality}"].value == pytest.approx(psnrs[modality].mean().item(), abs=1e-3)
+        assert found[f"reconstruction/psnr/{modality}"].n == rows.sum()
     for record, values in (("reconstruction/psnr", psnrs), ("latents/rate", rates)):
         assert found[record].value == pytest.approx(torch.cat(list(values.values())).mean().item(), rel=1e-4)
     one = encoded.latents[:1].components

@@ -160,7 +160,7 @@ def small_shards(monkeypatch):
     encode = latent_cache._encode
 
     def note(vae, dataset, indices, records):
-        encoded.append((dataset.ids[indices[0]], len(indices)))
+        encoded.append((dataset.batch(indices[:1]).ids[0], len(indices)))
         encode(vae, dataset, indices, records)
 
     monkeypatch.setattr(latent_cache, "_MOST", 16)
@@ -327,6 +327,35 @@ def test_copies_are_read_from_random_subsets(polydigits_run, copy_of):
     alone = near[0].nonzero()[:, 0]
     again = model.encode({names[0]: x[names[0]][alone % 200]}).private[names[0]]
     torch.testing.assert_close(rest.latents.private[names[0]][alone], again, atol=1e-4, rtol=0)
+
+
+def test_copies_are_augmented_as_training_images_are(scans_run, copy_of):
+    """Turned over or not, at random; the first record and validation stay as they are."""
+    run = copy_of(scans_run)
+    plain = {name: part.batch(np.arange(len(part))) for name, part in open_latents(run)[0].items()}
+    text = (run / "config.yaml").read_text()
+    assert text.count("flip: []") == 1
+    (run / "config.yaml").write_text(text.replace("flip: []", "flip: [0]"))
+    _set_copies(run, 3)
+    write_latents(run)
+    parts = open_latents(run)[0]
+    for name, part in parts.items():
+        first = part.batch(np.arange(part.num_samples)).latents
+        for n, z in plain[name].latents.components.items():
+            torch.testing.assert_close(first.components[n], z, atol=1e-5, rtol=0)
+    model = mandorla.load(run)
+    names = model.vae.layout.modalities
+    subsets = [chosen for size in range(1, 1 + len(names)) for chosen in combinations(names, size)]
+    for name, both in (("train", True), ("val", False)):
+        part = parts[name]
+        x, rest = model.data().parts[name].batch(np.arange(part.num_samples)).x, np.arange(part.num_samples, len(part))
+        shared, found = part.batch(rest).latents.shared, []
+        for turned in (False, True):
+            seen = {n: z.flip(2) if turned else z for n, z in x.items()}
+            each = torch.stack([model.encode({n: seen[n] for n in chosen}).shared for chosen in subsets])
+            each = each.repeat(1, 2, *[1] * (shared.ndim - 1))
+            found.append(((each - shared).abs().flatten(2).amax(-1) < 1e-4).any(0))
+        assert (found[0] | found[1]).all() and found[0].any() and bool((found[1] & ~found[0]).any()) == both
 
 
 def test_copies_of_a_single_modality_are_the_same(signals_run, copy_of):

@@ -8,8 +8,8 @@ with d a smooth random field: cubic (in 3D linear) between 4 normal numbers per 
 Then every modality has x <- clip( gain * x^gamma + bias + noise ), log gamma, gain - 1 and bias uniform, noise normal.
 
 Every strength is the largest that may be drawn, and zero leaves images as they are, bit by bit. What is drawn depends
-on (seed, step, sample) alone: a training that resumes draws the same. Only training batches of stage 1 are augmented;
-validation, latents and evaluation see the data as they are.
+on (seed, step, sample) alone: a training that resumes draws the same. Only training batches of stage 1 and copies of
+training samples in the latent cache (`vae.copies`) are augmented; validation and evaluation see the data as they are.
 
 Reference: Perez, Wang: The Effectiveness of Data Augmentation in Image Classification (2017),
 https://arxiv.org/abs/1712.04621; Simard, Steinkraus, Platt: Best Practices for Convolutional Neural Networks (2003),

@@ -31,7 +31,7 @@ HEADLINES = (  # the first of these that were measured
     "fidelity/judge frechet",
     "fidelity/random frechet",
     "fidelity/random recall",
-    "reconstruction/*",
+    "reconstruction/psnr/*",
     "copies/ratio in *",
     "copies/ratio in *",
     "copies/distance in *",

@@ -81,7 +81,7 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
         ),
         *(
             s.record(
-                f"reconstruction/{name}",
+                f"reconstruction/psnr/{name}",
                 scores,
                 f"PSNR of {name}, decoded from c and u.",
                 unit="dB",

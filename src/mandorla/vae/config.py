@@ -18,5 +18,6 @@ class VAEConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     """length, optimiser, logs"""
     copies: int = Field(1, ge=1)
-    """latents of each sample that stage 2 learns from: the first read from all its modalities, each further one from a
-    random subset of them, as in a translation; may change after the training, stage 2 is then trained anew"""
+    """latents of each sample that stage 2 learns from: the first read from all its modalities, each further one,
+    augmented as stage 1's batches are, from a random subset of them, as in a translation; may change after the
+    training, stage 2 is then trained anew"""

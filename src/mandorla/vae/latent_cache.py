@@ -10,7 +10,7 @@ of q(u | x, c); `present`: bool (M,).
 
 After the records of all samples there may be `copies` of them (`vae.copies`), whose c is pooled over a random subset of
 the modalities present: what a translation knows. Of c read from the wanted modality too, stage 2 learns to be surer of
-that modality than whoever has not seen it can be.
+that modality than whoever has not seen it can be. Copies of training samples are augmented as stage 1's batches are.
 
 Any number of processes may write one cache, on one machine or on several that share a folder: each takes the next shard
 that is not there and that no other holds. A shard appears whole, and a process that is killed lets go of the one that
@@ -23,7 +23,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ from torch import Tensor
 
 from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.data import follow_record, load_data
-from mandorla.data.dataset import CHUNK, Dataset, Splits, at_rows, rows_of
+from mandorla.data.augment import Augment, AugmentConfig
+from mandorla.data.dataset import CHUNK, Batch, Dataset, Splits, at_rows, rows_of
 from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.device import choose_device
@@ -113,12 +114,15 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     with locked(run / LOCK, wait=True):
         if _manifest(folder) != manifest:
             _begin(folder, manifest)
+    strengths = {"train": getattr(recipe.data, "augment", AugmentConfig()), "val": AugmentConfig()}
+    augments = {name: Augment(config, splits.modalities, recipe.seed) for name, config in strengths.items()}
+    sources = {name: _WithCopies(part, augments[name]) for name, part in parts.items()}
     shards = [shard for name in parts for shard in _shards(folder, name, manifest)]
     vae = vae.to(choose_device(recipe.device))
     for wait, title in ((False, "latents"), (True, "latents that others write")):
         missing = [shard for shard in shards if not shard.is_whole(vae.layout)]
         for shard in track(missing, title, disable=not missing):
-            _write_shard(shard, vae, parts[shard.part], at_once, wait)
+            _write_shard(shard, vae, sources[shard.part], at_once, wait)
     with locked(run / LOCK, wait=True):
         if not (folder / STATISTICS).is_file():
             train = LatentPart(folder, "train", vae.layout, manifest)
@@ -264,9 +268,29 @@ def _write_shard(shard: _Shard, vae: VAE, dataset: Dataset, at_once: int, wait: 
             np.lib.format.write_array(file, records, version=(3, 0))  # names of fields in any script
 
 
+@dataclass(frozen=True)
+class _WithCopies:
+    """Give the samples of `dataset` as they are, and at indices beyond its length copies of them, each augmented."""
+
+    dataset: Dataset
+    augment: Augment
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        batch = self.dataset.batch(indices % len(self))
+        copied = torch.from_numpy(indices >= len(self))
+        if not copied.any():
+            return batch
+        changed = self.augment(batch, indices, 0).x
+        rows = {name: copied.view(-1, *[1] * (z.ndim - 1)) for name, z in batch.x.items()}
+        return replace(batch, x={name: torch.where(rows[name], changed[name], z) for name, z in batch.x.items()})
+
+
 def _encode(vae: VAE, dataset: Dataset, indices: np.ndarray, records: np.ndarray) -> None:
     """Encode the samples of which the records at `indices` are; copies from a subset that follows from the index."""
-    batch = dataset.batch(indices % len(dataset)).to(next(vae.parameters()).device)
+    batch = dataset.batch(indices).to(next(vae.parameters()).device)
     copied = torch.from_numpy(indices >= len(dataset))
     subsets = random_subsets(batch.present, torch.from_numpy(Draws(0, indices, "subset").uniform()))
     pooled = {name: torch.where(copied, subsets[name], there) for name, there in batch.present.items()}

@@ -243,9 +243,14 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
         if not rows.any():
             continue
         truth, group = batch.x[name][rows], batch.whose[rows.numpy()]
-        chance = float(by_group(psnr(s.train.means[name].expand_as(truth), truth), group).mean())
-        text = "PSNR of the reconstruction from the shared part of all views and the own private part; chance: the mean"
-        scores = by_group(psnr(image[rows], truth), group)
-        style = {"unit": "dB", "chance": chance, "sd": deviation(scores)}
-        records.append(s.record(f"reconstruction/{name}", scores, f"{text} training image.", **style))
-    return records
+        for measure in ("psnr", "ssim") if has_ssim(truth) else ("psnr",):
+            function, unit, better = LIKENESS[measure]
+            chance = float(by_group(function(s.train.means[name].expand_as(truth), truth), group).mean())
+            text = (
+                f"{measure.upper()} of the reconstruction from the shared part of all views and the own private part;"
+                " chance: the mean training image."
+            )
+            scores = by_group(function(image[rows], truth), group)
+            style = {"unit": unit, "better": better, "chance": chance, "sd": deviation(scores)}
+            records.append(s.record(f"reconstruction/{measure}/{name}", scores, text, **style))
+    return sorted(records, key=lambda record: record.unit != "dB")
