@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mandorla.arguments import check_drawn
 from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
@@ -28,7 +29,7 @@ from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
 from mandorla.diffusion.labels import Value, to_labels
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_arrays, read_input
-from mandorla.model import Mandorla, check_drawn
+from mandorla.model import Mandorla
 from mandorla.outputs import (
     arrays_in,
     continued_folder,

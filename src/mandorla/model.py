@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, kind, names_in
 from mandorla.config import checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
@@ -30,7 +31,7 @@ from mandorla.diffusion.labels import Given, to_labels
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion, to_tensors
-from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.nets.blocks import touched
 from mandorla.parallel import divide
@@ -42,7 +43,6 @@ from mandorla.vae.latent_cache import encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import hash_tensors, load_vae
 
-Data = Mapping[str, Tensor | np.ndarray]
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
 _DETAIL = 2**32 - 1  # ends the keys of a refiner's noise, and no others
@@ -82,6 +82,7 @@ class Mandorla:
         self.vae, self.weights = load_vae(run)
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
+        self._given = Arguments(self.modalities, self.vae.layout, self.device)
         self.intensity: dict[str, Fitted] = read_intensity(run)
         self.sampling: SamplingConfig = self.recipe.diffusion.sampling
         self.refining: RefinerConfig = self.recipe.refiner
@@ -106,12 +107,12 @@ class Mandorla:
         `groups` `(B,)` names the subject of each sample, which counts where each subject has its own range; without it
         every sample is one of its own.
         """
-        self._names(_keys(values))
+        self._given.names(names_in(values))
         return {name: self.intensity[name].apply_new(np.asarray(v), groups) for name, v in values.items()}
 
     def from_unit(self, x: Data) -> dict[str, np.ndarray]:
         """Return `x` in [0, 1] on the scale of the files that the run was trained on, float32: `to_unit` undone."""
-        self._names(_keys(x))
+        self._given.names(names_in(x))
         return {name: self.intensity[name].invert(torch.as_tensor(v).cpu().numpy()) for name, v in x.items()}
 
     # ----------------------------------------------------------------------------------------------------- stage 1
@@ -150,7 +151,7 @@ class Mandorla:
         from 0, by default (i,).
         """
         if not isinstance(latents, Latents):
-            raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {_kind(latents)}")
+            raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {kind(latents)}")
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
@@ -177,10 +178,10 @@ class Mandorla:
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, whatever their labels are, and only the private parts are new.
         """
-        _check_whole("num", num, 1)
-        _check_whole("seed", seed, 0)
-        _check_whole("best_of", best_of, 1)
-        _check_whole("first", first, 0)
+        check_whole("num", num, 1)
+        check_whole("seed", seed, 0)
+        check_whole("best_of", best_of, 1)
+        check_whole("first", first, 0)
         joint, count = self.diffusion.config.mode == "joint", num * best_of
         if labels and not joint:
             text = "labels say how private parts are drawn; shared parts are those of any training samples: mode joint"
@@ -206,7 +207,7 @@ class Mandorla:
         0 chance.
         """
         if not isinstance(samples, Samples):
-            raise MandorlaError(f"consistency takes Samples, as `sample` gives them, not a {_kind(samples)}")
+            raise MandorlaError(f"consistency takes Samples, as `sample` gives them, not a {kind(samples)}")
         drawn = samples.latents.shared
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: they are the model's own
@@ -227,13 +228,13 @@ class Mandorla:
         `wanted` are components (default: all others), "shared" among them; what is neither is left out of what comes
         back, and so out of what it depends on. `labels` are those of the B latents, as for `sample`.
         """
-        _check_whole("num", num, 1)
+        check_whole("num", num, 1)
         if not isinstance(known, Latents):
-            raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {_kind(known)}")
+            raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {kind(known)}")
         components = self.from_residual(known).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
-        wanted = others if wanted is None else list(dict.fromkeys(self._listed(wanted)))
-        self._names([name for name in wanted if name != SHARED])
+        wanted = others if wanted is None else list(dict.fromkeys(self._given.listed(wanted)))
+        self._given.names([name for name in wanted if name != SHARED])
         if both := sorted(set(wanted) & set(components)):
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
         count = len(next(iter(components.values()))) if components else 1
@@ -251,7 +252,7 @@ class Mandorla:
         """
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
-        _check_whole("num", num, 1)
+        check_whole("num", num, 1)
         latents = self.from_residual(self._latents(source))
         names = self._drawn(latents, part)
         detail = self._detail(list(latents.private), 0, _keys_of(len(latents))) | latents.detail
@@ -283,7 +284,7 @@ class Mandorla:
         Of data, what lies around the region stays as it is, and what lies in it is not looked at, unless one of the
         parts stays: that one is read from all of an image.
         """
-        _check_whole("num", num, 1)
+        check_whole("num", num, 1)
         region = torch.as_tensor(region, device=self.device).bool()
         seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
         hidden = {name: _hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
@@ -334,11 +335,11 @@ class Mandorla:
         components = whitening.whiten(self.from_residual(self._latents(source)).components)
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
-        wanted = made if wanted is None else self._listed(wanted)
+        wanted = made if wanted is None else self._given.listed(wanted)
         if not wanted:
             raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
         if num_probes is not None:
-            _check_whole("num_probes", num_probes, 1)
+            check_whole("num_probes", num_probes, 1)
         if unknown := [name for name in wanted if name not in components]:
             raise MandorlaError(f"no component {unknown[0]!r} in what is given, only {', '.join(components)}")
         size = sum(components[name][0].numel() for name in wanted)
@@ -359,7 +360,7 @@ class Mandorla:
 
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
         """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
-        names = self._names(wanted or self.vae.layout.modalities)
+        names = self._given.names(wanted or self.vae.layout.modalities)
         shared = self._latents(Latents(shared, {})).shared
         return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
 
@@ -383,8 +384,8 @@ class Mandorla:
         That is one quick guess, without the refiner; a good one if the training decoded samples so
         (`vae.loss.private_dropout`).
         """
-        _check_whole("num_samples", num_samples, 0)
-        wanted = self._names(wanted)
+        check_whole("num_samples", num_samples, 0)
+        wanted = self._given.names(wanted)
         if not wanted:
             raise MandorlaError("nothing to draw: ask for at least one modality")
         if both := sorted(set(wanted) & set(x)):
@@ -428,8 +429,8 @@ class Mandorla:
 
         The part that does not move stays that of `a`. Only modalities that both have are returned.
         """
-        _check_part(part)
-        _check_whole("num", num, 1)
+        check_part(part)
+        check_whole("num", num, 1)
         first, last = self._ends(a, b)
         weights = torch.linspace(0, 1, num).tolist()
         frames = [_mixed(first, last, w * (part != "private"), w * (part != "shared")) for w in weights]
@@ -457,10 +458,10 @@ class Mandorla:
         It moves from `-reach` to `+reach` standard deviations, over the training set, around where it is; on a map
         everywhere alike. `component` is "shared" or a modality; all modalities that depend on it are returned.
         """
-        _check_whole("num", num, 1)
+        check_whole("num", num, 1)
         here = self._latents(source)
         if component != SHARED:
-            self._names([component])
+            self._given.names([component])
         if component not in here.components:
             raise MandorlaError(f"nothing to move: the sample has no {component!r}")
         channels = self.vae.layout.shapes[component][0]
@@ -576,8 +577,8 @@ class Mandorla:
             raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
         diffusion, whitening = self._stage_2
         sampling = self.sampling if steps is None else self.sampling.model_copy(update={"steps": steps})
-        _check_whole("steps", sampling.steps, 1)
-        _check_whole("seed", seed, 0)
+        check_whole("steps", sampling.steps, 1)
+        check_whole("seed", seed, 0)
         known = {name: z.to(self.device) for name, z in known.items()}
 
         def draw(rows: slice) -> Components:
@@ -608,7 +609,7 @@ class Mandorla:
 
     def _drawn(self, latents: Latents, part: Part) -> list[str]:
         """Return the names of the components that `part` means. Raises MandorlaError if stage 2 does not draw them."""
-        _check_part(part)
+        check_part(part)
         mode = self.diffusion.config.mode
         if part != "private" and mode != "joint":
             text = f"this stage 2 was trained in mode {mode!r} and draws private parts alone: give part private"
@@ -682,82 +683,14 @@ class Mandorla:
 
     def _latents(self, source: Data | Latents) -> Latents:
         """Return latents that fit this model, on its device; data are encoded."""
-        if not isinstance(source, Latents):
-            return self.encode(source)
-        self._names(list(source.private))
-        components = {name: _to_floats(f"latent {name!r}", z, self.device) for name, z in source.components.items()}
-        count = max(map(len, components.values()), default=0)
-        if not count:
-            raise MandorlaError("no sample is given: give at least one")
-        for name, z in components.items():
-            if z.shape != (shape := (count, *self.vae.layout.shapes[name])):
-                raise MandorlaError(f"latent {name!r} has shape {tuple(z.shape)}, not {shape}")
-            if not torch.isfinite(z).all():
-                raise MandorlaError(f"latent {name!r} has NaN or infinite values: remove them")
-        sizes = {m.name: m.shape for m in self.modalities}
-        for name, z in source.detail.items():
-            if z.shape != (count, *sizes[self._names(name)[0]]):
-                raise MandorlaError(f"detail of {name!r} has shape {tuple(z.shape)}, not {(count, *sizes[name])}")
-        return replace(source.having(components), detail={name: z.to(self.device) for name, z in source.detail.items()})
-
-    def _names(self, names: Sequence[str]) -> list[str]:
-        names, known = self._listed(names), self.vae.layout.modalities
-        for name in names:
-            if name not in known:
-                hint = did_you_mean(str(name), known)
-                raise MandorlaError(f"unknown modality {name!r}{hint}; this model has {', '.join(known)}")
-        return names
-
-    def _listed(self, names: Sequence[str]) -> list[str]:
-        """Return names as a list, a single one too."""
-        if not isinstance(names, Sequence):
-            such = list(self.vae.layout.modalities[:1])
-            raise MandorlaError(f"expected names of modalities, such as {such}, not a {_kind(names)}")
-        return [names] if isinstance(names, str) else list(names)
+        return self._given.latents(source) if isinstance(source, Latents) else self.encode(source)
 
     def _checked(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
-        """Return `x` as float32 and `present` as bool tensors on the model's device.
-
-        Raises MandorlaError for shapes or values that do not fit.
-        """
-        if not isinstance(x, Mapping) or not x:
-            raise MandorlaError("no modality is given: data are a mapping from names of modalities to arrays")
-        if present is not None and not isinstance(present, Mapping):
-            raise MandorlaError(f"present is a mapping from names of modalities to masks, not a {_kind(present)}")
-        shapes = {m.name: m.shape for m in self.modalities}
-        self._names([*x, *(present or ())])
-        tensors = {name: _to_floats(repr(name), value, self.device) for name, value in x.items()}
-        for name, value in tensors.items():
-            if value.shape[1:] != shapes[name]:
-                raise MandorlaError(
-                    f"{name!r} has shape {tuple(value.shape)}, not (B, {', '.join(map(str, shapes[name]))})"
-                )
-        counts = {len(value) for value in tensors.values()}
-        if len(counts) > 1:
-            raise MandorlaError("modalities of different length: sample i must be at index i in each")
-        if 0 in counts:
-            raise MandorlaError("no sample is given: give at least one")
-        (count,) = counts
-        present = present or {name: np.ones(count, bool) for name in tensors}
-        masks = {name: torch.as_tensor(present.get(name, ()), dtype=torch.bool, device=self.device) for name in tensors}
-        for name, value in tensors.items():
-            if masks[name].shape != (count,):
-                raise MandorlaError(f"present must say for each of the {count} samples whether it has {name!r}")
-            here = value[masks[name]]
-            if not torch.isfinite(here).all():
-                raise MandorlaError(f"{name!r} has NaN or infinite values: remove or fill them")
-            if here.numel() and not (here.min() >= 0 and here.max() <= 1):
-                raise MandorlaError(
-                    f"{name!r} has values from {here.min():g} to {here.max():g}, not in [0, 1]: rescale"
-                )
-        if not torch.stack(list(masks.values())).any(0).all():
-            raise MandorlaError("a sample without any modality cannot be encoded: leave it out")
-        self._warn_of_strange({name: value[masks[name]] for name, value in tensors.items()})
+        """Return `x` as float32 and `present` as bool tensors on the model's device; warn of what is strange."""
+        tensors, masks = self._given.data(x, present)
+        if found := self.strange({name: value[masks[name]] for name, value in tensors.items()}):
+            warnings.warn(found, MandorlaWarning, stacklevel=4)  # of who called `encode`, past torch
         return tensors, masks
-
-    def _warn_of_strange(self, x: Components) -> None:
-        if found := self.strange(x):
-            warnings.warn(found, MandorlaWarning, stacklevel=5)  # of who called `encode`, past torch
 
     def strange(self, x: Data) -> str:
         """Return in words which modalities in `x`, in [0, 1], look like nothing that was trained on; empty if none."""
@@ -795,41 +728,6 @@ def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
     mixed = torch.lerp(a, b, weight)
     sizes = [z.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1)) for z in (a, b, mixed)]
     return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
-
-
-def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> Tensor:
-    try:
-        value = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, np.float32))
-        return value.to(device, torch.float32)
-    except (TypeError, ValueError) as error:
-        raise MandorlaError(f"{what} is no array of numbers ({error})") from error
-
-
-def _keys(data: Mapping) -> list[str]:
-    if not isinstance(data, Mapping):
-        raise MandorlaError(f"data are a mapping from names of modalities to arrays, not a {_kind(data)}")
-    return list(data)
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
-
-
-def _check_whole(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int | np.integer) or value < least:
-        raise MandorlaError(f"{name} must be a whole number of at least {least}, not {value!r}")
-
-
-def check_drawn(num_samples: int, labels: Mapping[str, object] | None, steps: int | None) -> None:
-    """Raise MandorlaError if labels or steps say how to draw where nothing is drawn."""
-    asked = [name for name, value in (("labels", labels or None), ("steps", steps)) if value is not None]
-    if num_samples == 0 and asked:
-        raise MandorlaError(f"{asked[0]} say what is drawn, with num_samples 0 nothing is: leave one of them out")
-
-
-def _check_part(part: str) -> None:
-    if part not in ("both", "shared", "private"):
-        raise MandorlaError(f"part is both, shared or private, not {part!r}")
 
 
 def _hide(x: Tensor, region: Tensor) -> Tensor:
