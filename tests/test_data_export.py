@@ -64,7 +64,7 @@ class Identity:
         self.recipe = SimpleNamespace(data=READ.validate_python(self.settings))
 
     to_unit = Mandorla.to_unit
-    _given = SimpleNamespace(names=list)
+    _arguments = SimpleNamespace(names=list)
     at_once, sampling, hashes, weights = 64, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
     refiner = None
 

@@ -46,7 +46,7 @@ class FakeModel:
     recipe: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(data=None))
 
     to_unit = Mandorla.to_unit
-    _given = SimpleNamespace(names=list)
+    _arguments = SimpleNamespace(names=list)
     at_once, sampling, hashes, weights = 4, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
     refiner, hashes_of_decoding = None, {"vae": "v"}
 

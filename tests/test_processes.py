@@ -371,7 +371,7 @@ def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tm
 def test_a_machine_with_fewer_gpus_than_processes_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(mandorla.training, "world", lambda: 4)
+    monkeypatch.setattr(mandorla.device, "world", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(
         MandorlaError, match="4 processes, but 2 GPUs: start as many as there are, or set device to cpu"

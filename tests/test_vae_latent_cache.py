@@ -346,7 +346,8 @@ def test_copies_are_augmented_as_training_images_are(scans_run, copy_of):
     model = mandorla.load(run)
     names = model.vae.layout.modalities
     subsets = [chosen for size in range(1, 1 + len(names)) for chosen in combinations(names, size)]
-    for name, both in (("train", True), ("val", False)):
+    turned_once = {}
+    for name in parts:
         part = parts[name]
         x, rest = model.data().parts[name].batch(np.arange(part.num_samples)).x, np.arange(part.num_samples, len(part))
         shared, found = part.batch(rest).latents.shared, []
@@ -355,7 +356,26 @@ def test_copies_are_augmented_as_training_images_are(scans_run, copy_of):
             each = torch.stack([model.encode({n: seen[n] for n in chosen}).shared for chosen in subsets])
             each = each.repeat(1, 2, *[1] * (shared.ndim - 1))
             found.append(((each - shared).abs().flatten(2).amax(-1) < 1e-4).any(0))
-        assert (found[0] | found[1]).all() and found[0].any() and bool((found[1] & ~found[0]).any()) == both
+        assert (found[0] | found[1]).all(), "each is one of them"
+        turned_once[name] = (found[1] & ~found[0]).view(2, -1)
+    assert not turned_once["val"].any()
+    first, second = turned_once["train"]
+    assert (first != second).any() and first.any() and not first.all(), "each copy is drawn on its own"
+
+
+def test_copies_of_another_augmentation_are_made_anew(scans_run, copy_of):
+    run = copy_of(scans_run)
+    _set_copies(run, 2)
+    write_latents(run)
+    before = contents(run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("flip: []", "flip: [0]"))
+    with pytest.raises(MandorlaError, match=r"other vae.copies or data.augment than the run has: run `mandorla encode"):
+        open_latents(run)
+    write_latents(run)
+    after = contents(run)
+    assert before.keys() == after.keys() and before["train-00000.npy"] != after["train-00000.npy"]
+    assert open_latents(run)[0]["train"].copied.startswith(', 2 copies {"flip": [0]')
 
 
 def test_copies_of_a_single_modality_are_the_same(signals_run, copy_of):
@@ -376,7 +396,7 @@ def test_stage_2_belongs_to_its_copies(polydigits_run, copy_of):
     run = copy_of(polydigits_run)
     _set_copies(run, 2)
     write_latents(run)
-    with pytest.raises(MandorlaError, match=r"with other vae.copies: delete it to train"):
+    with pytest.raises(MandorlaError, match=r"or of other copies: delete it to train"):
         train_diffusion(read_run(run))
     shutil.rmtree(run / "diffusion")
     train_diffusion(read_run(run))

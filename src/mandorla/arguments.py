@@ -32,21 +32,22 @@ class Arguments:
         return names
 
     def listed(self, names: Sequence[str]) -> list[str]:
-        """Return names as a list, a single one too."""
+        """Return names as a list, a single one too. Raises MandorlaError if they are no names."""
         if not isinstance(names, Sequence):
             such = list(self.layout.modalities[:1])
-            raise MandorlaError(f"expected names of modalities, such as {such}, not a {kind(names)}")
+            raise MandorlaError(f"expected names of modalities, such as {such}, not a {type_name(names)}")
         return [names] if isinstance(names, str) else list(names)
 
     def data(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
-        """Return `x` as float32 and `present` as bool tensors on the model's device.
+        """Return `x[name]` `(B, C, *size)` in [0, 1] as float32 and `present[name]` `(B,)` as bool, on the device.
 
-        Raises MandorlaError for shapes or values that do not fit.
+        Where `present` is left out, all samples have all that is given. Raises MandorlaError for shapes or values that
+        do not fit, and for a sample that has nothing.
         """
         if not isinstance(x, Mapping) or not x:
             raise MandorlaError("no modality is given: data are a mapping from names of modalities to arrays")
         if present is not None and not isinstance(present, Mapping):
-            raise MandorlaError(f"present is a mapping from names of modalities to masks, not a {kind(present)}")
+            raise MandorlaError(f"present is a mapping from names of modalities to masks, not a {type_name(present)}")
         shapes = {m.name: m.shape for m in self.modalities}
         self.names([*x, *(present or ())])
         tensors = {name: _to_floats(repr(name), value, self.device) for name, value in x.items()}
@@ -78,7 +79,10 @@ class Arguments:
         return tensors, masks
 
     def latents(self, source: Latents) -> Latents:
-        """Return latents on the model's device. Raises MandorlaError for shapes or values that do not fit."""
+        """Return latents, each part `(B, *shape)` as in the layout, as float32 on the device.
+
+        Raises MandorlaError for shapes or values that do not fit.
+        """
         self.names(list(source.private))
         components = {name: _to_floats(f"latent {name!r}", z, self.device) for name, z in source.components.items()}
         count = max(map(len, components.values()), default=0)
@@ -118,8 +122,13 @@ def check_drawn(num_samples: int, labels: Mapping[str, object] | None, steps: in
 def names_in(data: Mapping) -> list[str]:
     """Return the names in a mapping of data. Raises MandorlaError if it is none."""
     if not isinstance(data, Mapping):
-        raise MandorlaError(f"data are a mapping from names of modalities to arrays, not a {kind(data)}")
+        raise MandorlaError(f"data are a mapping from names of modalities to arrays, not a {type_name(data)}")
     return list(data)
+
+
+def type_name(value: object) -> str:
+    """Return what kind of thing `value` is, for an error."""
+    return type(value).__name__
 
 
 def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> Tensor:
@@ -128,8 +137,3 @@ def _to_floats(what: str, value: Tensor | np.ndarray, device: torch.device) -> T
         return value.to(device, torch.float32)
     except (TypeError, ValueError) as error:
         raise MandorlaError(f"{what} is no array of numbers ({error})") from error
-
-
-def kind(value: object) -> str:
-    """Return what kind of thing `value` is, for an error."""
-    return type(value).__name__

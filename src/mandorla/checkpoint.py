@@ -26,7 +26,10 @@ STATE, PREVIOUS = "last.safetensors", "previous.safetensors"
 def save_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, keep_as: Path | None = None
 ) -> None:
-    """Write a safetensors file that is there whole or not at all; `keep_as` is where the one before it goes."""
+    """Write a safetensors file that is there whole or not at all; `keep_as` is where the one before it goes.
+
+    Raises MandorlaError where it cannot be written, as on a full disk.
+    """
     with whole(path) as part:
         save_file(
             {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, part, metadata
@@ -100,7 +103,7 @@ def restore(
     """Take up the last state in `folder`, or the one before it.
 
     Return what the optimiser remembers, the step, the best loss, and figures not yet written. Raises MandorlaError if
-    the processes do not find the same.
+    the processes do not find the same, no state is whole, or it is of another training.
     """
     found = _find_state(folder)
     step = int(found[1]["step"]) if found else 0

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, kind, names_in
+from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
 from mandorla.config import checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
@@ -82,7 +82,7 @@ class Mandorla:
         self.vae, self.weights = load_vae(run)
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
-        self._given = Arguments(self.modalities, self.vae.layout, self.device)
+        self._arguments = Arguments(self.modalities, self.vae.layout, self.device)
         self.intensity: dict[str, Fitted] = read_intensity(run)
         self.sampling: SamplingConfig = self.recipe.diffusion.sampling
         self.refining: RefinerConfig = self.recipe.refiner
@@ -107,12 +107,12 @@ class Mandorla:
         `groups` `(B,)` names the subject of each sample, which counts where each subject has its own range; without it
         every sample is one of its own.
         """
-        self._given.names(names_in(values))
+        self._arguments.names(names_in(values))
         return {name: self.intensity[name].apply_new(np.asarray(v), groups) for name, v in values.items()}
 
     def from_unit(self, x: Data) -> dict[str, np.ndarray]:
         """Return `x` in [0, 1] on the scale of the files that the run was trained on, float32: `to_unit` undone."""
-        self._given.names(names_in(x))
+        self._arguments.names(names_in(x))
         return {name: self.intensity[name].invert(torch.as_tensor(v).cpu().numpy()) for name, v in x.items()}
 
     # ----------------------------------------------------------------------------------------------------- stage 1
@@ -151,7 +151,7 @@ class Mandorla:
         from 0, by default (i,).
         """
         if not isinstance(latents, Latents):
-            raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {kind(latents)}")
+            raise MandorlaError(f"decode takes Latents, as `encode` and `sample` give them, not a {type_name(latents)}")
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
@@ -207,7 +207,7 @@ class Mandorla:
         0 chance.
         """
         if not isinstance(samples, Samples):
-            raise MandorlaError(f"consistency takes Samples, as `sample` gives them, not a {kind(samples)}")
+            raise MandorlaError(f"consistency takes Samples, as `sample` gives them, not a {type_name(samples)}")
         drawn = samples.latents.shared
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: they are the model's own
@@ -230,11 +230,11 @@ class Mandorla:
         """
         check_whole("num", num, 1)
         if not isinstance(known, Latents):
-            raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {kind(known)}")
+            raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {type_name(known)}")
         components = self.from_residual(known).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
-        wanted = others if wanted is None else list(dict.fromkeys(self._given.listed(wanted)))
-        self._given.names([name for name in wanted if name != SHARED])
+        wanted = others if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
+        self._arguments.names([name for name in wanted if name != SHARED])
         if both := sorted(set(wanted) & set(components)):
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
         count = len(next(iter(components.values()))) if components else 1
@@ -335,7 +335,7 @@ class Mandorla:
         components = whitening.whiten(self.from_residual(self._latents(source)).components)
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
-        wanted = made if wanted is None else self._given.listed(wanted)
+        wanted = made if wanted is None else self._arguments.listed(wanted)
         if not wanted:
             raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
         if num_probes is not None:
@@ -360,7 +360,7 @@ class Mandorla:
 
     def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
         """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
-        names = self._given.names(wanted or self.vae.layout.modalities)
+        names = self._arguments.names(wanted or self.vae.layout.modalities)
         shared = self._latents(Latents(shared, {})).shared
         return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
 
@@ -385,7 +385,7 @@ class Mandorla:
         (`vae.loss.private_dropout`).
         """
         check_whole("num_samples", num_samples, 0)
-        wanted = self._given.names(wanted)
+        wanted = self._arguments.names(wanted)
         if not wanted:
             raise MandorlaError("nothing to draw: ask for at least one modality")
         if both := sorted(set(wanted) & set(x)):
@@ -461,7 +461,7 @@ class Mandorla:
         check_whole("num", num, 1)
         here = self._latents(source)
         if component != SHARED:
-            self._given.names([component])
+            self._arguments.names([component])
         if component not in here.components:
             raise MandorlaError(f"nothing to move: the sample has no {component!r}")
         channels = self.vae.layout.shapes[component][0]
@@ -683,11 +683,11 @@ class Mandorla:
 
     def _latents(self, source: Data | Latents) -> Latents:
         """Return latents that fit this model, on its device; data are encoded."""
-        return self._given.latents(source) if isinstance(source, Latents) else self.encode(source)
+        return self._arguments.latents(source) if isinstance(source, Latents) else self.encode(source)
 
     def _checked(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
         """Return `x` as float32 and `present` as bool tensors on the model's device; warn of what is strange."""
-        tensors, masks = self._given.data(x, present)
+        tensors, masks = self._arguments.data(x, present)
         if found := self.strange({name: value[masks[name]] for name, value in tensors.items()}):
             warnings.warn(found, MandorlaWarning, stacklevel=4)  # of who called `encode`, past torch
         return tensors, masks

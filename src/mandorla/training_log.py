@@ -52,7 +52,10 @@ class Log:
         self.waiting.append(figures)
 
     def write(self, part: str, step: int) -> dict[str, float]:
-        """Write the means since the last time as figures of `part`, `train` or `val`, and return them."""
+        """Write the means since the last time as figures of `part`, `train` or `val`, and return them.
+
+        Raises MandorlaError where they cannot be written, as on a full disk.
+        """
         names = {name: None for figures in self.waiting for name in figures}
         values = {n: [float(figures[n]) for figures in self.waiting if n in figures] for n in names}
         means = {name: sum(v) / len(v) for name, v in values.items()}

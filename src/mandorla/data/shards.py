@@ -56,7 +56,7 @@ class ShardsConfig(RootedConfig):
     folder: str
     """Folder with `index.json` and the shards."""
     augment: AugmentConfig = AugmentConfig()
-    """How training images are changed at random."""
+    """How training images are changed at random: those of stage 1, and copies of them (`vae.copies`)."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- pack

@@ -46,7 +46,7 @@ class StoredConfig(RootedConfig):
     intensity_of: dict[str, IntensityConfig] = {}
     """The same for single modalities."""
     augment: AugmentConfig = AugmentConfig()
-    """How training images are changed at random in stage 1."""
+    """How training images are changed at random: those of stage 1, and copies of them (`vae.copies`)."""
     source: str = ""
     """Where the files can be had, quoted when one is missing."""
 

@@ -42,10 +42,10 @@ def train_diffusion(recipe: Recipe) -> None:
     parts, whitening = open_latents(run)
     vae, vae_weights = load_vae(run)
     copies = parts["train"].copies
-    data = recorded_fingerprint(run) + (f", {copies} copies" if copies > 1 else "")
+    data = recorded_fingerprint(run) + parts["train"].copied
     if belongs_to(run) not in (None, (vae_weights, data)):
         raise MandorlaError(
-            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data, or with other vae.copies:"
+            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data, or of other copies:"
             " delete it to train stage 2 on the present ones"
         )
     scales, labels = _labels(run, recipe.diffusion.labels)

@@ -40,7 +40,7 @@ from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
-from mandorla.recipe import read_run
+from mandorla.recipe import Recipe, read_run
 from mandorla.storage import locked, read_json, whole, write_text
 from mandorla.vae.model import VAE, pool, random_subsets
 from mandorla.vae.store import load_vae
@@ -49,6 +49,7 @@ FOLDER, MANIFEST, STATISTICS = "latents", "manifest.json", "statistics.safetenso
 LOCK = ".latents.lock"  # in the run folder; held while a cache is begun or completed
 _MOST = 512  # samples that are encoded, or drawn, at once
 _PER_SHARD = 8  # times as many as are encoded at once
+_OF_COPIES = ("copies", "augment")  # what the manifest says of them
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,15 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
         "data": splits.fingerprint,
         "shapes": {name: list(shape) for name, shape in vae.layout.shapes.items()},
         "num": {name: len(part) for name, part in parts.items()},
-        "copies": recipe.vae.copies,
         "rows": at_once * _PER_SHARD,
+        **_copies_of(recipe),
     }
+    strengths = {"train": _augment_of(recipe), "val": AugmentConfig()}
+    augments = {name: Augment(config, splits.modalities, recipe.seed) for name, config in strengths.items()}
+    sources = {name: _WithCopies(part, augments[name]) for name, part in parts.items()}
     with locked(run / LOCK, wait=True):
         if _manifest(folder) != manifest:
             _begin(folder, manifest)
-    strengths = {"train": getattr(recipe.data, "augment", AugmentConfig()), "val": AugmentConfig()}
-    augments = {name: Augment(config, splits.modalities, recipe.seed) for name, config in strengths.items()}
-    sources = {name: _WithCopies(part, augments[name]) for name, part in parts.items()}
     shards = [shard for name in parts for shard in _shards(folder, name, manifest)]
     vae = vae.to(choose_device(recipe.device))
     for wait, title in ((False, "latents"), (True, "latents that others write")):
@@ -134,13 +135,14 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
 class LatentPart:
     """Read the cached latents of one part of the data, "train" or "val", by index.
 
-    Record i is of sample i, and so is every `num_samples`-th after it, if samples have copies. Raises MandorlaError if
-    a shard is missing or damaged.
+    Record i is of sample i, and so is every `num_samples`-th after it, if samples have copies; `copied` says how these
+    were made, empty if there are none. Raises MandorlaError if a shard is missing or damaged.
     """
 
     def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
         self.layout, self.rows, self.record = layout, manifest["rows"], record(layout)
         self.num_samples, self.copies = manifest["num"][part], manifest["copies"]
+        self.copied = f", {self.copies} copies {json.dumps(manifest['augment'])}" if self.copies > 1 else ""
         shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
         size = self.record.itemsize  # records are copied as bytes, which is faster
         self.shards = [np.asarray(shard).view(np.uint8).reshape(-1, size) for shard in shards]
@@ -185,8 +187,10 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
         raise MandorlaError(f"{folder} has no latents, or not all of them: run `mandorla encode {run}`")
     if manifest["weights"] != weights:
         raise MandorlaError(f"{folder} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`")
-    if manifest["copies"] != read_run(run).vae.copies:
-        raise MandorlaError(f"{folder} was made with other vae.copies than the run has: run `mandorla encode {run}`")
+    if {key: manifest.get(key) for key in _OF_COPIES} != dict.fromkeys(_OF_COPIES) | _copies_of(read_run(run)):
+        raise MandorlaError(
+            f"{folder} was made with other vae.copies or data.augment than the run has: run `mandorla encode {run}`"
+        )
     if manifest["data"] != recorded_fingerprint(run):
         raise MandorlaError(f"{folder} was made of other data than the run's: run `mandorla encode {run}`")
     tensors, _ = load_tensors(folder / STATISTICS)
@@ -251,7 +255,40 @@ def _begin(folder: Path, manifest: dict) -> None:
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _write_shard(shard: _Shard, vae: VAE, dataset: Dataset, at_once: int, wait: bool) -> None:
+@dataclass(frozen=True)
+class _WithCopies:
+    """Give the images of `dataset` as they are, and at indices beyond its length copies of them, each augmented.
+
+    Where the dataset is, on the CPU as a rule, so that a cache does not depend on the machine.
+    """
+
+    dataset: Dataset
+    augment: Augment
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        batch = replace(self.dataset.batch(indices % len(self)), factors={})
+        copied = torch.from_numpy(indices >= len(self))
+        if not copied.any():
+            return batch
+        changed = self.augment(batch, indices, 0).x
+        rows = {name: copied.view(-1, *[1] * (z.ndim - 1)) for name, z in batch.x.items()}
+        return replace(batch, x={name: torch.where(rows[name], changed[name], z) for name, z in batch.x.items()})
+
+
+def _augment_of(recipe: Recipe) -> AugmentConfig:
+    return getattr(recipe.data, "augment", AugmentConfig())
+
+
+def _copies_of(recipe: Recipe) -> dict:
+    """Return what the manifest says of copies."""
+    copies = recipe.vae.copies
+    return {"copies": copies} | ({"augment": _augment_of(recipe).model_dump(mode="json")} if copies > 1 else {})
+
+
+def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wait: bool) -> None:
     """Write a shard, unless it is there by now or, if it is not to `wait`, another process is at it."""
     with ExitStack() as held:
         try:
@@ -268,27 +305,7 @@ def _write_shard(shard: _Shard, vae: VAE, dataset: Dataset, at_once: int, wait: 
             np.lib.format.write_array(file, records, version=(3, 0))  # names of fields in any script
 
 
-@dataclass(frozen=True)
-class _WithCopies:
-    """Give the samples of `dataset` as they are, and at indices beyond its length copies of them, each augmented."""
-
-    dataset: Dataset
-    augment: Augment
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        batch = self.dataset.batch(indices % len(self))
-        copied = torch.from_numpy(indices >= len(self))
-        if not copied.any():
-            return batch
-        changed = self.augment(batch, indices, 0).x
-        rows = {name: copied.view(-1, *[1] * (z.ndim - 1)) for name, z in batch.x.items()}
-        return replace(batch, x={name: torch.where(rows[name], changed[name], z) for name, z in batch.x.items()})
-
-
-def _encode(vae: VAE, dataset: Dataset, indices: np.ndarray, records: np.ndarray) -> None:
+def _encode(vae: VAE, dataset: _WithCopies, indices: np.ndarray, records: np.ndarray) -> None:
     """Encode the samples of which the records at `indices` are; copies from a subset that follows from the index."""
     batch = dataset.batch(indices).to(next(vae.parameters()).device)
     copied = torch.from_numpy(indices >= len(dataset))

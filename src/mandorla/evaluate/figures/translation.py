@@ -238,13 +238,13 @@ def signed_rank_p(differences: Array) -> float:
 
 def _reconstruction_figures(subject: Subject) -> list[Record]:
     s, batch, records = subject.codes, subject.translated, []
-    for name, image in subject.reconstructions.items():
-        rows = batch.present[name]
-        if not rows.any():
-            continue
-        truth, group = batch.x[name][rows], batch.whose[rows.numpy()]
-        for measure in ("psnr", "ssim") if has_ssim(truth) else ("psnr",):
-            function, unit, better = LIKENESS[measure]
+    for measure in ("psnr", "ssim"):
+        function, unit, better = LIKENESS[measure]
+        for name, image in subject.reconstructions.items():
+            rows = batch.present[name]
+            truth, group = batch.x[name][rows], batch.whose[rows.numpy()]
+            if not rows.any() or (measure == "ssim" and not has_ssim(truth)):
+                continue
             chance = float(by_group(function(s.train.means[name].expand_as(truth), truth), group).mean())
             text = (
                 f"{measure.upper()} of the reconstruction from the shared part of all views and the own private part;"
@@ -253,4 +253,4 @@ def _reconstruction_figures(subject: Subject) -> list[Record]:
             scores = by_group(function(image[rows], truth), group)
             style = {"unit": unit, "better": better, "chance": chance, "sd": deviation(scores)}
             records.append(s.record(f"reconstruction/{measure}/{name}", scores, text, **style))
-    return sorted(records, key=lambda record: record.unit != "dB")
+    return records
