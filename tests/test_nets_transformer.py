@@ -40,7 +40,7 @@ def test_tokens_are_patches():
     assert tokenizer.cut(z)[0].tolist() == expected
 
 
-def trained(seed: int = 0, layout: Layout = LAYOUT, stack: bool = False) -> ComponentTransformer:
+def trained(seed: int = 0, layout: Layout = LAYOUT, stack: bool | str = False) -> ComponentTransformer:
     """Return a network none of whose weights is zero, as at the start they are."""
     torch.manual_seed(seed)
     network = ComponentTransformer(TransformerConfig(width=16, depth=2, heads=2, stack=stack), layout)
@@ -140,7 +140,7 @@ def test_a_token_is_known_if_all_its_cells_are(shape, patch):
     assert patch > 1 or torch.equal(whole, cells)
 
 
-@pytest.mark.parametrize("stack", [False, True])
+@pytest.mark.parametrize("stack", [False, True, "private"])
 def test_known_regions_are_at_time_one(stack):
     """All cells of a map held is the same as the map known; none held the same as without."""
     network = trained(stack=stack)
@@ -202,6 +202,18 @@ def test_what_is_stacked_lies_at_the_same_place():
         expected = torch.zeros_like(changed)
         expected[rows[0] : rows[1], columns[0] : columns[1]] = True
         assert torch.equal(changed, expected), name
+
+
+@torch.no_grad()
+def test_private_maps_are_stacked_beside_the_shared_one():
+    """Without attention, a change of one private map is seen in the others, and not in the shared one."""
+    network, z, times = trained(0, REGISTERED, stack="private"), components(1, REGISTERED), torch.rand(1, 5)
+    assert network.num_tokens == [7 * 4, 4 * 2, 1, 3], "the shared map, the private ones, the vector, the signal"
+    for block in network.blocks:
+        block.merge.weight.zero_()
+    out, later = network(z, times), network(z | {"t1": z["t1"] + 1}, times)
+    changed = {name for name in out if not torch.equal(out[name], later[name])}
+    assert changed == {"t1", "t2"}
 
 
 def test_maps_that_cannot_be_stacked():

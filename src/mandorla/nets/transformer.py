@@ -5,8 +5,8 @@ a learned position. The time of a component modulates its own tokens (adaLN-zero
 each other, so what is known (t = 1) informs what is wanted (0 < t < 1), and what is unknown (t = 0) tells nothing. A
 region of a map may be known while the rest travels: its tokens are at t = 1. Labels modulate all tokens.
 
-Maps of registered images may be stacked: one token holds what all of them have at a place, modulated by all their
-times, so that more modalities cost next to nothing.
+Maps of registered images may be stacked: one token holds what all of them, or all private ones, have at a place,
+modulated by all their times, so that more modalities cost next to nothing.
 
 References: Scalable Diffusion Models with Transformers, Peebles and Xie, 2023, https://arxiv.org/abs/2212.09748
 (adaLN-zero); One Transformer Fits All Distributions in Multi-Modal Diffusion, Bao et al., 2023,
@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 
 from mandorla.config import Settings
 from mandorla.errors import MandorlaError
-from mandorla.latents import Components, Layout, Shape
+from mandorla.latents import SHARED, Components, Layout, Shape
 
 
 class TransformerConfig(Settings):
@@ -40,8 +41,9 @@ class TransformerConfig(Settings):
     """attention heads; they divide the width"""
     patch: int = Field(2, ge=1)
     """cells of a map, per side, that form one token; where maps are stacked, of the coarsest one"""
-    stack: bool = False
-    """maps of all components that cover the same place form one token: for registered images, where it is faster"""
+    stack: bool | Literal["private"] = False
+    """maps of all components that cover the same place form one token: for registered images, where it is faster;
+    private: those of private parts do, beside tokens of the shared part"""
 
     @model_validator(mode="after")
     def _heads_divide(self):
@@ -58,7 +60,7 @@ class ComponentTransformer(nn.Module):
         width = config.width
         self.layout, self.width = layout, width
         shapes = list(layout.shapes.values())
-        self.groups = _groups(shapes, config.stack)
+        self.groups = _groups(layout, config.stack)
         patches: dict[int, Shape] = {}
         for group in self.groups:
             patches |= zip(group, _patches([shapes[k][1:] for k in group], config.patch), strict=True)
@@ -132,11 +134,12 @@ def read_known(read: nn.Module, label: Tensor) -> Tensor:
     return read(label.nan_to_num()) * known
 
 
-def _groups(shapes: Sequence[Shape], stack: bool) -> list[list[int]]:
+def _groups(layout: Layout, stack: bool | Literal["private"]) -> list[list[int]]:
     """Return which components share their tokens: maps of as many axes if they are stacked, otherwise none do."""
     groups: dict[tuple, list[int]] = {}
-    for k, shape in enumerate(shapes):
-        groups.setdefault((len(shape),) if stack and len(shape) > 1 else (0, k), []).append(k)
+    for k, (name, shape) in enumerate(layout.shapes.items()):
+        stacked = stack and len(shape) > 1 and not (stack == "private" and name == SHARED)
+        groups.setdefault((len(shape),) if stacked else (0, k), []).append(k)
     return list(groups.values())
 
 
