@@ -72,7 +72,7 @@ def test_a_training_speaks_once_and_writes_each_latent_once(tmp_path):
 
         def note(vae, dataset, indices, records):
             with encoded.open("a") as file:
-                file.write(f"{dataset.ids[indices[0]]}\n")
+                file.write(f"{dataset.batch(indices[:1]).ids[0]}\n")
             encode(vae, dataset, indices, records)
 
         latent_cache._MOST, latent_cache._PER_SHARD, latent_cache._encode = 16, 2, note
