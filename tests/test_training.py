@@ -17,7 +17,7 @@ from tiny import interrupted, same_training
 from torch import nn
 
 import mandorla
-from mandorla import training
+from mandorla import checkpoint, training
 from mandorla.checkpoint import load_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import locked
@@ -164,7 +164,8 @@ def test_moving_average(tmp_path):
 def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     """Validation gets worse after the second: the weights of that one stay."""
     saved = []
-    monkeypatch.setattr(training, "save_tensors", lambda path, *rest, **more: saved.append(path.name))
+    for module in (training, checkpoint):
+        monkeypatch.setattr(module, "save_tensors", lambda path, *rest, **more: saved.append(path.name))
     losses = iter([3.0, 1.0, 2.0, 5.0])
     module = network()
     fit(
@@ -181,7 +182,7 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
         title="test",
         key="test.training",
     )
-    assert saved == ["weights.safetensors"] * 2
+    assert saved == ["weights.safetensors"] * 2 + ["last.safetensors"]
 
 
 @pytest.mark.parametrize("bad_step", [0, 5, 11])

@@ -396,7 +396,7 @@ def test_stage_2_belongs_to_its_copies(polydigits_run, copy_of):
     run = copy_of(polydigits_run)
     _set_copies(run, 2)
     write_latents(run)
-    with pytest.raises(MandorlaError, match=r"or of other copies: delete it to train"):
+    with pytest.raises(MandorlaError, match=r"with other vae.copies or data.augment: delete it to train"):
         train_diffusion(read_run(run))
     shutil.rmtree(run / "diffusion")
     train_diffusion(read_run(run))

@@ -51,7 +51,7 @@ def gathered(network: nn.Module) -> Iterator[None]:
 
 
 def full(z: Tensor) -> Tensor:
-    """Return a tensor of which each process may have a part."""
+    """Return the whole of a tensor of which each process may have a part."""
     return z.full_tensor() if hasattr(z, "full_tensor") else z
 
 

@@ -57,6 +57,11 @@ class AugmentConfig(Settings):
     """Standard deviation of the noise; each sample has its own, from zero to this."""
 
 
+def augment_of(data: Settings) -> AugmentConfig:
+    """Return how the training images of the source `data` are changed: not at all where it has no such setting."""
+    return getattr(data, "augment", AugmentConfig())
+
+
 class Augment:
     """Augment training batches of `modalities`.
 

@@ -41,12 +41,11 @@ def train_diffusion(recipe: Recipe) -> None:
     run_config(run)
     parts, whitening = open_latents(run)
     vae, vae_weights = load_vae(run)
-    copies = parts["train"].copies
     data = recorded_fingerprint(run) + parts["train"].copied
     if belongs_to(run) not in (None, (vae_weights, data)):
         raise MandorlaError(
-            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data, or of other copies:"
-            " delete it to train stage 2 on the present ones"
+            f"{run / FOLDER} was trained on the latents of another stage 1 or of other data, or with other"
+            " vae.copies or data.augment: delete it to train stage 2 on the present ones"
         )
     scales, labels = _labels(run, recipe.diffusion.labels)
     with in_turn():
@@ -100,7 +99,7 @@ def train_diffusion(recipe: Recipe) -> None:
             folder,
             seed=seed,
             num_samples=parts["train"].num_samples,
-            copies=copies,
+            copies=parts["train"].copies,
             fetch=lambda indices, step: fetch("train", indices),
             prepare=prepare,
             loss=loss,

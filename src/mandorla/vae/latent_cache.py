@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.data import follow_record, load_data
-from mandorla.data.augment import Augment, AugmentConfig
+from mandorla.data.augment import Augment, AugmentConfig, augment_of
 from mandorla.data.dataset import CHUNK, Batch, Dataset, Splits, at_rows, rows_of
 from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
@@ -49,7 +49,6 @@ FOLDER, MANIFEST, STATISTICS = "latents", "manifest.json", "statistics.safetenso
 LOCK = ".latents.lock"  # in the run folder; held while a cache is begun or completed
 _MOST = 512  # samples that are encoded, or drawn, at once
 _PER_SHARD = 8  # times as many as are encoded at once
-_OF_COPIES = ("copies", "augment")  # what the manifest says of them
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
         "rows": at_once * _PER_SHARD,
         **_copies_of(recipe),
     }
-    strengths = {"train": _augment_of(recipe), "val": AugmentConfig()}
+    strengths = {"train": augment_of(recipe.data), "val": AugmentConfig()}
     augments = {name: Augment(config, splits.modalities, recipe.seed) for name, config in strengths.items()}
     sources = {name: _WithCopies(part, augments[name]) for name, part in parts.items()}
     with locked(run / LOCK, wait=True):
@@ -187,7 +186,7 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
         raise MandorlaError(f"{folder} has no latents, or not all of them: run `mandorla encode {run}`")
     if manifest["weights"] != weights:
         raise MandorlaError(f"{folder} was made by other weights than {run / 'vae'} holds: run `mandorla encode {run}`")
-    if {key: manifest.get(key) for key in _OF_COPIES} != dict.fromkeys(_OF_COPIES) | _copies_of(read_run(run)):
+    if not manifest.items() >= _copies_of(read_run(run)).items():
         raise MandorlaError(
             f"{folder} was made with other vae.copies or data.augment than the run has: run `mandorla encode {run}`"
         )
@@ -268,9 +267,11 @@ class _WithCopies:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def are_copies(self, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(indices >= len(self))
+
     def batch(self, indices: np.ndarray) -> Batch:
-        batch = replace(self.dataset.batch(indices % len(self)), factors={})
-        copied = torch.from_numpy(indices >= len(self))
+        batch, copied = replace(self.dataset.batch(indices % len(self)), factors={}), self.are_copies(indices)
         if not copied.any():
             return batch
         changed = self.augment(batch, indices, 0).x
@@ -278,14 +279,10 @@ class _WithCopies:
         return replace(batch, x={name: torch.where(rows[name], changed[name], z) for name, z in batch.x.items()})
 
 
-def _augment_of(recipe: Recipe) -> AugmentConfig:
-    return getattr(recipe.data, "augment", AugmentConfig())
-
-
 def _copies_of(recipe: Recipe) -> dict:
     """Return what the manifest says of copies."""
     copies = recipe.vae.copies
-    return {"copies": copies} | ({"augment": _augment_of(recipe).model_dump(mode="json")} if copies > 1 else {})
+    return {"copies": copies} | ({"augment": augment_of(recipe.data).model_dump(mode="json")} if copies > 1 else {})
 
 
 def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wait: bool) -> None:
@@ -308,7 +305,7 @@ def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wa
 def _encode(vae: VAE, dataset: _WithCopies, indices: np.ndarray, records: np.ndarray) -> None:
     """Encode the samples of which the records at `indices` are; copies from a subset that follows from the index."""
     batch = dataset.batch(indices).to(next(vae.parameters()).device)
-    copied = torch.from_numpy(indices >= len(dataset))
+    copied = dataset.are_copies(indices)
     subsets = random_subsets(batch.present, torch.from_numpy(Draws(0, indices, "subset").uniform()))
     pooled = {name: torch.where(copied, subsets[name], there) for name, there in batch.present.items()}
     encoded = encode_batch(vae, batch.x, batch.present, pooled)

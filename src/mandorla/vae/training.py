@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mandorla.data import keep_record, load_data
-from mandorla.data.augment import Augment, AugmentConfig
+from mandorla.data.augment import Augment, augment_of
 from mandorla.data.dataset import Batch, Dataset, Splits, on_device
 from mandorla.device import choose_device
 from mandorla.parallel import in_turn, share
@@ -47,7 +47,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     in_parts = recipe.trainer.strategy == "fsdp"  # which divides no weights that lie in memory channels last
     if device.type == "cpu" and not in_parts and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
-    augment = Augment(getattr(recipe.data, "augment", AugmentConfig()), splits.modalities, recipe.seed)
+    augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
     with in_turn():
         run = claim_run(recipe, "vae")
         splits = keep_record(run, splits)
