@@ -7,8 +7,8 @@ Prints a table: Fréchet distance to real test samples in the spaces of features
 together, and how often the judges see one class in all modalities of a sample, where the data have classes. Distances
 of reconstructions stand below: what the decoder alone costs.
 
-The noise is the same in every row, so that rows differ by their sampler alone. Autoguidance is the run's: it asks
-two networks, half as often.
+The noise is the same in every row, so that rows differ by their sampler alone. Guidance is the run's: where it asks two
+networks, it does so half as often.
 """
 
 import argparse
@@ -17,18 +17,13 @@ from pathlib import Path
 import torch
 
 import mandorla
+from mandorla.diffusion.samplers import SAMPLERS, SamplingConfig, evaluations
 from mandorla.evaluate import agreement, frechet_distance
 from mandorla.evaluate.coherence import judge_all
 from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import choose
 from mandorla.evaluate.judges import find_judges
 
-STEPS = {  # that so many evaluations of the network allow
-    "multistep": lambda evaluations: max(1, evaluations - 1),
-    "heun": lambda evaluations: evaluations // 2,
-    "euler": lambda evaluations: evaluations,
-    "sde": lambda evaluations: evaluations,
-}
 Images = dict[str, torch.Tensor]
 
 
@@ -38,7 +33,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder with both stages")
     parser.add_argument("--num", type=int, default=1000, help="samples")
     parser.add_argument("--nfe", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], help="evaluations per sample")
-    parser.add_argument("--samplers", nargs="+", default=list(STEPS), choices=list(STEPS))
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     arguments = parser.parse_args()
     for line in measure(mandorla.load(arguments.run), arguments.num, arguments.nfe, arguments.samplers):
         print(line, flush=True)
@@ -61,15 +56,19 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
         agreed = f"{agreement(judge_all(judges, x, settings.label)).mean():.3f}" if judges else ""
         return f"| {title} | {evaluations} | {' | '.join(f'{d:.4g}' for d in distances)} | {agreed} |"
 
-    at_once = 1 + (model.sampling.autoguidance != 1)  # networks asked at one place; nothing is known that could guide
     for sampler in samplers:
-        for evaluations in nfe:
-            chosen = {"sampler": sampler, "steps": max(1, STEPS[sampler](evaluations // at_once))}
-            model.sampling = model.sampling.model_copy(update=chosen)
-            yield line(sampler, evaluations, model.sample(len(rows)).x)
+        for most in nfe:
+            model.sampling = within(most, model.sampling.model_copy(update={"sampler": sampler}))
+            yield line(sampler, evaluations(model.sampling), model.sample(len(rows)).x)
     train = data.train.batch(choose(data.train, num, model.recipe.seed))
     yield line("training samples, decoded", "", model.decode(model.encode(train.x, train.present)))
     yield line("training samples", "", train.x)
+
+
+def within(most: int, sampling: SamplingConfig) -> SamplingConfig:
+    """Return `sampling` in as many steps as `most` evaluations allow, one at least."""
+    by_steps = [sampling.model_copy(update={"steps": steps}) for steps in range(1, most + 1)]
+    return max((one for one in by_steps if evaluations(one) <= most), key=lambda one: one.steps, default=by_steps[0])
 
 
 def read(x: Images, spaces: dict[str, Networks]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 
 import mandorla
+from mandorla.diffusion.samplers import SamplingConfig, evaluations
 
 
 @pytest.fixture
@@ -34,3 +35,11 @@ def test_a_weaker_network_counts_too(nfe, polydigits_run, copy_of):
     lines = nfe.measure(model, 20, [8, 16], ["multistep", "sde"])
     counts = [len(calls) for line in lines]
     assert [after - before for before, after in zip(counts[1:5], counts[2:6], strict=True)] == [8, 16, 8, 16]
+
+
+def test_where_guidance_begins_late_more_steps_are_taken(nfe):
+    whole = SamplingConfig(autoguidance=2.0)
+    late = whole.model_copy(update={"guided_from": 0.6})
+    assert [nfe.within(16, sampling).steps for sampling in (whole, late)] == [7, 11]
+    assert evaluations(nfe.within(16, late)) == 16
+    assert nfe.within(1, whole).steps == 1, "the least there is"

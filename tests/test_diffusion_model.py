@@ -6,7 +6,7 @@ from oracles import GaussianFlow, GaussianNetwork, affine_map
 
 from mandorla.diffusion.config import DiffusionConfig
 from mandorla.diffusion.model import Diffusion, sample_noise
-from mandorla.diffusion.samplers import SamplingConfig
+from mandorla.diffusion.samplers import SamplingConfig, evaluations
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout
 from mandorla.nets.transformer import TransformerConfig
@@ -123,6 +123,37 @@ def test_autoguidance_leads_away_from_the_weaker_network():
     torch.testing.assert_close(both - guided, led - plain)
     assert (led - plain).abs().max() > 1e-3
     assert strong is not diffusion.weak
+
+
+def test_guidance_begins_where_it_is_told():
+    """Two steps of which the second alone is guided: one without, and on from half of its way one with."""
+    diffusion, noise = exact(), {n: z.double() for n, z in sample_noise(LAYOUT, 0, [(i,) for i in range(4)]).items()}
+    diffusion.weak, known = GaussianNetwork(LAYOUT, GaussianFlow.draw(9, seed=1)), {"shared": noise["shared"]}
+    plain = SamplingConfig(steps=1, sampler="euler")
+    guided = plain.model_copy(update={"guidance": 3.0, "autoguidance": 2.0})
+    late = guided.model_copy(update={"steps": 2, "guided_from": 0.4})
+    begin = diffusion.generate(noise, known, ["t2"], plain)
+    expected = diffusion.generate(noise, known, ["t2"], guided, begin=begin, start=0.5)
+    torch.testing.assert_close(diffusion.generate(noise, known, ["t2"], late)["t2"], expected["t2"])
+    never = late.model_copy(update={"guided_from": 0.6})
+    twice = plain.model_copy(update={"steps": 2})
+    assert torch.equal(
+        diffusion.generate(noise, known, ["t2"], never)["t2"], diffusion.generate(noise, known, ["t2"], twice)["t2"]
+    )
+
+
+@pytest.mark.parametrize("sampler", ["multistep", "heun", "euler", "sde"])
+def test_evaluations_are_what_a_sample_takes(sampler):
+    diffusion, noise = exact(), sample_noise(LAYOUT, 0, [(i,) for i in range(4)])
+    diffusion.weak, calls = GaussianNetwork(LAYOUT, GaussianFlow.draw(9, seed=1)), []
+    for network in (diffusion.network, diffusion.weak):
+        network.register_forward_hook(lambda *_: calls.append(1))
+    for known in ({}, {"shared": noise["shared"]}):
+        for weights in ({}, {"autoguidance": 2.0}, {"guidance": 2.0}, {"guidance": 2.0, "autoguidance": 2.0}):
+            sampling = SamplingConfig(sampler=sampler, steps=5, guided_from=0.5, shift=0.7, **weights)
+            calls.clear()
+            diffusion.generate(noise, known, ["t2"], sampling, fresh=lambda _: noise)
+            assert evaluations(sampling, bool(known)) == len(calls)
 
 
 def test_guidance_pushes_along_what_is_known():

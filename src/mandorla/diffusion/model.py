@@ -168,9 +168,11 @@ class Diffusion(nn.Module):
 
         References: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598 (Eq. 6);
         Guiding a Diffusion Model with a Bad Version of Itself, Karras et al., 2024, https://arxiv.org/abs/2406.02507
-        (Eq. 4: autoguidance).
+        (Eq. 4: autoguidance); Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in
+        Diffusion Models, Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724 (not near noise).
         """
-        guidance, autoguidance = (sampling.guidance, sampling.autoguidance) if sampling else (1.0, 1.0)
+        sampling = sampling or SamplingConfig()
+        guidance, autoguidance = sampling.guidance, sampling.autoguidance
         travelling = Layout({name: self.layout.shapes[name] for name in names if name in self.layout.shapes})
         self._check(known, list(names), guidance, autoguidance, bool(labels))
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
@@ -185,6 +187,8 @@ class Diffusion(nn.Module):
 
         def velocity(x: Tensor, t: float) -> Tensor:
             guided = v = learned(self.network, x, t, known, labels)
+            if t < sampling.guided_from:
+                return v
             if guidance != 1 and (known or labels):
                 guided = guided + (guidance - 1) * (v - learned(self.network, x, t, always, None))
             if autoguidance != 1:

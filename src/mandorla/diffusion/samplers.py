@@ -34,11 +34,27 @@ class SamplingConfig(Settings):
     autoguidance: float = Field(1.0, ge=0)
     """how far samples are led away from those of a weaker network (`diffusion.weak_share`): 1 not at all, 2 is a good
     value; other than 1 each evaluation costs one more"""
+    guided_from: float = Field(0.0, ge=0, lt=1)
+    """time in [0, 1] before which neither guides, which saves evaluations: near noise guidance does least good"""
     precision: Literal["bf16", "fp32"] = "bf16"
     """arithmetic of the network while samples are drawn: bfloat16 autocast, with states in float32; or float32
     throughout, as residuals and likelihoods always are"""
     residual_steps: int = Field(20, ge=1)
     """steps from a private part to its residual, and back: enough that the way back ends where it began"""
+
+
+def evaluations(sampling: SamplingConfig, known: bool = False) -> int:
+    """Return how many evaluations of a network a sample takes; where something is `known`, it may guide."""
+    count, still = 0, torch.zeros(1, 1)
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        nonlocal count
+        count += 1 + (t >= sampling.guided_from) * ((sampling.autoguidance != 1) + (known and sampling.guidance != 1))
+        return x
+
+    times = time_grid(sampling.steps, shift=sampling.shift)
+    SAMPLERS[sampling.sampler]().integrate(velocity, still, times, lambda _: still)
+    return count
 
 
 def time_grid(steps: int, start: float = 0.0, stop: float = 1.0, shift: float = 1.0) -> list[float]:

@@ -91,6 +91,7 @@ def _drawn(subject: Subject) -> str:
     for name in ("guidance", "autoguidance"):
         weight = getattr(model.sampling, name)
         text += f", {name} {weight:g}" if weight != 1 else ""
+    text += f", guided from time {model.sampling.guided_from:g} on" if model.sampling.guided_from else ""
     if not (model.refiner and model.refining.steps):
         return f"{text}; images are what stage 1 decodes of them."
     how = model.refining
