@@ -85,7 +85,10 @@ class BarModel:
     device = "cpu"
     sampling, refiner = SamplingConfig(), None
     recipe = SimpleNamespace(
-        seed=0, run="runs/bars", model_dump=lambda mode="json": {"run": "runs/bars", "data": {"kind": "bars"}}
+        seed=0,
+        run="runs/bars",
+        vae=SimpleNamespace(loss=SimpleNamespace(shared_noise=0.1)),
+        model_dump=lambda mode="json": {"run": "runs/bars", "data": {"kind": "bars"}},
     )
 
     def data(self) -> Splits:

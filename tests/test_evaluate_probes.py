@@ -35,6 +35,19 @@ def test_only_the_mlp_sees_the_product_of_two_signs():
     assert scores["linear"] < 0.6 and scores["mlp"] > 0.9
 
 
+def test_whitening_shows_what_is_far_fainter_than_the_rest(labels):
+    """The label lies in one direction across all features, ten thousand times shorter than the others."""
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    halves = labels % 2
+    codes = np.concatenate([rng.normal(size=(2, 1500, 7)), 1e-4 * (halves[..., None] - 0.5)], 2) @ turn
+    scores = {
+        whiten: hits(probe("mlp", codes[0], halves[0], codes[1], whiten=whiten), halves[1], halves[0]).mean()
+        for whiten in (False, True)
+    }
+    assert scores[False] < 0.6 and scores[True] > 0.95
+
+
 def test_labels_need_not_start_at_zero(labels):
     shifted = 2 * labels + 5
     right = hits(probe("linear", np.eye(10)[labels[0]], shifted[0], np.eye(10)[labels[1]]), shifted[1], shifted[0])

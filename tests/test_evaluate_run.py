@@ -20,6 +20,7 @@ from mandorla.evaluate.images import psnr, ssim
 from mandorla.evaluate.report import print_summary
 from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents, Layout
+from mandorla.vae.objective import LossConfig
 
 SETTINGS = EvaluateConfig(
     num_train=300,
@@ -42,10 +43,15 @@ class StageTwo(Settings):
     mode: str = "joint"
 
 
+class StageOne(Settings):
+    loss: LossConfig = LossConfig()
+
+
 class BarsRecipe(Settings):
     seed: int = 0
     device: str = "cpu"
     data: BarsConfig = BarsConfig()
+    vae: StageOne = StageOne()
     diffusion: StageTwo = StageTwo()
 
 
@@ -177,6 +183,21 @@ class Folded(RunModel):
 def test_a_leak_into_the_shared_part_that_no_line_shows_is_found(tmp_path):
     found = by_name(evaluate_run(Folded(tmp_path), only("disentanglement", num_residual=0)))
     assert found["shared/half"].value < 0.7 and found["shared/half mlp"].value > 0.8
+
+
+class Faint(RunModel):
+    """Keep the half of a view in the shared part, a thousand times fainter than the class."""
+
+    def encode(self, x, present=None):
+        latents = super().encode(x, present)
+        upper = half(next(iter(x.values())))[:, :1] - 0.5
+        return Latents(latents.shared + 1e-3 * upper, latents.private)
+
+
+def test_a_leak_far_below_the_noise_is_found_and_its_control_does_not_see_it(tmp_path):
+    found = by_name(evaluate_run(Faint(tmp_path), only("disentanglement", num_residual=0)))
+    record = found["shared/half faint"]
+    assert record.value > 0.95 and abs(record.control - record.chance) < 0.1 and record.better == "lower"
 
 
 def test_only_what_is_asked_for_is_computed(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """What a code knows: classifiers fitted on codes of training samples, scored on codes of test samples.
 
 A linear probe (logistic regression) says what is there for the taking; a probe with one hidden layer also finds
-what is there but folded. The second is the honest one for leaks: a linear probe understates them.
+what is there but folded. The second is the honest one for leaks: a linear probe understates them. Neither finds well
+what is far fainter than the rest; a probe of whitened codes does, in which faint directions are as long as others.
 """
 
 import warnings
@@ -29,12 +30,16 @@ def features(code: Tensor) -> np.ndarray:
     return np.asarray(flat)
 
 
-def probe(kind: Kind, train: Array, train_labels: Array, test: Array, seed: int = 0) -> np.ndarray:
+def probe(
+    kind: Kind, train: Array, train_labels: Array, test: Array, seed: int = 0, whiten: bool = False
+) -> np.ndarray:
     """Fit a probe on `train` `(N, F)` with integer labels; return class probabilities `(K, classes)` on `test`.
 
-    Features are standardised with the statistics of `train`. Column j belongs to the j-th smallest label.
+    Features are standardised with the statistics of `train`, or their principal components are (`whiten`: for far
+    fewer features than samples). Column j belongs to the j-th smallest label.
     Raises MandorlaError for another kind, codes that are not finite or not as long, and labels that are not as many.
     """
+    from sklearn.decomposition import PCA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
@@ -57,9 +62,10 @@ def probe(kind: Kind, train: Array, train_labels: Array, test: Array, seed: int 
         if kind == "linear"
         else MLPClassifier((256,), early_stopping=bool(held_out), n_iter_no_change=5, max_iter=100, random_state=seed)
     )
+    scale = PCA(whiten=True) if whiten else StandardScaler()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return make_pipeline(StandardScaler(), classifier).fit(train, labels).predict_proba(test)
+        return make_pipeline(scale, classifier).fit(train, labels).predict_proba(test)
 
 
 def hits(probabilities: Array, labels: Array, train_labels: Array) -> np.ndarray:

@@ -20,7 +20,8 @@ _JUDGES = (
 )
 _PROBES = (
     " Probes are fitted on {train} training samples, features standardised, and scored on {test} test samples: logistic"
-    " regression, and a network with 256 hidden units, which finds what a straight line does not."
+    " regression, and a network with 256 hidden units, which finds what a straight line does not. 'faint': features"
+    " whitened instead."
 )
 _SUITES: dict[Suite, str] = {
     "disentanglement": "Disentanglement.{probes} Without labels: the shared part of one modality looks for that of"

@@ -71,22 +71,26 @@ class Codes:
         """Return `Record.of`, with the seed of this evaluation."""
         return partial(Record.of, seed=self.seed)
 
-    def probed(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
+    def probed(
+        self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor, whiten: bool = False
+    ) -> np.ndarray:
         """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.
 
-        `code` are the training samples' codes, `test` the test samples'.
+        `code` are the training samples' codes, `test` the test samples'; `whiten` is that of `probe`.
         """
         rows, test_rows = self.train.present[view], self.test.present[view]
         labels = self.train.factors[factor][rows]
-        return probe(kind, features(code)[rows], labels, features(test)[test_rows], self.seed)
+        return probe(kind, features(code)[rows], labels, features(test)[test_rows], self.seed, whiten)
 
     def truth(self, factor: str, view: str) -> np.ndarray:
         """Return the true `factor` of the test samples that have `view`."""
         return self.test.factors[factor][self.test.present[view]]
 
-    def read_off(self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor) -> np.ndarray:
+    def read_off(
+        self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor, whiten: bool = False
+    ) -> np.ndarray:
         """Return where a probe is right about `factor`; arguments as of `probed`."""
-        guess = self.probed(kind, code, factor, view, test)
+        guess = self.probed(kind, code, factor, view, test, whiten)
         return hits(guess, self.truth(factor, view), self.train.factors[factor][self.train.present[view]])
 
     def chance(self, factor: str) -> float:
