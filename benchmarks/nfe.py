@@ -67,7 +67,7 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
 
 def within(most: int, sampling: SamplingConfig) -> SamplingConfig:
     """Return `sampling` in as many steps as `most` evaluations allow, one at least."""
-    by_steps = [sampling.model_copy(update={"steps": steps}) for steps in range(1, most + 1)]
+    by_steps = [sampling.model_copy(update={"steps": steps}) for steps in range(1, max(most, 1) + 1)]
     return max((one for one in by_steps if evaluations(one) <= most), key=lambda one: one.steps, default=by_steps[0])
 
 

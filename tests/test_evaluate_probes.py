@@ -48,6 +48,18 @@ def test_whitening_shows_what_is_far_fainter_than_the_rest(labels):
     assert scores[False] < 0.6 and scores[True] > 0.95
 
 
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_a_direction_without_variance_is_left_out_of_whitening(labels, last):
+    """A feature that is constant in training and almost so on test samples hides nothing."""
+    rng = np.random.default_rng(4)
+    codes = np.float32(rng.normal(size=(2, 1500, 6)))
+    codes[0, :, 5], codes[1, :, 5] = last, last + 1e-3 * rng.normal(size=1500)
+    halves = (codes[..., 0] > 0).astype(int)
+    right = hits(probe("mlp", codes[0], halves[0], codes[1], whiten=True), halves[1], halves[0])
+    assert right.mean() > 0.9
+    assert probe("mlp", np.ones((30, 3)), halves[0, :30], np.ones((5, 3)), whiten=True).shape == (5, 2)
+
+
 def test_labels_need_not_start_at_zero(labels):
     shifted = 2 * labels + 5
     right = hits(probe("linear", np.eye(10)[labels[0]], shifted[0], np.eye(10)[labels[1]]), shifted[1], shifted[0])

@@ -35,7 +35,8 @@ class SamplingConfig(Settings):
     """how far samples are led away from those of a weaker network (`diffusion.weak_share`): 1 not at all, 2 is a good
     value; other than 1 each evaluation costs one more"""
     guided_from: float = Field(0.0, ge=0, lt=1)
-    """time in [0, 1] before which neither guides, which saves evaluations: near noise guidance does least good"""
+    """time in [0, 1) before which neither guides, which saves evaluations: early on the way guidance does least good;
+    the multistep sampler feels its beginning half a step before"""
     precision: Literal["bf16", "fp32"] = "bf16"
     """arithmetic of the network while samples are drawn: bfloat16 autocast, with states in float32; or float32
     throughout, as residuals and likelihoods always are"""
@@ -44,7 +45,10 @@ class SamplingConfig(Settings):
 
 
 def evaluations(sampling: SamplingConfig, known: bool = False) -> int:
-    """Return how many evaluations of a network a sample takes; where something is `known`, it may guide."""
+    """Return how many evaluations of networks a sample takes from noise on.
+
+    `known`: whether something that stage 2 knows, or a label, is given, which guides.
+    """
     count, still = 0, torch.zeros(1, 1)
 
     def velocity(x: Tensor, t: float) -> Tensor:

@@ -35,8 +35,8 @@ def probe(
 ) -> np.ndarray:
     """Fit a probe on `train` `(N, F)` with integer labels; return class probabilities `(K, classes)` on `test`.
 
-    Features are standardised with the statistics of `train`, or their principal components are (`whiten`: for far
-    fewer features than samples). Column j belongs to the j-th smallest label.
+    Features are standardised with the statistics of `train`, or their principal components are, but for those that are
+    only rounding (`whiten`: for far fewer features than samples). Column j belongs to the j-th smallest label.
     Raises MandorlaError for another kind, codes that are not finite or not as long, and labels that are not as many.
     """
     from sklearn.decomposition import PCA
@@ -62,10 +62,20 @@ def probe(
         if kind == "linear"
         else MLPClassifier((256,), early_stopping=bool(held_out), n_iter_no_change=5, max_iter=100, random_state=seed)
     )
-    scale = PCA(whiten=True) if whiten else StandardScaler()
+    directions = 0
+    if whiten:
+        train, test = train.astype(np.float64), test.astype(np.float64)
+        directions = _directions(train)
+    scale = PCA(directions, whiten=True) if directions else StandardScaler()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return make_pipeline(scale, classifier).fit(train, labels).predict_proba(test)
+
+
+def _directions(codes: np.ndarray) -> int:
+    """Return in how many directions `codes` `(N, F)` vary by more than float32 rounds."""
+    lengths = np.linalg.svd(codes - codes.mean(0), compute_uv=False)
+    return int((lengths > 1e-6 * max(lengths[0], np.abs(codes).max())).sum())
 
 
 def hits(probabilities: Array, labels: Array, train_labels: Array) -> np.ndarray:

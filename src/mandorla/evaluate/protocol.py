@@ -20,8 +20,8 @@ _JUDGES = (
 )
 _PROBES = (
     " Probes are fitted on {train} training samples, features standardised, and scored on {test} test samples: logistic"
-    " regression, and a network with 256 hidden units, which finds what a straight line does not. 'faint': features"
-    " whitened instead."
+    " regression, and a network with 256 hidden units, which finds what a straight line does not. Of figures called"
+    " 'faint' and 'above noise' features are whitened."
 )
 _SUITES: dict[Suite, str] = {
     "disentanglement": "Disentanglement.{probes} Without labels: the shared part of one modality looks for that of"
@@ -91,8 +91,7 @@ def _drawn(subject: Subject) -> str:
     text = f"Latents are drawn by {model.sampling.steps} steps of the sampler '{model.sampling.sampler}'"
     for name in ("guidance", "autoguidance"):
         weight = getattr(model.sampling, name)
-        text += f", {name} {weight:g}" if weight != 1 else ""
-    text += f", guided from time {model.sampling.guided_from:g} on" if model.sampling.guided_from else ""
+        text += f", {name} {weight:g} from time {model.sampling.guided_from:g} on" if weight != 1 else ""
     if not (model.refiner and model.refining.steps):
         return f"{text}; images are what stage 1 decodes of them."
     how = model.refining

@@ -1,11 +1,9 @@
 """What the shared and the private parts know of the class and of each modality's own factor, by probes."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mandorla.evaluate.figures.subject import Codes
 from mandorla.evaluate.record import Record
@@ -116,34 +114,31 @@ def _private_factor_figures(subject: Codes) -> list[Record]:
             records.append(s.record(f"private/{name}", definition=text, **s.joined(private), **reference))
         leaked = s.joined(shared)
         records.append(s.record(f"shared/{name}", definition=leak, better="lower", **leaked, **reference))
-    if all(codes.ndim == 2 for codes in s.train.alone.values()):
-        records.append(_faint_figure(subject))
-    return records
+    return records + _faint_figures(subject)
 
 
-def _faint_figure(subject: Codes) -> Record:
+def _faint_figures(subject: Codes) -> list[Record]:
     """Measure what a shared vector knows of its own view's factor however faintly, and above the noise on it."""
-    s, kind = subject, subject.settings.private_label
-    train, test = s.train.alone, s.test.alone
-    text = (
-        f"Leak: a probe with 256 hidden units for each view's own '{kind}' on its shared part, whitened, so that"
-        " what is there in the faintest direction counts like the rest, mean over views"
-    )
-    control = None
-    if s.model is not None:
-        noise = s.model.recipe.vae.loss.shared_noise
-        text += f"; control: with the noise of {noise:g} under which decoders learn it"
-        generator = torch.Generator().manual_seed(s.seed)
-        known = [
-            {v: c + noise * torch.randn(c.shape, generator=generator) for v, c in codes.items()}
-            for codes in (train, test)
-        ]
-        control = float(np.concatenate(list(_whitened(s, *known).values())).mean())
-    scores = s.joined(_whitened(s, train, test))
-    return s.record(
-        f"shared/{kind} faint", definition=f"{text}.", better="lower", control=control, **scores, **s.private_reference
-    )
-
-
-def _whitened(s: Codes, train: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {v: s.read_off("mlp", train[v], f, v, test[v], whiten=True) for v, f in s.private_factors.items()}
+    s, kind, factors = subject, subject.settings.private_label, subject.private_factors
+    if any(c.ndim > 2 or s.train.present[v].sum() < 10 * c.shape[1] for v, c in s.train.alone.items()):
+        return []  # whitened, so many numbers tell nothing
+    noise = s.model.recipe.vae.loss.shared_noise if s.model else 0
+    generator = torch.Generator().manual_seed(s.seed)
+    text = f"Leak: a probe with 256 hidden units for each view's own '{kind}' on its shared part"
+    faint = "whitened, so that what is there in the faintest direction counts like the rest"
+    asked = {"faint": (0.0, f"{text}, {faint}")}
+    if noise:
+        asked["above noise"] = noise, f"{text} with the noise of {noise:g} under which decoders learn it, {faint}"
+    records = []
+    for name, (std, text) in asked.items():
+        train, test = (
+            {v: c + std * torch.randn(c.shape, generator=generator) for v, c in of.alone.items()}
+            for of in (s.train, s.test)
+        )
+        scores = {v: s.read_off("mlp", train[v], f, v, test[v], whiten=True) for v, f in factors.items()}
+        told = s.joined(scores)
+        definition = f"{text}; mean over views."
+        records.append(
+            s.record(f"shared/{kind} {name}", definition=definition, better="lower", **told, **s.private_reference)
+        )
+    return records
