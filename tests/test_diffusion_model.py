@@ -142,7 +142,7 @@ def test_guidance_begins_where_it_is_told():
     )
 
 
-@pytest.mark.parametrize("sampler", ["multistep", "heun", "euler", "sde"])
+@pytest.mark.parametrize("sampler", ["multistep", "dpm", "heun", "euler", "sde"])
 def test_evaluations_are_what_a_sample_takes(sampler):
     diffusion, noise = exact(), sample_noise(LAYOUT, 0, [(i,) for i in range(4)])
     diffusion.weak, calls = GaussianNetwork(LAYOUT, GaussianFlow.draw(9, seed=1)), []

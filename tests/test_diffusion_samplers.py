@@ -8,7 +8,7 @@ from oracles import GaussianFlow, affine_map
 from mandorla.diffusion.samplers import SAMPLERS, time_grid
 
 FLOW = GaussianFlow.draw(5)
-EVALUATIONS = {"heun": 10, "euler": 5, "multistep": 6, "sde": 5}  # of five steps
+EVALUATIONS = {"heun": 10, "euler": 5, "multistep": 6, "dpm": 6, "sde": 5}  # of five steps
 
 
 def recovered(name: str, steps: int, shift: float = 1.0):
@@ -34,6 +34,8 @@ def recovered(name: str, steps: int, shift: float = 1.0):
         ("heun", 64, 2e-3, 3.0),
         ("multistep", 64, 2e-3, 1.0),
         ("multistep", 64, 4e-3, 0.5),
+        ("dpm", 64, 4e-3, 1.0),
+        ("dpm", 64, 4e-3, 0.5),
         ("euler", 1000, 1e-2, 1.0),
         ("sde", 300, 2e-2, 1.0),
     ],
@@ -45,7 +47,7 @@ def test_samplers_recover_mean_and_covariance(name, steps, tolerance, shift):
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("multistep", 2)])
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("multistep", 2), ("dpm", 2)])
 def test_error_falls_at_the_order_of_the_sampler(name, order, shift):
     noise = torch.randn(64, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     steps = np.array([8, 16, 32, 64, 128])
