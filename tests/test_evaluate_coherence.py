@@ -14,8 +14,9 @@ from mandorla.evaluate.coherence import (
     dependence,
     donors,
     histogram_distance,
-    independent_views,
     judge_all,
+    judge_decoded,
+    judge_independent,
     swapped,
 )
 from mandorla.latents import Latents
@@ -79,6 +80,27 @@ def test_every_source_has_a_row_of_its_own(batch):
     assert own.mean(1).tolist() == cross.mean(1).tolist() == [0.0] + [1.0] * (len(MODALITIES) - 1)
 
 
+class Counting(BarModel):
+    """Remember how many images were decoded at once."""
+
+    def decode(self, latents, refined=True):
+        x = super().decode(latents)
+        self.most = max(getattr(self, "most", 0), sum(map(len, x.values())))
+        return x
+
+
+def test_images_are_judged_some_at_a_time_and_only_those_with_a_judge(monkeypatch):
+    monkeypatch.setattr("mandorla.evaluate.coherence._CHUNK", 7)
+    model, few = Counting(), {name: JUDGES[name] for name in ("top", "left")}
+    latents = model.sample(50, seed=2).latents
+    model.most = 0
+    seen = judge_decoded(model, few, latents, "bar")
+    assert model.most == 2 * 7
+    np.testing.assert_array_equal(seen, judge_all(few, model.decode(latents), "bar"))
+    control = judge_independent(model, few, latents, "bar", seed=0)
+    assert control.shape == seen.shape and (control != seen).any(1).all()
+
+
 def test_views_that_ignore_each_other_agree_by_chance(batch):
     model = BarModel(coherent=False)
     _, cross = conditional_coherence(model, JUDGES, "bar", alone(model, batch), batch.factors["bar"], seed=0)
@@ -90,14 +112,15 @@ def test_views_that_ignore_each_other_agree_by_chance(batch):
 
 def test_the_control_falls_to_chance_for_a_perfect_model():
     model = BarModel()
-    control = agreement(judge_all(JUDGES, independent_views(model, model.sample(2000).latents, seed=0), "bar"))
+    control = agreement(judge_independent(model, JUDGES, model.sample(2000).latents, "bar", seed=0))
     assert abs(control.mean() - 1 / CLASSES**2) < 0.03
 
 
 def test_a_swap_keeps_the_class_and_takes_the_private_factor(batch):
     model = BarModel()
-    x, donor = swapped(model, model.encode(batch.x), np.arange(300), seed=0)
+    latents, donor = swapped(model, model.encode(batch.x), np.arange(300), seed=0)
     assert (donor != np.arange(300)).all() and len(set(donor)) == 300
+    x = model.decode(latents)
     for name, judge in JUDGES.items():
         assert (judge.classes(x[name], "bar") == batch.factors["bar"]).all()
         assert (judge.classes(x[name], "half") == batch.factors[f"half_{name}"][donor]).all()
@@ -184,6 +207,6 @@ def test_a_collapsed_model_fails_the_control():
     model = Collapsed()
     samples = model.sample(200, seed=1)
     assert agreement(judge_all(JUDGES, samples.x, "bar")).mean() == 1
-    assert agreement(judge_all(JUDGES, independent_views(model, samples.latents, 0), "bar")).mean() == 1
+    assert agreement(judge_independent(model, JUDGES, samples.latents, "bar", 0)).mean() == 1
     classes = judge_all(JUDGES, samples.x, "bar")[0]
     assert histogram_distance(classes, np.arange(200) % CLASSES, CLASSES) == pytest.approx(1 - 1 / CLASSES)

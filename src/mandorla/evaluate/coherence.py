@@ -15,6 +15,7 @@ https://arxiv.org/abs/2105.02470 (PolyMNIST).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,8 @@ from mandorla.latents import Latents
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
+
+_CHUNK = 2000  # decoded tuples that are held at once
 
 
 def conditional_coherence(
@@ -47,8 +50,8 @@ def conditional_coherence(
     """
     own, others = [], []
     for number, (source, code) in enumerate(shared.items()):
-        drawn = model.decode((draw or model.sample_private)(code, seed + number))
-        right = {target: judges[target].classes(x, label) == truth for target, x in drawn.items()}
+        drawn = (draw or model.sample_private)(code, seed + number)
+        right = dict(zip(judges, judge_decoded(model, judges, drawn, label) == truth, strict=True))
         own.append(right.pop(source))
         others.append(np.mean(list(right.values()), axis=0))
     return np.stack(own), np.stack(others)
@@ -73,8 +76,8 @@ def coherence_from(
     given = np.zeros(order.shape, bool)
     np.put_along_axis(given, order[:, :num], True, axis=1)
     present = {name: torch.as_tensor(given[:, m]) for m, name in enumerate(names)}
-    drawn = model.decode(model.sample_private(model.encode(x, present).shared, seed + num))
-    right = judge_all(judges, drawn, label) == truth
+    drawn = model.sample_private(model.encode(x, present).shared, seed + num)
+    right = judge_decoded(model, judges, drawn, label) == truth
     counts = ~given.T if num < len(names) else given.T
     return (right & counts).sum(0) / counts.sum(0)
 
@@ -95,18 +98,29 @@ def donors(whose: np.ndarray, seed: int) -> np.ndarray:
 
 def swapped(
     model: "Mandorla", latents: Latents, whose: np.ndarray, seed: int, residual: bool = False
-) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Give every sample the private parts of one of another patient, or their residuals; return images and who gave.
+) -> tuple[Latents, np.ndarray]:
+    """Give every sample the private parts of one of another patient, or their residuals; return them and who gave.
 
     `whose` and who gave are `(B,)`.
     """
     donor = donors(whose, seed)
-    return model.swap(shared_from=latents, private_from=latents[torch.as_tensor(donor)], residual=residual), donor
+    private = latents[torch.as_tensor(donor)]
+    return replace(model.to_residual(private) if residual else private, shared=latents.shared), donor
 
 
 def judge_all(judges: Mapping[str, Judge], x: Mapping[str, Tensor], label: str) -> np.ndarray:
     """Return the class that each judge sees in its view, `(M, B)`."""
     return np.stack([judge.classes(x[name], label) for name, judge in judges.items()])
+
+
+def judge_decoded(model: "Mandorla", judges: Mapping[str, Judge], latents: Latents, label: str) -> np.ndarray:
+    """Return the class that each judge sees in its view of decoded `latents`, `(M, B)`.
+
+    Some samples at a time: images of all of them would take gigabytes.
+    """
+    views = replace(latents, private={name: latents.private[name] for name in judges})
+    parts = [views[start : start + _CHUNK] for start in range(0, len(views), _CHUNK)]
+    return np.concatenate([judge_all(judges, model.decode(part), label) for part in parts], axis=1)
 
 
 def agreement(seen: Array) -> np.ndarray:
@@ -120,14 +134,20 @@ def agreement(seen: Array) -> np.ndarray:
     return (found == found[0]).all(axis=0)
 
 
-def independent_views(model: "Mandorla", latents: Latents, seed: int) -> dict[str, Tensor]:
-    """Decode each view with the shared part of an independently drawn other sample: the control of agreement."""
+def judge_independent(
+    model: "Mandorla", judges: Mapping[str, Judge], latents: Latents, label: str, seed: int
+) -> np.ndarray:
+    """Return what `judge_decoded` does, each view decoded with the shared part of another sample, drawn for it alone.
+
+    The control of agreement.
+    """
     rng = np.random.default_rng(seed)
-    x = {}
-    for name, private in latents.private.items():
+    seen = []
+    for name, judge in judges.items():
         shuffled = latents.shared[torch.as_tensor(rng.permutation(len(latents)), device=latents.shared.device)]
-        x |= model.decode(Latents(shuffled, {name: private}))
-    return x
+        view = Latents(shuffled, {name: latents.private[name]})
+        seen.append(judge_decoded(model, {name: judge}, view, label))
+    return np.concatenate(seen)
 
 
 def chance_agreement(labels: Array, num_views: int) -> float:

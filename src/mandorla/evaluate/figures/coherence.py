@@ -13,8 +13,9 @@ from mandorla.evaluate.coherence import (
     conditional_coherence,
     dependence,
     histogram_distance,
-    independent_views,
     judge_all,
+    judge_decoded,
+    judge_independent,
     swapped,
 )
 from mandorla.evaluate.figures.subject import Subject
@@ -39,7 +40,7 @@ def coherence_figures(subject: Subject) -> list[Record]:
     own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
     latents = s.test.latents[rows]
     swaps, donor = swapped(s.model, latents, groups, s.seed)
-    swapped_classes = judge_all(judges, swaps, label)
+    swapped_classes = judge_decoded(s.model, judges, swaps, label)
     kept = (swapped_classes == truth).mean(0)
     real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
     of_tuples = {"chance": chance_agreement(truth, len(judges)), "ceiling": float(agreement(real).mean())}
@@ -87,14 +88,17 @@ def coherence_figures(subject: Subject) -> list[Record]:
         records.append(
             s.record(
                 "swap/class residual",
-                (judge_all(judges, swaps_of_residual, label) == truth[:few]).mean(0),
+                (judge_decoded(s.model, judges, swaps_of_residual, label) == truth[:few]).mean(0),
                 "As swap/class, with the residual private part of the other sample: its manner under this shared part.",
                 **{**reference, "groups": groups[:few]},
             )
         )
     kind, factors = s.settings.private_label, s.private_factors
-    if len(factors) == len(views):
-        moved = [s.judges[v].classes(swaps[v], f) == s.test.factors[f][rows][donor] for v, f in factors.items()]
+    if factors:
+        moved = [
+            judge_decoded(s.model, {view: judges[view]}, swaps, factor)[0] == s.test.factors[factor][rows][donor]
+            for view, factor in factors.items()
+        ]
         records.append(
             s.record(
                 f"swap/{kind}",
@@ -128,7 +132,7 @@ def _joint_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[s
     s, label, kind = subject.codes, subject.settings.label, subject.settings.private_label
     made = subject.samples
     classes = judge_all(judges, made.x, label)
-    mixed = judge_all(judges, independent_views(s.model, made.latents, s.seed), label)
+    mixed = judge_independent(s.model, judges, made.latents, label, s.seed)
     records = [
         s.record(
             "joint/agreement",
@@ -140,9 +144,9 @@ def _joint_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[s
         )
     ]
     factors = {"class": (dict.fromkeys(judges, label), dict(zip(judges, classes, strict=True)))}
-    if len(s.private_factors) == len(judges):
-        shown = {view: judges[view].classes(made.x[view], factor) for view, factor in s.private_factors.items()}
+    if shown := {view: judges[view].classes(made.x[view], factor) for view, factor in s.private_factors.items()}:
         factors[kind] = s.private_factors, shown
+    if len(shown) > 1:
         records.append(_dependence_figure(subject, shown))
     return records + [_histogram_figure(subject, name, *of) for name, of in factors.items()]
 
@@ -156,11 +160,11 @@ def _prior_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[s
     records = []
     for name, draw in PRIORS.items():
         drawn = draw(s.train.latents[rows].components, s.settings.num_generated, s.seed)
-        x = s.model.decode(Latents.of(drawn | {SHARED: to_sphere(drawn[SHARED])}))
+        latents = Latents.of(drawn | {SHARED: to_sphere(drawn[SHARED])})
         records.append(
             s.record(
                 f"joint/agreement {name}",
-                agreement(judge_all(judges, x, s.settings.label)),
+                agreement(judge_decoded(s.model, judges, latents, s.settings.label)),
                 f"As joint/agreement, of latents drawn {_PRIORS[name]} in place of stage 2.",
                 **of_tuples,
             )
