@@ -167,7 +167,7 @@ def ask(truth: Truth, name: str, minutes: float, threads: int) -> Path:
         "num_generated": truth.settings.num_generated,
         "modalities": {modality.name: list(modality.shape) for modality in truth.splits.modalities},
         "routes": [list(route) for route in truth.routes],
-        "network": truth.recipe.vae.model.encoder_decoder.model_dump(mode="json"),
+        "networks": {name: network.model_dump(mode="json") for name, network in truth.networks.items()},
         "data": write_data(truth),
     }
     config = dump(settled(truth.recipe))

@@ -51,11 +51,17 @@ class Truth:
         self.splits: Splits = load_data(recipe.data, recipe.seed)
         self.names = [modality.name for modality in self.splits.modalities]
         shapes = {modality.name: modality.shape for modality in self.splits.modalities}
-        if unfit := [name for name, shape in shapes.items() if len(shape) != 3]:
-            raise MandorlaError(
-                f"peers are networks of images, and {unfit[0]} has shape {shapes[unfit[0]]}: leave it out"
-            )
-        if not self.classes and (len(set(shapes.values())) > 1 or self.splits.modalities[0].channels > 1):
+        model = recipe.vae.model
+        self.networks = {name: model.encoder_decoder_of.get(name, model.encoder_decoder) for name in self.names}
+        images = [name for name, shape in shapes.items() if len(shape) == 3]
+        for name, network in self.networks.items():
+            if network.kind != "perceptron" and not (network.kind == "convolutional" and name in images):
+                raise MandorlaError(
+                    f"peers are networks of images, or perceptrons, and {name} has shape {shapes[name]} and a network"
+                    f" of kind '{network.kind}': leave it out, or set vae.model.encoder_decoder_of"
+                )
+        alike = len(set(shapes.values())) == 1 and images and self.splits.modalities[0].channels == 1
+        if not self.classes and not alike:
             raise MandorlaError(f"peers for translation stack grey images of one size, not {shapes}: set data.size")
 
     @property
@@ -149,7 +155,7 @@ class Truth:
             kept = np.mean(judge_all(judges, swapped, label) == truth, 0)
             text = "Share in which a view, decoded with the private part of another sample, {}."
             records.append(codes.record("swap/class", kept, text.format("keeps its class"), **reference))
-            if factors := self._private_factors(codes):
+            if factors := codes.private_factors:
                 moved = [judges[n].classes(swapped[n], f) == test.factors[f][self.donor] for n, f in factors.items()]
                 kind, text = settings.private_label, text.format(f"takes over its '{settings.private_label}'")
                 records.append(codes.record(f"swap/{kind}", np.mean(moved, 0), text, **codes.private_reference))
@@ -173,7 +179,7 @@ class Truth:
                 records.append(codes.record(name, agreement(classes), text, control=control, **reference))
         made = read_images(answer / "joint")
         factors = {"class": dict.fromkeys(judges, label)}
-        if private := self._private_factors(codes):
+        if private := codes.private_factors:
             factors[self.settings.private_label] = private
         for kind, of_view in factors.items():
             distances = []
@@ -184,11 +190,6 @@ class Truth:
             text = f"Total variation between the {kind} shares of generated and real images, mean over views."
             records.append(codes.record(f"joint/{kind} histogram", np.array(distances), text, "lower"))
         return records + self.distances("joint", "test", made, np.arange(len(made[self.names[0]])))
-
-    def _private_factors(self, codes: Codes) -> dict[str, str]:
-        """Return the private factor of each modality, none where some modality has none that a judge knows."""
-        factors = codes.private_factors
-        return factors if len(factors) == len(self.names) else {}
 
     def distances(self, start: str, part: str, made: Images, whose_made: np.ndarray) -> list[Record]:
         """Measure the Fréchet distance of made images to a real `part` in each space, beside that of training images.

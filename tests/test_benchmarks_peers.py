@@ -276,7 +276,7 @@ def test_a_training_takes_its_minutes_and_learns(ours, tmp_path):
     np.save(tmp_path / "data" / "train" / "x.npy", np.full((10, 1, 1, 1), 51, np.uint8))
     asked = {"model": "mean", "seed": 0, "minutes": 0.01, "num_samples": 1, "num_generated": 1, "routes": []}
     (tmp_path / "asked" / "settings.json").write_text(
-        json.dumps(asked | {"modalities": {"x": [1, 1, 1]}, "network": {}})
+        json.dumps(asked | {"modalities": {"x": [1, 1, 1]}, "networks": {}})
     )
     task, module = tasks.Task(tmp_path / "asked"), torch.nn.Linear(1, 1)
     torch.optim.Adam(module.parameters())  # loads what is loaded once

@@ -1,8 +1,9 @@
 """Peers with a shared latent space: MMVAE+, DMVAE, MoPoE and MVTCAE of the library MultiVae.
 
 Losses, likelihood, latent sizes, batches and optimiser are those with which the library's authors reproduce PolyMNIST
-(DMVAE: theirs for MNIST-SVHN, with the likelihood and latent sizes of MMVAE+). Encoders and decoders are as large as
-ours. DMVAE and MMVAE+ have private codes; MoPoE and MVTCAE have one code for all.
+(DMVAE: theirs for MNIST-SVHN, with the likelihood and latent sizes of MMVAE+); where modalities differ in shape,
+likelihoods are rescaled by their sizes, as theirs are for MNIST-SVHN. Encoders and decoders are as large as ours. DMVAE
+and MMVAE+ have private codes; MoPoE and MVTCAE have one code for all.
 
 References: Palumbo et al., "MMVAE+", 2023, https://openreview.net/forum?id=sdQGxouELX; Lee and Pavlovic,
 "Private-Shared Disentangled Multimodal VAE", 2021, https://arxiv.org/abs/2012.13024; Sutter et al., "Generalized
@@ -13,6 +14,7 @@ https://doi.org/10.21105/joss.07996.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from multivae.data.datasets.base import MultimodalBaseDataset
@@ -23,6 +25,7 @@ from multivae.samplers import GaussianMixtureSampler, GaussianMixtureSamplerConf
 from task import Images, Stopwatch, Task, in_bf16, in_chunks, read_task, train
 from torch import Tensor, nn
 from torch.distributions import Laplace
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -62,60 +65,80 @@ RECIPES = {
 
 
 class Encoder(BaseMultilatentEncoder):
-    """Read mean and log variance of a shared and, where it has a size, a private code off an image."""
+    """Read mean and log variance of a shared and, where it has a size, a private code off a modality."""
 
     def __init__(self, shape: list[int], network: dict, shared: int, private: int):
         super().__init__()
         self.latent_dim, self.style_dim = shared, private
-        widths = network["channels"]
-        cells = math.prod(grid(shape, network))
-        layers = [nn.Conv2d(shape[0], widths[0], network["patch"], network["patch"])]
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.BatchNorm2d(a), nn.SiLU(), nn.Conv2d(a, b, 4, 2, 1)]
-        layers += [nn.BatchNorm2d(widths[-1]), nn.SiLU(), nn.Flatten()]
-        hidden = 2 * network["hidden"]  # ours has two such layers, one for each code
-        layers += [nn.Linear(widths[-1] * cells, hidden), nn.SiLU(), nn.Linear(hidden, 2 * (shared + private))]
-        self.layers = nn.Sequential(*layers)
+        if network["kind"] == "perceptron":
+            self.pad = []
+            widths = [math.prod(shape), *network["hidden"], network["hidden"][-1]]  # ours has one more for u
+            layers = [nn.Flatten()]
+        else:
+            channels, cells = network["channels"], grid(shape, network)
+            missing = [stride(network) * n - size for n, size in zip(cells, shape[1:], strict=True)]
+            self.pad = [n for far_end in reversed(missing) for n in (0, far_end)]
+            layers = [nn.Conv2d(shape[0], channels[0], network["patch"], network["patch"])]
+            for a, b in pairwise(channels):
+                layers += [nn.BatchNorm2d(a), nn.SiLU(), nn.Conv2d(a, b, 4, 2, 1)]
+            layers += [nn.BatchNorm2d(channels[-1]), nn.SiLU(), nn.Flatten()]
+            widths = [channels[-1] * math.prod(cells), 2 * network["hidden"]]  # ours: two such layers, for two codes
+        self.layers = nn.Sequential(*layers, *dense(*widths), nn.Linear(widths[-1], 2 * (shared + private)))
 
     def forward(self, x: Tensor) -> ModelOutput:
         with in_bf16():
-            z = self.layers(2 * x - 1)
+            z = self.layers(F.pad(2 * x - 1, self.pad))
         mean, log_variance, *style = z.float().split([self.latent_dim] * 2 + [self.style_dim] * 2, dim=-1)
         private = {"style_embedding": style[0], "style_log_covariance": style[1]} if self.style_dim else {}
         return ModelOutput(embedding=mean, log_covariance=log_variance, **private)
 
 
 class Decoder(BaseDecoder):
-    """Draw an image from its codes, side by side, `(..., codes)`."""
+    """Draw a modality from its codes, side by side, `(..., codes)`."""
 
     def __init__(self, shape: list[int], network: dict, size: int):
         super().__init__()
-        widths = network["channels"]
-        top, cells = widths[-1], grid(shape, network)
-        layers = [nn.Linear(size, network["hidden"]), nn.SiLU(), nn.Linear(network["hidden"], top * math.prod(cells))]
-        layers += [nn.Unflatten(1, (top, *cells)), nn.Conv2d(top, top, 1), nn.SiLU()]
-        for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            layers += [nn.ConvTranspose2d(a, b, 4, 2, 1), nn.SiLU()]
-        self.layers = nn.Sequential(
-            *layers, nn.ConvTranspose2d(widths[0], shape[0], network["patch"], network["patch"])
-        )
+        self.size = shape[1:]
+        if network["kind"] == "perceptron":
+            widths = [size, *reversed(network["hidden"])]
+            layers = [*dense(*widths), nn.Linear(widths[-1], math.prod(shape)), nn.Unflatten(1, shape)]
+        else:
+            channels, cells = network["channels"], grid(shape, network)
+            top = channels[-1]
+            layers = [*dense(size, network["hidden"]), nn.Linear(network["hidden"], top * math.prod(cells))]
+            layers += [nn.Unflatten(1, (top, *cells)), nn.Conv2d(top, top, 1), nn.SiLU()]
+            for a, b in pairwise(reversed(channels)):
+                layers += [nn.ConvTranspose2d(a, b, 4, 2, 1), nn.SiLU()]
+            layers += [nn.ConvTranspose2d(channels[0], shape[0], network["patch"], network["patch"])]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> ModelOutput:
         with in_bf16():
-            x = self.layers(z.flatten(0, -2))
+            x = self.layers(z.flatten(0, -2))[(..., *(slice(n) for n in self.size))]
         return ModelOutput(reconstruction=x.float().unflatten(0, z.shape[:-1]))
 
 
 def grid(shape: list[int], network: dict) -> list[int]:
-    """Return the cells of the last layer of an encoder."""
-    stride = network["patch"] * 2 ** (len(network["channels"]) - 1)
-    return [size // stride for size in shape[1:]]
+    """Return the cells of the last layer of a convolutional encoder."""
+    return [math.ceil(size / stride(network)) for size in shape[1:]]
+
+
+def stride(network: dict) -> int:
+    """Return how many pixels a side such a cell has."""
+    return network["patch"] * 2 ** (len(network["channels"]) - 1)
+
+
+def dense(*widths: int) -> list[nn.Module]:
+    """Return fully connected layers."""
+    return [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
 
 
 def build(task: Task) -> nn.Module:
     """Build the model that is asked for."""
     recipe, names = RECIPES[task.model], list(task.modalities)
     options = dict(recipe.options)
+    if len({tuple(shape) for shape in task.modalities.values()}) > 1:
+        options["uses_likelihood_rescaling"] = True
     if recipe.private:
         per_modality = recipe.model is DMVAE
         options["modalities_specific_dim"] = dict.fromkeys(names, recipe.private) if per_modality else recipe.private
@@ -127,8 +150,8 @@ def build(task: Task) -> nn.Module:
         decoder_dist_params={name: {"scale": 0.75} for name in names},
         **options,
     )
-    encoders = {n: Encoder(s, task.network, recipe.shared, recipe.private) for n, s in task.modalities.items()}
-    decoders = {n: Decoder(s, task.network, recipe.shared + recipe.private) for n, s in task.modalities.items()}
+    encoders = {n: Encoder(s, task.networks[n], recipe.shared, recipe.private) for n, s in task.modalities.items()}
+    decoders = {n: Decoder(s, task.networks[n], recipe.shared + recipe.private) for n, s in task.modalities.items()}
     return recipe.model(config, encoders=encoders, decoders=decoders)
 
 

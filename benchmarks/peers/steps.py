@@ -137,7 +137,8 @@ def mmvae_step(asked: dict) -> Step:
 
     shape = [3, asked["size"], asked["size"]]
     modalities = {f"m{k}": shape for k in range(asked["modalities"])}
-    model = build(SimpleNamespace(model="mmvae+", modalities=modalities, network=asked["network"]))
+    networks = dict.fromkeys(modalities, asked["network"])
+    model = build(SimpleNamespace(model="mmvae+", modalities=modalities, networks=networks))
     x = {name: torch.rand(asked["batch"], *shape) for name in modalities}
     return model, lambda: model(MultimodalBaseDataset(data=x)).loss
 

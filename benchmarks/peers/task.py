@@ -4,7 +4,7 @@
 of the project no more than the folder:
 
     settings.json   model, seed, minutes, num_samples, num_generated; modalities: {name: [channels, *size]};
-                    routes: [[given modalities], [wanted modalities]] each; network: sizes of our own networks
+                    routes: [[given modalities], [wanted modalities]] each; networks: {name: kind and sizes of ours}
     recipe.yaml     ours, for ours
     ../data         known/, test/, translated/NAME.npy, (N, C, *size): samples that probes are fitted on, that are
                     measured, that are translated; train/NAME.npy: all there is to train on; donor.npy (N,): the
@@ -72,7 +72,7 @@ class Task:
         self.num_generated: int = settings["num_generated"]
         self.modalities: dict[str, list[int]] = settings["modalities"]
         self.routes: list[tuple[list[str], list[str]]] = settings["routes"]
-        self.network: dict = settings["network"]
+        self.networks: dict[str, dict] = settings["networks"]
         torch.manual_seed(self.seed)
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
