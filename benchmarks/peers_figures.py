@@ -114,13 +114,13 @@ class Truth:
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
-        """Return the classifiers of classes and private factors."""
+        """Return the classifiers of classes, private factors and lesions, none of data without any."""
         return find_judges(self.folder / "judges.safetensors", self.splits, self.settings, self.seed, "cpu")
 
     @cached_property
     def spaces(self) -> dict[str, Networks]:
         """Return the networks of each space of features."""
-        return feature_spaces(self.splits.modalities, self.judges if self.classes else {}, self.settings.features)[0]
+        return feature_spaces(self.splits.modalities, self.judges, self.settings.features)[0]
 
     def measure(self, name: str, answer: Path) -> Columns:
         """Return the figures of a model by the way in which it answers, its name alone where there is but one."""

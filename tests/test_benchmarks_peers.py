@@ -18,7 +18,7 @@ DIGITS = [
 ]
 PHANTOM = [
     "data={kind: phantom, size: [24, 24], num_train: 40, num_val: 10, num_test: 12}",
-    "evaluate={num_train: 40, num_test: 12, num_generated: 12, num_translated: 12, num_samples: 2}",
+    "evaluate={num_train: 40, num_test: 12, num_generated: 12, num_translated: 12, num_samples: 2, judge_steps: 20}",
 ]
 FAKE = """
 import json, sys
@@ -115,7 +115,9 @@ def test_translations_of_a_model_that_is_right_by_construction(peers):
     assert list(found) == ["truth, mean of 2", "truth, single"]
     assert found["truth, single"]["translation/psnr"]["value"] == pytest.approx(100)
     assert found["truth, single"]["translation/ssim foreground"]["value"] == pytest.approx(1)
-    assert found["truth, single"]["translation/random frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    for space in ("judge", "random"):
+        assert found["truth, single"][f"translation/{space} frechet"]["value"] == pytest.approx(0, abs=1e-6)
+        assert found["truth, mean of 2"][f"translation/{space} frechet"]["value"] > 1e-3
     truth = peers.Truth(peers.read_recipe("phantom", PHANTOM), peers.folder / "phantom" / "seed0")
     x = truth.translated.x
     half = found["truth, mean of 2"]["translation/t1 to t2/psnr"]["value"]
@@ -200,6 +202,15 @@ def test_mistakes_end_in_one_line(peers, tmp_path, monkeypatch):
     assert not peers.TABLES.exists()
     with pytest.raises(peers.MandorlaError, match="a sample has no x"):
         peers.write_images(tmp_path, Held(torch.zeros(2, 1, 2, 2), torch.tensor([True, False])), np.arange(2), np.uint8)
+
+
+def test_peers_have_networks_of_the_kinds_of_ours(peers, tmp_path):
+    keys = [*DIGITS, "vae.model.encoder_decoder_of={view1: {kind: perceptron}}"]
+    truth = peers.Truth(peers.read_recipe("polydigits", keys), tmp_path)
+    assert [network.kind for network in truth.networks.values()] == ["convolutional", "perceptron", "convolutional"]
+    keys = [*DIGITS, "vae.model.encoder_decoder_of={view1: {kind: 'somebody:Else'}}"]
+    with pytest.raises(peers.MandorlaError, match="view1 has shape .* and a network of kind 'somebody:Else'"):
+        peers.Truth(peers.read_recipe("polydigits", keys), tmp_path)
 
 
 @pytest.fixture
