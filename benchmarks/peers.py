@@ -243,7 +243,8 @@ def write_images(folder: Path, dataset: Dataset, rows: np.ndarray, kind: type) -
 def about(command: str, seeds: Sequence[int]) -> str:
     """Return what was done, in words."""
     runs = f"{len(seeds)} seeds, mean ± standard deviation" if len(seeds) > 1 else "one seed"
-    return f"`{command}`, commit {commit() or 'unknown'}; {processor()}, no GPU; {runs}. Best of each row in bold.\n"
+    machine = f"{processor()}, {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}"
+    return f"`{command}`, commit {commit() or 'unknown'}; {machine}; {runs}. Best of each row in bold.\n"
 
 
 def reports_table(reports: Mapping[str, Sequence[dict]]) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mandorla.data import load_data
 from mandorla.data.dataset import Batch, Dataset, Splits
+from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.coherence import agreement, chance_agreement, donors, histogram_distance, judge_all
 from mandorla.evaluate.distances import frechet_distance
@@ -47,7 +48,7 @@ class Truth:
 
     def __init__(self, recipe: Recipe, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.settings, self.seed = recipe.evaluate, recipe.seed
+        self.settings, self.seed, self.device = recipe.evaluate, recipe.seed, choose_device(recipe.device)
         self.splits: Splits = load_data(recipe.data, recipe.seed)
         self.names = [modality.name for modality in self.splits.modalities]
         shapes = {modality.name: modality.shape for modality in self.splits.modalities}
@@ -115,7 +116,7 @@ class Truth:
     @cached_property
     def judges(self) -> dict[str, Judge]:
         """Return the classifiers of classes, private factors and lesions, none of data without any."""
-        return find_judges(self.folder / "judges.safetensors", self.splits, self.settings, self.seed, "cpu")
+        return find_judges(self.folder / "judges.safetensors", self.splits, self.settings, self.seed, self.device)
 
     @cached_property
     def spaces(self) -> dict[str, Networks]:

@@ -24,7 +24,7 @@ model can do and nothing else:
 Last comes `report.json`, without which an answer does not count.
 
 A minute is one of computing: processor time over threads, which is the time on the clock where a core is free, and
-what another program takes away where it is not is nobody's loss.
+what another program takes away where it is not is nobody's loss. On a GPU it is one on the clock.
 """
 
 import json
@@ -41,10 +41,13 @@ from torch import Tensor, nn
 Images = dict[str, Tensor]  # (B, C, *size) in [0, 1] by name of modality
 _CHUNK = 250  # samples that go through a network at once
 _WARMUP = 0.05  # share of the training
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def minutes() -> float:
     """Return the minutes that this process has computed so far."""
+    if DEVICE.type == "cuda":
+        return time.perf_counter() / 60
     return time.process_time() / torch.get_num_threads() / 60
 
 
@@ -101,13 +104,14 @@ class Task:
 
 
 def read_task() -> Task:
-    """Return the task in the folder that the command line names."""
+    """Return the task in the folder that the command line names; what is made from now on is made on the device."""
+    torch.set_default_device(DEVICE)
     return Task(Path(sys.argv[1]))
 
 
 def to_images(arrays: dict[str, np.ndarray], rows: Sequence[int] | np.ndarray | slice = slice(None)) -> Images:
-    """Return some rows of arrays as images in [0, 1]."""
-    chosen = {name: torch.from_numpy(np.array(array[rows])) for name, array in arrays.items()}
+    """Return some rows of arrays as images in [0, 1], on the device."""
+    chosen = {name: torch.from_numpy(np.array(array[rows])).to(DEVICE) for name, array in arrays.items()}
     return {name: x.float() / 255 if x.dtype == torch.uint8 else x.float() for name, x in chosen.items()}
 
 
@@ -159,4 +163,4 @@ def in_chunks(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 def in_bf16() -> torch.autocast:
     """Return what lets a network compute in bfloat16, as ours do."""
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(DEVICE.type, torch.bfloat16)
