@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -33,50 +32,75 @@ def coherence_figures(subject: Subject) -> list[Record]:
     if not views or len(rows) < 2:
         return []
     judges = {view: s.judges[view] for view in views}
-    groups = s.whose()[rows]
-    reference = {**s.reference, "groups": groups}
     truth = s.test.factors[label][rows]
-    alone = {view: s.test.alone[view][rows] for view in views}
-    own, cross = conditional_coherence(s.model, judges, label, alone, truth, s.seed)
-    latents = s.test.latents[rows]
-    swaps, donor = swapped(s.model, latents, groups, s.seed)
-    swapped_classes = judge_decoded(s.model, judges, swaps, label)
-    kept = (swapped_classes == truth).mean(0)
     real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
     of_tuples = {"chance": chance_agreement(truth, len(judges)), "ceiling": float(agreement(real).mean())}
-    drawn = "with its private part drawn from p(private | shared), is judged to show the source's class"
+    return [
+        *_from_one(subject, judges, rows),
+        *_by_number(subject, judges, rows),
+        *_swap_figures(subject, judges, rows, of_tuples),
+        *_joint_figures(subject, judges, of_tuples),
+        *_prior_figures(subject, judges, of_tuples),
+    ]
+
+
+def _from_one(subject: Subject, judges: dict[str, Judge], rows: np.ndarray) -> list[Record]:
+    """Measure coherence given one view: of itself, and of the others."""
+    s, label = subject.codes, subject.settings.label
+    alone = {view: s.test.alone[view][rows] for view in judges}
+    own, cross = conditional_coherence(s.model, judges, label, alone, s.test.factors[label][rows], s.seed)
+    text = "Share in which a view, decoded from {} with its private part drawn from p(private | shared), is judged to"
+    text += " show the source's class{}."
+    asked = {
+        "coherence/self": (own.mean(0), "its own shared part", ""),
+        "coherence/cross": (cross.mean(0), "another view's shared part", ""),
+    }
+    for view, of_view in zip(judges, cross, strict=True):
+        source = f"the shared part of {view}"
+        asked[f"coherence/cross from {view} alone"] = of_view, source, ", mean over all others"
+    reference = {**s.reference, "groups": s.whose()[rows]}
+    return [
+        s.record(name, scores, text.format(source, mean), **reference) for name, (scores, source, mean) in asked.items()
+    ]
+
+
+def _by_number(subject: Subject, judges: dict[str, Judge], rows: np.ndarray) -> list[Record]:
+    """Measure coherence from two views upward: of views that are not given, and from all views of each."""
+    s, label = subject.codes, subject.settings.label
+    reference = {**s.reference, "groups": s.whose()[rows]}
+    batch = subject.data.test.batch(s.test.indices[rows])
+    truth = s.test.factors[label][rows]
+    records = []
+    for num in range(2, len(judges) + 1):
+        scores = coherence_from(s.model, judges, label, batch.x, truth, num, s.seed)
+        kind, whose = ("cross", "a view that is not given") if num < len(judges) else ("self", "each view")
+        text = (
+            f"Share in which {whose}, decoded from the shared part of {num} random views with its private part drawn"
+            " from p(private | shared), is judged to show the source's class."
+        )
+        records.append(s.record(f"coherence/{kind} from {num}", scores, text, **reference))
+    return records
+
+
+def _swap_figures(
+    subject: Subject, judges: dict[str, Judge], rows: np.ndarray, of_tuples: dict[str, float]
+) -> list[Record]:
+    """Measure what a view shows that is decoded with the private part of another sample, or with its residual."""
+    s, label, kind = subject.codes, subject.settings.label, subject.settings.private_label
+    groups, truth, latents = s.whose()[rows], s.test.factors[label][rows], s.test.latents[rows]
+    swaps, donor = swapped(s.model, latents, groups, s.seed)
+    classes = judge_decoded(s.model, judges, swaps, label)
     records = [
         s.record(
-            "coherence/self",
-            own.mean(0),
-            f"Share in which a view, decoded from its own shared part {drawn}.",
-            **reference,
-        ),
-        s.record(
-            "coherence/cross",
-            cross.mean(0),
-            f"Share in which a view, decoded from another view's shared part {drawn}.",
-            **reference,
-        ),
-        *(
-            s.record(
-                f"coherence/cross from {view} alone",
-                of_view,
-                f"Share in which a view, decoded from the shared part of {view} {drawn}, mean over all others.",
-                **reference,
-            )
-            for view, of_view in zip(views, cross, strict=True)
-        ),
-        *_by_number(subject, judges, rows, reference),
-        s.record(
             "swap/class",
-            kept,
+            (classes == truth).mean(0),
             "Share in which a view, decoded with the private part of another sample, keeps its class, mean over views.",
-            **reference,
+            **s.reference,
+            groups=groups,
         ),
         s.record(
             "swap/agreement",
-            agreement(swapped_classes),
+            agreement(classes),
             "Share of such swapped tuples in which the judges of all views name one class; ceiling: real test tuples.",
             **of_tuples,
             groups=groups,
@@ -90,11 +114,11 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 "swap/class residual",
                 (judge_decoded(s.model, judges, swaps_of_residual, label) == truth[:few]).mean(0),
                 "As swap/class, with the residual private part of the other sample: its manner under this shared part.",
-                **{**reference, "groups": groups[:few]},
+                **s.reference,
+                groups=groups[:few],
             )
         )
-    kind, factors = s.settings.private_label, s.private_factors
-    if factors:
+    if factors := s.private_factors:
         moved = [
             judge_decoded(s.model, {view: judges[view]}, swaps, factor)[0] == s.test.factors[factor][rows][donor]
             for view, factor in factors.items()
@@ -108,23 +132,6 @@ def coherence_figures(subject: Subject) -> list[Record]:
                 groups=groups,
             )
         )
-    return records + _joint_figures(subject, judges, of_tuples) + _prior_figures(subject, judges, of_tuples)
-
-
-def _by_number(subject: Subject, judges: dict[str, Judge], rows: np.ndarray, reference: dict[str, Any]) -> list[Record]:
-    """Measure coherence from two views upward: of views that are not given, and from all views of each."""
-    s, label = subject.codes, subject.settings.label
-    batch = subject.data.test.batch(s.test.indices[rows])
-    truth = s.test.factors[label][rows]
-    records = []
-    for num in range(2, len(judges) + 1):
-        scores = coherence_from(s.model, judges, label, batch.x, truth, num, s.seed)
-        kind, whose = ("cross", "a view that is not given") if num < len(judges) else ("self", "each view")
-        text = (
-            f"Share in which {whose}, decoded from the shared part of {num} random views with its private part drawn"
-            " from p(private | shared), is judged to show the source's class."
-        )
-        records.append(s.record(f"coherence/{kind} from {num}", scores, text, **reference))
     return records
 
 
