@@ -30,7 +30,7 @@ from mandorla.latents import Latents
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
 
-_CHUNK = 2000  # decoded tuples that are held at once
+_CHUNK = 2000  # tuples whose images are read, or held after decoding, at once
 
 
 def conditional_coherence(
@@ -76,7 +76,13 @@ def coherence_from(
     given = np.zeros(order.shape, bool)
     np.put_along_axis(given, order[:, :num], True, axis=1)
     present = {name: torch.as_tensor(given[:, m]) for m, name in enumerate(names)}
-    drawn = model.sample_private(model.encode(x, present).shared, seed + num)
+    shared = torch.cat(
+        [
+            model.encode(*({name: z[start : start + _CHUNK] for name, z in of.items()} for of in (x, present))).shared
+            for start in range(0, len(truth), _CHUNK)
+        ]
+    )
+    drawn = model.sample_private(shared, seed + num)
     right = judge_decoded(model, judges, drawn, label) == truth
     counts = ~given.T if num < len(names) else given.T
     return (right & counts).sum(0) / counts.sum(0)
