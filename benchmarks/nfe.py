@@ -57,9 +57,11 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
         return f"| {title} | {evaluations} | {' | '.join(f'{d:.4g}' for d in distances)} | {agreed} |"
 
     for sampler in samplers:
-        for most in nfe:
-            model.sampling = within(most, model.sampling.model_copy(update={"sampler": sampler}))
-            yield line(sampler, evaluations(model.sampling), model.sample(len(rows)).x)
+        asked = model.sampling.model_copy(update={"sampler": sampler})
+        by_count = {evaluations(one): one for one in (within(most, asked) for most in nfe)}
+        for count, sampling in by_count.items():
+            model.sampling = sampling
+            yield line(sampler, count, model.sample(len(rows)).x)
     train = data.train.batch(choose(data.train, num, model.recipe.seed))
     yield line("training samples, decoded", "", model.decode(model.encode(train.x, train.present)))
     yield line("training samples", "", train.x)

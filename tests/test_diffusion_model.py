@@ -142,6 +142,13 @@ def test_guidance_begins_where_it_is_told():
     )
 
 
+def test_guidance_begins_at_a_time_of_the_grid_however_that_is_rounded():
+    for steps in range(2, 60):
+        for k in range(1, steps):
+            sampling = SamplingConfig(steps=steps, sampler="euler", autoguidance=2.0, guided_from=k / steps)
+            assert evaluations(sampling) == steps + (steps - k), (k, steps)
+
+
 @pytest.mark.parametrize("sampler", ["multistep", "dpm", "heun", "euler", "sde"])
 def test_evaluations_are_what_a_sample_takes(sampler):
     diffusion, noise = exact(), sample_noise(LAYOUT, 0, [(i,) for i in range(4)])

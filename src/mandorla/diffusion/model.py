@@ -187,7 +187,7 @@ class Diffusion(nn.Module):
 
         def velocity(x: Tensor, t: float) -> Tensor:
             guided = v = learned(self.network, x, t, known, labels)
-            if t < sampling.guided_from:
+            if not sampling.guided_at(t):
                 return v
             if guidance != 1 and (known or labels):
                 guided = guided + (guidance - 1) * (v - learned(self.network, x, t, always, None))

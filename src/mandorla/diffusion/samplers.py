@@ -45,6 +45,10 @@ class SamplingConfig(Settings):
     residual_steps: int = Field(20, ge=1)
     """steps from a private part to its residual, and back: enough that the way back ends where it began"""
 
+    def guided_at(self, t: float) -> bool:
+        """Return whether what guides does so at time `t`, which may be rounded."""
+        return t > self.guided_from - 1e-6
+
 
 def evaluations(sampling: SamplingConfig, known: bool = False) -> int:
     """Return how many evaluations of networks a sample takes from noise on.
@@ -55,7 +59,7 @@ def evaluations(sampling: SamplingConfig, known: bool = False) -> int:
 
     def velocity(x: Tensor, t: float) -> Tensor:
         nonlocal count
-        count += 1 + (t >= sampling.guided_from) * ((sampling.autoguidance != 1) + (known and sampling.guidance != 1))
+        count += 1 + sampling.guided_at(t) * ((sampling.autoguidance != 1) + (known and sampling.guidance != 1))
         return x
 
     times = time_grid(sampling.steps, shift=sampling.shift)
