@@ -67,11 +67,15 @@ _CHUNK = 1000  # samples that are written at once
 
 @dataclass(frozen=True)
 class Model:
-    """Say which script in `peers/` trains a model, on which kind of data, and where that script runs."""
+    """Say which script in `peers/` trains a model, on which kind of data, and where that script runs.
+
+    One that is `stacked` takes modalities side by side as channels.
+    """
 
     script: str
     classes: bool = False
     routes: bool = False
+    stacked: bool = False
     python: Path = ENVIRONMENT / "bin" / "python"
     by_default: bool = True
 
@@ -82,9 +86,9 @@ MODELS = {
     "dmvae": Model("multivae_models.py", classes=True),
     "mopoe": Model("multivae_models.py", classes=True),
     "mvtcae": Model("multivae_models.py", classes=True),
-    "unet": Model("unet.py", routes=True),
-    "unet-per-route": Model("unet.py", routes=True, by_default=False),
-    "latent-diffusion": Model("latent_diffusion.py", routes=True),
+    "unet": Model("unet.py", routes=True, stacked=True),
+    "unet-per-route": Model("unet.py", routes=True, stacked=True, by_default=False),
+    "latent-diffusion": Model("latent_diffusion.py", classes=True, routes=True, stacked=True),
 }
 
 
@@ -144,6 +148,7 @@ def chosen_models(names: Sequence[str], truth: Truth) -> list[str]:
     Raises MandorlaError where one does not fit the data or is not installed.
     """
     fitting = [name for name, model in MODELS.items() if (model.classes if truth.classes else model.routes)]
+    fitting = [name for name in fitting if truth.one_size or not MODELS[name].stacked]
     if unfit := [name for name in names if name not in fitting]:
         raise MandorlaError(f"{unfit[0]} is no model for this data: --models takes {', '.join(fitting)}")
     chosen = names or [name for name in fitting if MODELS[name].by_default]
@@ -168,6 +173,7 @@ def ask(truth: Truth, name: str, minutes: float, threads: int) -> Path:
         "modalities": {modality.name: list(modality.shape) for modality in truth.splits.modalities},
         "routes": [list(route) for route in truth.routes],
         "networks": {name: network.model_dump(mode="json") for name, network in truth.networks.items()},
+        "flip": list(truth.flip),
         "data": write_data(truth),
     }
     config = dump(settled(truth.recipe))

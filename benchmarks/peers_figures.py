@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from mandorla.data import load_data
+from mandorla.data.augment import AugmentConfig, augment_of
 from mandorla.data.dataset import Batch, Dataset, Splits
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.coherence import agreement, chance_agreement, donors, histogram_distance, judge_all
-from mandorla.evaluate.distances import frechet_distance
+from mandorla.evaluate.distances import density_coverage, frechet_distance, precision_recall
 from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.figures.classes import class_figures
+from mandorla.evaluate.figures.fidelity import LEAST
 from mandorla.evaluate.figures.subject import Codes, over_views
 from mandorla.evaluate.figures.translation import LIKENESS, by_group
 from mandorla.evaluate.gather import Gathered, choose, whose
@@ -61,8 +63,12 @@ class Truth:
                     f"peers are networks of images, or perceptrons, and {name} has shape {shapes[name]} and a network"
                     f" of kind '{network.kind}': leave it out, or set vae.model.encoder_decoder_of"
                 )
-        alike = len(set(shapes.values())) == 1 and images and self.splits.modalities[0].channels == 1
-        if not self.classes and not alike:
+        augment = augment_of(recipe.data)
+        self.flip = augment.flip
+        if augment != AugmentConfig(flip=augment.flip):
+            raise MandorlaError("peers see no augmented images but mirrored ones: leave data.augment out, but for flip")
+        self.one_size = len({shape[1:] for shape in shapes.values()}) == 1 and bool(images)
+        if not self.classes and not (self.one_size and {shape[0] for shape in shapes.values()} == {1}):
             raise MandorlaError(f"peers for translation stack grey images of one size, not {shapes}: set data.size")
 
     @property
@@ -142,16 +148,16 @@ class Truth:
         codes = Codes(None, few, self.seed, judges, known, test)
         truth = test.factors[label]
         reference = codes.reference
-        records = [r for r in class_figures(codes) if r.name.count("/") == 1 and r.group != "ceiling"]
+        figures = class_figures(codes) if test.alone else []
+        records = [r for r in figures if r.name.count("/") == 1 and r.group != "ceiling"]
         own, others = [], []
         for source in self.names:
             for name, image in read_images(answer / "given" / source).items():
                 (own if name == source else others).append(judges[name].classes(image[0], label) == truth)
-        text = (
-            "Share in which a view, decoded from {} c, its private part drawn from the prior, shows the source's class."
-        )
-        records.append(codes.record("coherence/self", np.mean(own, 0), text.format("its own"), **reference))
-        records.append(codes.record("coherence/cross", np.mean(others, 0), text.format("another's"), **reference))
+        text = "Share in which a view, generated given {} alone, shows the class of that, what is private drawn."
+        for kind, right, source in (("self", own, "itself"), ("cross", others, "another")):
+            if right:
+                records.append(codes.record(f"coherence/{kind}", np.mean(right, 0), text.format(source), **reference))
         if swapped := read_images(answer / "swapped"):
             kept = np.mean(judge_all(judges, swapped, label) == truth, 0)
             text = "Share in which a view, decoded with the private part of another sample, {}."
@@ -173,11 +179,14 @@ class Truth:
             if made := read_images(answer / place):
                 classes = judge_all(judges, made, label)
                 mixed = np.stack([rng.permutation(of_view) for of_view in classes])
-                text = (
-                    "Share of generated tuples in which all judges name one class; control: views of different tuples."
+                name, text = (
+                    place.replace("joint", "joint/agreement"),
+                    "Share of {} in which all judges name one class.",
                 )
-                name, control = place.replace("joint", "joint/agreement"), float(agreement(mixed).mean())
-                records.append(codes.record(name, agreement(classes), text, control=control, **reference))
+                records.append(codes.record(name, agreement(classes), text.format("generated tuples"), **reference))
+                text = text.format("tuples of views of different generated tuples")
+                chance = reference["chance"]
+                records.append(codes.record(f"{name}, mixed", agreement(mixed), text, "neither", chance=chance))
         made = read_images(answer / "joint")
         factors = {"class": dict.fromkeys(judges, label)}
         if private := codes.private_factors:
@@ -190,44 +199,83 @@ class Truth:
                 distances.append(histogram_distance(judges[name].classes(made[name], factor), real, num))
             text = f"Total variation between the {kind} shares of generated and real images, mean over views."
             records.append(codes.record(f"joint/{kind} histogram", np.array(distances), text, "lower"))
-        return records + self.distances("joint", "test", made, np.arange(len(made[self.names[0]])))
+        return records + self._fidelity(made)
 
-    def distances(self, start: str, part: str, made: Images, whose_made: np.ndarray) -> list[Record]:
-        """Measure the Fréchet distance of made images to a real `part` in each space, beside that of training images.
+    def _fidelity(self, made: Images) -> list[Record]:
+        """Measure how far generated tuples are from test samples, how many look real, how varied they are."""
+        return self.distances("joint", "test", made) + self._variety(made)
 
-        The mean over what was made, each, and all modalities side by side: what was not made is the real one. Errors
-        are those of whole patients: `whose_made` `(B,)` says whose the made ones are.
+    def distances(self, start: str, part: str, made: Images, paired: bool = False) -> list[Record]:
+        """Measure the Fréchet distance of made images to a real `part` in each space.
+
+        The mean over what was made, each, and all modalities side by side: what was not made is the real one. Beside
+        it stands that of training images, but where made and real ones are `paired`, guesses of the truth. Errors leave
+        out whole patients, of pairs on both sides.
         """
-        real: Batch = getattr(self, part)
-        num = min(len(whose_made), len(real.ids), len(self.known.ids))
-        groups = whose(*self.parts[part])[:num], whose_made[:num]
         records = []
-        for space, networks in self.spaces.items():
-            truth, answered, usual = (
-                {name: networks[name].features(images[name][:num]) for name in self.names}
-                for images in (real.x, real.x | made, self.known.x)
-            )
+        for space in self.spaces:
+            truth, answered, usual, patients = self._features(space, part, made)
             scopes = {f"/{name}": [name] for name in made} | {" all together": self.names}
             found = {}
             for scope, names in scopes.items():
                 a, b, c = (torch.cat([of[name] for name in names], 1) for of in (truth, answered, usual))
-                errors = jackknife_error(lambda *z: np.array([frechet_distance(*z)]), (a, b), groups, 2, self.seed)
-                text = f"Fréchet distance in the features '{space}'; ceiling: training images."
-                value, ceiling = frechet_distance(a, b), frechet_distance(a, c)
-                name = f"{start}/{space} frechet{scope}"
+
+                def distance(*sets: Tensor) -> np.ndarray:
+                    return np.array([frechet_distance(*(sets[0].chunk(2, 1) if len(sets) == 1 else sets))])
+
+                sets, groups = ((torch.cat([a, b], 1),), patients[:1]) if paired else ((a, b), patients)
+                errors = jackknife_error(distance, sets, groups, 2, self.seed)
                 found[scope] = Record(
-                    name,
-                    value,
+                    f"{start}/{space} frechet{scope}",
+                    frechet_distance(a, b),
                     None if errors is None else float(errors[0]),
-                    num,
-                    text,
+                    len(a),
+                    f"Fréchet distance in the features '{space}'" + "; ceiling: training images." * (not paired),
                     "lower",
-                    ceiling=ceiling,
+                    ceiling=None if paired else frechet_distance(a, c),
                     seed=self.seed,
                 )
             each_one = [record for scope, record in found.items() if scope.startswith("/")]
-            records += [averaged(f"{start}/{space} frechet", each_one, text), *found.values()]
+            records += [averaged(f"{start}/{space} frechet", each_one, each_one[0].definition), *found.values()]
         return records
+
+    def _variety(self, made: Images) -> list[Record]:
+        """Measure precision, recall and coverage of generated tuples, all modalities side by side."""
+        records = []
+        for space in self.spaces:
+            *sets, patients = self._features(space, "test", made)
+            truth, answered, usual = (torch.cat([of[name] for name in self.names], 1) for of in sets)
+            if len(truth) < LEAST:
+                continue
+            (near, found), (near_usual, found_usual) = (precision_recall(truth, z) for z in (answered, usual))
+            covered, covered_usual = (density_coverage(truth, z)[1] for z in (answered, usual))
+            scores = {
+                "precision": (near, near_usual, "generated tuples near a real one", "nearer ceiling", patients[1]),
+                "recall": (found, found_usual, "real tuples near a generated one", "higher", patients[0]),
+                "coverage": (covered, covered_usual, "real tuples with a generated one near", "higher", patients[0]),
+            }
+            for name, (score, best, what, better, groups) in scores.items():
+                text = f"Share of {what} in the features '{space}'; ceiling: training images."
+                kept = {"ceiling": float(best.mean()), "groups": groups, "seed": self.seed}
+                records.append(Record.of(f"joint/{space} {name} all together", score, text, better, **kept))
+        return records
+
+    def _features(
+        self, space: str, part: str, made: Images
+    ) -> tuple[Images, Images, Images, tuple[np.ndarray, np.ndarray]]:
+        """Return features of a real `part`, of made images (of real ones where none were made) and of training images.
+
+        As many of each; and whose the first two are.
+        """
+        real: Batch = getattr(self, part)
+        num = min(len(next(iter(made.values()))), len(real.ids), len(self.known.ids))
+        patients = whose(*self.parts[part])[:num]
+        networks = self.spaces[space]
+        sets = (
+            {name: networks[name].features(images[name][:num]) for name in self.names}
+            for images in (real.x, real.x | made, self.known.x)
+        )
+        return *sets, (patients, np.arange(num))
 
     def _measure_routes(self, name: str, answer: Path) -> Columns:
         """Measure translations: of several draws their mean and a single one; and generated tuples."""
@@ -243,7 +291,7 @@ class Truth:
             ways[f"{name}, u = 0"] = each(mean_code, lambda x: x[0])
         columns = {way: self.likeness(guess) for way, guess in ways.items()}
         if made := read_images(answer / "joint"):
-            columns[single] += self.distances("joint", "test", made, np.arange(len(made[self.names[0]])))
+            columns[single] += self._fidelity(made)
         return columns
 
     def measure_simple(self) -> Columns:
@@ -251,10 +299,15 @@ class Truth:
         if not self.routes:
             return {}
         x = self.translated.x
-        means = {name: torch.from_numpy(np.load(self.folder / "data" / "train" / f"{name}.npy").mean(0)) for name in x}
+        means = {name: self._mean_image(name) for name in x}
         copied = {tuple(g): {name: torch.stack([x[n] for n in g]).mean(0) for name in w} for g, w in self.routes}
         constant = {tuple(g): {name: means[name].float().expand_as(x[name]) for name in w} for g, w in self.routes}
         return {"copy of what is given": self.likeness(copied), "mean image": self.likeness(constant)}
+
+    def _mean_image(self, name: str) -> Tensor:
+        """Return the mean training image `(C, *size)` in [0, 1]."""
+        stored = np.load(self.folder / "data" / "train" / f"{name}.npy", mmap_mode="r")
+        return torch.from_numpy(stored.mean(0, dtype=np.float64)) / (255 if stored.dtype == np.uint8 else 1)
 
     def likeness(self, guess: Mapping[tuple[str, ...], Images]) -> list[Record]:
         """Measure `guess[given][wanted]` `(N, C, *size)` against the truth: per patient, over all routes, and each."""
@@ -281,7 +334,7 @@ class Truth:
                 records.append(Record.of(name, values, text, better, unit=unit, seed=self.seed))
         found: dict[str, list[Record]] = {}
         for images in guess.values():
-            for record in self.distances("translation", "translated", images, groups):
+            for record in self.distances("translation", "translated", images, paired=True):
                 found.setdefault(record.name, []).append(record)
         return records + [averaged(name, of_routes, of_routes[0].definition) for name, of_routes in found.items()]
 
@@ -297,9 +350,9 @@ def read_images(folder: Path) -> Images:
 
 
 def gathered(folder: Path, batch: Batch, verdicts: dict[str, dict[str, np.ndarray]]) -> Gathered:
-    """Return the codes that a model answered for the samples of `batch`, with their labels."""
+    """Return the codes that a model answered for the samples of `batch`, if it has any, with their labels."""
     alone, private = read_images(folder / "shared"), read_images(folder / "private")
-    together = torch.cat([code.flatten(1) for code in alone.values()], 1)
+    together = torch.cat([code.flatten(1) for code in alone.values()], 1) if alone else None
     return Gathered(
         indices=np.arange(len(batch.ids)),
         latents=Latents(together, private),

@@ -44,14 +44,15 @@ if asked["routes"]:
     for given, wanted in asked["routes"]:
         write("given/" + "+".join(given), {name: np.stack([x[name], 0 * x[name]]) for name in wanted})
 else:
-    for part in ("known", "test"):
+    for part in ("known", "test")[: 2 * (asked["model"] != "tuples")]:
         code = {name: x.mean((2, 3)) for name, x in images(part).items()}
         write(part + "/shared", code)
         if asked["model"] == "private":
             write(part + "/private", code)
     x, shift = images("test"), 7 if asked["model"] == "scrambled" else 0
     for source in x:
-        write("given/" + source, {n: np.roll(z, shift * (n != source), 0)[None] for n, z in x.items()})
+        made = {n: np.roll(z, shift * (n != source), 0)[None] for n, z in x.items()}
+        write("given/" + source, {n: z for n, z in made.items() if n != source or asked["model"] != "tuples"})
     write("joint", {n: np.roll(z, shift * k, 0) for k, (n, z) in enumerate(x.items())})
 report = {"minutes": asked["minutes"], "minutes_on_clock": 2 * asked["minutes"], "steps": 3}
 (folder / "report.json").write_text(json.dumps(report | {"parameters": 3, "how": "by heart"}))
@@ -64,7 +65,9 @@ def peers(tmp_path, monkeypatch, benchmark_named):
     module = benchmark_named("peers")
     (tmp_path / "fake.py").write_text(FAKE)
     fake = module.Model(tmp_path / "fake.py", classes=True, routes=True, python=Path(sys.executable))
-    monkeypatch.setattr(module, "MODELS", module.MODELS | dict.fromkeys(("truth", "scrambled", "private"), fake))
+    monkeypatch.setattr(
+        module, "MODELS", module.MODELS | dict.fromkeys(("truth", "scrambled", "private", "tuples"), fake)
+    )
     monkeypatch.setattr(module, "TABLES", tmp_path / "PEERS.md")
     module.folder = tmp_path / "out"
     return module
@@ -81,14 +84,15 @@ def figures(peers, recipe, model) -> dict[str, dict[str, dict]]:
 
 
 def test_codes_and_coherence_of_models_that_are_right_by_construction(peers):
-    run(peers, "polydigits", "--models", "truth,scrambled,private", *DIGITS)
-    truth, scrambled, private = (figures(peers, "polydigits", m)[m] for m in ("truth", "scrambled", "private"))
+    run(peers, "polydigits", "--models", "truth,scrambled,private,tuples", *DIGITS)
+    models = ("truth", "scrambled", "private", "tuples")
+    truth, scrambled, private, tuples = (figures(peers, "polydigits", m)[m] for m in models)
     for name in ("coherence/self", "coherence/cross", "joint/agreement"):
         assert truth[name]["value"] == pytest.approx(truth[name]["ceiling"]), name
     assert scrambled["coherence/self"] == truth["coherence/self"]
     assert truth["coherence/cross"]["value"] > 0.4 > scrambled["coherence/cross"]["value"]
     assert truth["joint/agreement"]["value"] > 2 * scrambled["joint/agreement"]["value"]
-    assert truth["joint/agreement"]["control"] < 0.2
+    assert truth["joint/agreement, mixed"]["value"] < truth["joint/agreement"]["value"]
     for space in ("judge", "random"):
         assert truth[f"joint/{space} frechet"]["value"] == pytest.approx(0, abs=1e-6)
         assert scrambled[f"joint/{space} frechet"]["value"] == pytest.approx(0, abs=1e-6), (
@@ -96,6 +100,12 @@ def test_codes_and_coherence_of_models_that_are_right_by_construction(peers):
         )
         assert scrambled[f"joint/{space} frechet all together"]["value"] > 0.01
         assert truth[f"joint/{space} frechet"]["ceiling"] > 0.001
+    generated = {name for name in truth if name.split("/")[0] in ("coherence", "joint")}
+    assert tuples.keys() == generated - {"coherence/self"}, "a model without codes"
+    assert all(tuples[name] == truth[name] for name in tuples)
+    for space in ("judge", "random"):
+        assert truth[f"joint/{space} recall all together"]["value"] == 1
+        assert truth[f"joint/{space} coverage all together"]["value"] == 1
     own = {"private/class linear", "private/class mlp", "private/quadrant", "private/quadrant mlp"}
     assert private.keys() - truth.keys() == own
     assert private["private/class linear"]["value"] == private["shared/class"]["value"], "the same codes"
@@ -117,6 +127,7 @@ def test_translations_of_a_model_that_is_right_by_construction(peers):
     assert found["truth, single"]["translation/ssim foreground"]["value"] == pytest.approx(1)
     for space in ("judge", "random"):
         assert found["truth, single"][f"translation/{space} frechet"]["value"] == pytest.approx(0, abs=1e-6)
+        assert found["truth, single"][f"translation/{space} frechet"]["error"] == pytest.approx(0, abs=1e-6), "pairs"
         assert found["truth, mean of 2"][f"translation/{space} frechet"]["value"] > 1e-3
     truth = peers.Truth(peers.read_recipe("phantom", PHANTOM), peers.folder / "phantom" / "seed0")
     x = truth.translated.x
@@ -127,10 +138,7 @@ def test_translations_of_a_model_that_is_right_by_construction(peers):
     mean = truth.splits.train.batch(range(40)).x["t2"].mean(0).expand_as(x["t2"])
     assert simple["mean image"]["translation/t1 to t2/psnr"] == pytest.approx(psnr(mean, x["t2"]).mean(), abs=1e-4)
     header = next(line for line in peers.TABLES.read_text().splitlines() if line.startswith("| figure"))
-    assert (
-        header
-        == "| figure | truth, mean of 2 | truth, single | copy of what is given | mean image | ceiling | better |"
-    )
+    assert header == "| figure | truth, mean of 2 | truth, single | copy of what is given | mean image | better |"
 
 
 def test_what_was_asked_before_is_not_trained_again_and_a_section_takes_the_place_of_the_old(peers):
@@ -159,6 +167,11 @@ def test_images_are_kept_as_bytes_where_bytes_hold_them(peers, tmp_path):
         stored = np.load(digits.folder / "data" / part / "view0.npy")
         again = stored / 255 if stored.dtype == np.uint8 else stored
         np.testing.assert_allclose(again, dataset.batch(rows).x["view0"], atol=1e-6)
+    for kind, scale in ((np.uint8, 1), (np.float32, 1 / 255)):
+        np.save(
+            tmp_path / "digits" / "data" / "train" / "view0.npy", np.array([[0], [51], [102], [51]], kind) * kind(scale)
+        )
+        assert digits._mean_image("view0").item() == pytest.approx(0.2), kind
     x = torch.tensor([[[[0.0, 1 / 255], [254 / 255, 1.0]]]])
     for values, kind in ((x, np.uint8), (x + 0.5 / 255, np.float32)):
         dataset = Held(values)
@@ -287,7 +300,7 @@ def test_a_training_takes_its_minutes_and_learns(ours, tmp_path):
     np.save(tmp_path / "data" / "train" / "x.npy", np.full((10, 1, 1, 1), 51, np.uint8))
     asked = {"model": "mean", "seed": 0, "minutes": 0.01, "num_samples": 1, "num_generated": 1, "routes": []}
     (tmp_path / "asked" / "settings.json").write_text(
-        json.dumps(asked | {"modalities": {"x": [1, 1, 1]}, "networks": {}})
+        json.dumps(asked | {"modalities": {"x": [1, 1, 1]}, "networks": {}, "flip": []})
     )
     task, module = tasks.Task(tmp_path / "asked"), torch.nn.Linear(1, 1)
     torch.optim.Adam(module.parameters())  # loads what is loaded once

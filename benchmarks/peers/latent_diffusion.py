@@ -1,10 +1,10 @@
 """A peer for generation and translation: latent diffusion on stacked contrasts, without a split, built from MONAI.
 
-An autoencoder takes all contrasts side by side as channels (L1 and KL: MONAI's tutorial without its perceptual and
-adversarial terms, which need weights of others, or more minutes); half of the minutes. A U-Net then learns the noise in
-its latents, scaled to unit variance. It also sees the contrasts that are given, pixels as channels on the grid of the
-latents, and which they are; for one sample in seven of three contrasts none are, so that it generates tuples too.
-Samples take 50 steps of DDIM.
+An autoencoder takes all contrasts, or views in colour, side by side as channels (L1 and KL: MONAI's tutorial without
+its perceptual and adversarial terms, which need weights of others, or more minutes); half of the minutes. A U-Net then
+learns the noise in its latents, scaled to unit variance. It also sees the contrasts that are given, pixels as channels
+on the grid of the latents, and which they are; for one sample in seven of three contrasts none are, so that it
+generates tuples too. Samples take 50 steps of DDIM.
 
 References: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022,
 https://arxiv.org/abs/2112.10752; Pinaya et al., "Generative AI for Medical Imaging: extending the MONAI Framework",
@@ -32,15 +32,15 @@ _FIRST = 0.5  # share of the minutes for the autoencoder
 
 
 class LatentDiffusion(nn.Module):
-    """Hold both stages for M contrasts of one size."""
+    """Hold both stages for contrasts of one size that have so many `channels` together."""
 
-    def __init__(self, num: int):
+    def __init__(self, channels: int):
         super().__init__()
         widths = {"num_res_blocks": 1, "norm_num_groups": 16, "attention_levels": (False, False, False)}
         self.autoencoder = AutoencoderKL(
             2,
-            num,
-            num,
+            channels,
+            channels,
             channels=(32, 64, 128),
             latent_channels=_LATENT,
             with_encoder_nonlocal_attn=False,
@@ -49,7 +49,7 @@ class LatentDiffusion(nn.Module):
         )
         self.unet = DiffusionModelUNet(
             2,
-            _LATENT + 2 * num * _STRIDE**2,
+            _LATENT + 2 * channels * _STRIDE**2,
             _LATENT,
             channels=(96, 128, 128),
             num_head_channels=32,
@@ -58,7 +58,7 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the latents of stacked contrasts `(B, M, *size)`, of about unit variance."""
+        """Return the latents of stacked contrasts `(B, channels, *size)`, of about unit variance."""
         with in_bf16():
             mean, _ = self.autoencoder.encode(x)
         return mean.float() * self.scale
@@ -78,8 +78,8 @@ class LatentDiffusion(nn.Module):
 def main() -> None:
     """Train both stages and answer."""
     task = read_task()
-    names = list(task.modalities)
-    model, schedule = LatentDiffusion(len(names)), DDPMScheduler(**_NOISE)
+    names, channels = list(task.modalities), channels_of(task)
+    model, schedule = LatentDiffusion(sum(channels)), DDPMScheduler(**_NOISE)
 
     def stack(images: Images) -> Tensor:
         return torch.cat([images[name] for name in names], 1)
@@ -97,7 +97,7 @@ def main() -> None:
         with torch.no_grad():
             z = model.encode(x)
         noise, t = torch.randn_like(z), torch.randint(schedule.num_train_timesteps, (len(z),))
-        given = masked(x, draw_given(len(x), names, empty=True))
+        given = masked(x, repeated(draw_given(len(x), names, empty=True), channels))
         return (model.noise(schedule.add_noise(z, noise, t), t, given) - noise).square().mean()
 
     watch = Stopwatch()
@@ -113,7 +113,7 @@ def main() -> None:
 
 @torch.no_grad()
 def sample(model: LatentDiffusion, given: Tensor, steps: int = _STEPS) -> Tensor:
-    """Return one draw for each row of what `masked` gives, `(B, M, *size)`."""
+    """Return one draw for each row of what `masked` gives, `(B, channels, *size)`."""
     scheduler = DDIMScheduler(clip_sample=False, **_NOISE)
     scheduler.set_timesteps(steps)
     z = torch.randn(len(given), _LATENT, *(size // _STRIDE for size in given.shape[2:]))
@@ -122,17 +122,32 @@ def sample(model: LatentDiffusion, given: Tensor, steps: int = _STEPS) -> Tensor
     return model.decode(z)
 
 
+def channels_of(task: Task) -> list[int]:
+    """Return how many channels each contrast has."""
+    return [shape[0] for shape in task.modalities.values()]
+
+
+def repeated(given: Tensor, channels: list[int]) -> Tensor:
+    """Return which channels are given, bool `(B, channels)`, where `given` `(B, M)` says which contrasts are."""
+    return given.repeat_interleave(torch.tensor(channels), 1)
+
+
 def answer(task: Task, model: LatentDiffusion) -> None:
-    """Write samples for all routes, and generated tuples."""
-    names, draw = list(task.modalities), partial(sample, model)
-    x = torch.cat(list(task.images("translated").values()), 1)
-    for given, wanted in task.routes:
-        known = masked(x, mask_of(given, names, len(x)))
-        drawn = in_chunks(draw, known.repeat(task.num_samples, 1, 1, 1)).unflatten(0, (task.num_samples, -1))
-        task.write(f"given/{'+'.join(given)}", {name: drawn[:, :, [names.index(name)]] for name in wanted})
-    nothing = torch.zeros(task.num_generated, *x.shape[1:])
-    drawn = in_chunks(draw, masked(nothing, mask_of([], names, len(nothing))))
-    task.write("joint", {name: drawn[:, [k]] for k, name in enumerate(names)})
+    """Write samples for all routes or, where samples have a class, for each contrast given alone; and tuples."""
+    names, channels, draw = list(task.modalities), channels_of(task), partial(sample, model)
+    classes = not task.routes
+    x = torch.cat(list(task.images("test" if classes else "translated").values()), 1)
+    routes = [([name], [other for other in names if other != name]) for name in names] if classes else task.routes
+    num = 1 if classes else task.num_samples
+
+    def tuples(given: list[str], x: Tensor) -> Images:
+        known = masked(x, repeated(mask_of(given, names, len(x)), channels))
+        return dict(zip(names, in_chunks(draw, known).split(channels, 1), strict=True))
+
+    for given, wanted in routes:
+        drawn = tuples(given, x.repeat(num, 1, 1, 1))
+        task.write(f"given/{'+'.join(given)}", {name: drawn[name].unflatten(0, (num, -1)) for name in wanted})
+    task.write("joint", tuples([], torch.zeros(task.num_generated, *x.shape[1:])))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 of the project no more than the folder:
 
     settings.json   model, seed, minutes, num_samples, num_generated; modalities: {name: [channels, *size]};
-                    routes: [[given modalities], [wanted modalities]] each; networks: {name: kind and sizes of ours}
+                    routes: [[given modalities], [wanted modalities]] each; networks: {name: kind and sizes of ours};
+                    flip: axes after the channels that are mirrored for half of the training samples, as for ours
     recipe.yaml     ours, for ours
     ../data         known/, test/, translated/NAME.npy, (N, C, *size): samples that probes are fitted on, that are
                     measured, that are translated; train/NAME.npy: all there is to train on; donor.npy (N,): the
@@ -76,6 +77,7 @@ class Task:
         self.modalities: dict[str, list[int]] = settings["modalities"]
         self.routes: list[tuple[list[str], list[str]]] = settings["routes"]
         self.networks: dict[str, dict] = settings["networks"]
+        self.flip: list[int] = settings["flip"]
         torch.manual_seed(self.seed)
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
@@ -137,13 +139,25 @@ def train(
         rate = min(1.0, (done + 1e-3) / _WARMUP) * (0.5 + 0.5 * math.cos(math.pi * done))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * rate
-        value = loss(to_images(arrays, next(batches)))
+        value = loss(flipped(to_images(arrays, next(batches)), task.flip))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         steps += 1
     module.eval()
     return steps
+
+
+def flipped(x: Images, axes: Sequence[int]) -> Images:
+    """Mirror half of the samples along each of `axes`, which come after the channels; all modalities alike."""
+    for axis in axes:
+        mirrored = torch.rand(len(next(iter(x.values())))) < 0.5
+        x = {name: torch.where(_column(mirrored, z), z.flip(2 + axis), z) for name, z in x.items()}
+    return x
+
+
+def _column(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (like.ndim - 1))
 
 
 def _batches(num: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
