@@ -13,6 +13,7 @@ from mandorla.evaluate.audit import (
     chance_of_as_many,
     effective_number,
     flatten_tuples,
+    least_noticed,
     nearest,
     suspicious,
     usual_share,
@@ -128,6 +129,25 @@ def test_the_effective_number_is_between_that_of_patients_and_of_slices(slices):
 
 def test_where_all_are_alike_nothing_is_a_copy():
     assert not failed(np.ones(50), np.ones(50))
+    grey = torch.full((60, 300), 0.3)
+    rounded = grey + 1e-7 * torch.randn(60, 300, generator=torch.Generator().manual_seed(0))
+    assert (nearest(grey, rounded).ratio == 1).all()
+
+
+@pytest.mark.parametrize(("num", "unseen"), [(12, 1), (50, 2), (50, 20), (50, 400)])
+def test_an_audit_notices_what_it_says_and_no_less(num, unseen):
+    """Copies put one by one among samples that are none: the audit fails from the told share on."""
+    rng = np.random.default_rng(0)
+    held_out, samples = rng.random(unseen), 1 + rng.random(num)
+    told = least_noticed(num, held_out, np.arange(unseen))
+    failing = []
+    for copies in range(num + 1):
+        samples[:copies] = 0
+        failing.append(failed(samples, held_out, threshold=0))
+    assert told == (failing.index(True) / num if any(failing) else None)
+    assert (told is None) == (unseen == 1)
+    one_patient = least_noticed(num, held_out, np.zeros(unseen))
+    assert one_patient is None or one_patient >= told, "as much as one sample"
 
 
 def test_large_images_are_averaged_down_and_modalities_joined():

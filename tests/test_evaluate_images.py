@@ -65,7 +65,7 @@ def test_outside_the_mask_nothing_counts():
 
 
 def test_values_outside_the_range_are_clipped():
-    assert mae(torch.full((1, 1, 2, 2), 5.0), torch.ones(1, 1, 2, 2)) == 0
+    assert mae(torch.full((1, 1, 2, 2), 1.4), torch.ones(1, 1, 2, 2)) == 0
     assert psnr(torch.ones(1, 4), torch.ones(1, 4)) == 100
 
 
@@ -201,6 +201,9 @@ def test_what_cannot_be_compared_is_one_clear_line(measure, pair):
         measure((images * 255).byte(), truth)
     with pytest.raises(MandorlaError, match="true images have NaN"):
         measure(images, truth * np.nan)
+    for other in (255 * images, 4 * images - 2):
+        with pytest.raises(MandorlaError, match=r"images range from .* to .*: bring them to \[0, 1\]"):
+            measure(other, truth)
 
 
 def test_images_without_structure_and_single_samples_are_refused(pair):

@@ -422,6 +422,27 @@ def test_missing_views_do_not_count(tmp_path):
     assert records["fidelity/random frechet/all together"].n < records["fidelity/random frechet/top"].n == 60
 
 
+class Unpaired(Bars):
+    """No sample has two views."""
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        batch.present = {name: torch.as_tensor(np.asarray(indices) % 3 == k) for k, name in enumerate(batch.present)}
+        return batch
+
+
+def test_what_was_not_measured_is_not_described(tmp_path):
+    model = RunModel(tmp_path)
+    model.data = lambda: Splits(Unpaired(400, 0), Unpaired(50, 1), Unpaired(100, 2))
+    records = by_name(evaluate_run(model, SETTINGS.model_copy(update={"label": "none", "private_label": "none"})))
+    page = _page(tmp_path)
+    assert not any(name.startswith(("translation/", "copies/", "retrieval/")) for name in records)
+    for suite in ("Translation. ", "Copy audit. "):
+        assert suite not in page
+    for what in ("translation; no test sample has both", "the copy audit; no sample", "retrieval; too few"):
+        assert f"Left out: {what}" in page
+
+
 def test_fidelity_of_too_few_samples_says_so(tmp_path, capsys):
     metrics = evaluate_run(RunModel(tmp_path), only("fidelity", num_generated=10))
     assert "Left out: fidelity; it takes 20 test samples" in _page(tmp_path)
@@ -548,6 +569,12 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
     )
 
 
+def test_of_a_lesion_only_routes_that_are_asked_for_are_drawn(tmp_path):
+    settings = OF_LESIONS.model_copy(update={"routes": (("right", "left"),)})
+    records = by_name(evaluate_run(LesionModel(tmp_path), settings))
+    assert "lesion/foretold from left" not in records and records["lesion/contrast kept"].value == pytest.approx(1)
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_what_is_not_defined_is_left_out_and_said(tmp_path):
     """No AUC, no contrast where no test sample has a lesion: NaN is no JSON."""
@@ -611,6 +638,13 @@ def test_labels_that_other_data_lack_are_not_judged(scans_run, tmp_path):
     settings = model.recipe.evaluate.model_copy(update={"suites": ("coherence",)})
     metrics = evaluate_run(model, settings, data=replace(data, test=test), out=tmp_path / "out")
     assert metrics["records"] == [] and "no classes &#39;kind&#39;" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_audit_beside_too_few_test_samples_is_refused(scans_run, copy_of, monkeypatch):
+    run = copy_of(scans_run)
+    monkeypatch.setattr("mandorla.evaluate.figures.copies.least_noticed", lambda *_: None)
+    with pytest.raises(MandorlaError, match="too few, or of too few patients, for an audit"):
+        audit_run(run, ["evaluate.num_generated=12"])
 
 
 @pytest.mark.parametrize("copies", [True, False])

@@ -15,6 +15,11 @@ def test_means_of_runs_and_references():
     )
 
 
+def test_small_figures_have_more_digits():
+    runs = [[record("kid", 0.0004, better="lower", ceiling=0.0001)], [record("kid", 0.0006, better="lower")]]
+    assert figures_table({"x": runs}).splitlines()[2] == "| kid | 0.00050 ± 0.00014 | 0.00010 | lower |"
+
+
 def test_the_best_of_several_models_is_bold_as_far_as_digits_tell():
     columns = {
         "ours": [[record("leak", 0.1001, better="lower"), record("psnr", 20.0, unit="dB"), record("same", 1.0)]],

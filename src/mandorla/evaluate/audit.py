@@ -32,6 +32,7 @@ from mandorla.evaluate.information import shuffled
 _LARGEST = 32  # images are averaged down to at most this many pixels a side
 _NEXT = 10  # neighbours after the first that set the scale of the ratio
 _CHUNK = 500  # samples that are read at once
+_ROUNDING = 1e-3  # of a vector's root mean square: as far may equal ones seem apart
 LEVEL = 0.025  # of chance, in each of two spaces: of audits in which nothing was copied, one in twenty fails at most
 
 
@@ -190,13 +191,26 @@ def chance_of_as_many(samples: np.ndarray, held_out: np.ndarray, whose: np.ndarr
     Reference: the hypergeometric distribution, as in Fisher, "The Logic of Inductive Inference", 1935,
     https://doi.org/10.2307/2342435
     """
+    return float(_chances(len(samples), held_out, whose)[suspicious(samples, held_out).sum()])
+
+
+def least_noticed(num: int, held_out: np.ndarray, whose: np.ndarray) -> float | None:
+    """Return the least share of `num` samples that is too much for chance (`LEVEL`) if so many are `suspicious`.
+
+    None where not even all would be: `held_out` `(N,)`, of patients as `whose` `(N,)` says, are too few to tell.
+    """
+    enough = np.flatnonzero(_chances(num, held_out, whose) <= LEVEL)
+    return float(enough[0] / num) if len(enough) else None
+
+
+def _chances(num: int, held_out: np.ndarray, whose: np.ndarray) -> np.ndarray:
+    """Return for 0 .. num suspicious samples of `num` how probable as many or more are, `(num + 1,)`."""
     from scipy.stats import hypergeom
 
-    num, near = suspicious(samples, held_out).sum(), suspicious(held_out, held_out).sum()
     independent = effective_number(held_out, whose)
-    near = max(1, round(near * independent / len(held_out)))
+    near = max(1, round(suspicious(held_out, held_out).sum() * independent / len(held_out)))
     unseen = max(1, round(independent))
-    return float(hypergeom.cdf(near - 1, len(samples) + unseen, unseen, num + near - 1))
+    return hypergeom.cdf(near - 1, num + unseen, unseen, np.arange(num + 1) + near - 1)
 
 
 class _Search:
@@ -217,7 +231,8 @@ class _Search:
     def neighbours(self, index: np.ndarray) -> Neighbours:
         """Return the nearest ones; the vector at place p is that of sample `index[p]`."""
         first, others = self.distance[:, 0], self.distance[:, 1:].mean(1)
-        ratio = torch.where(others > 0, first / others, 1.0)  # of equal ones, such as empty slices, none is a copy
+        rounding = _ROUNDING * self.queries.square().mean(1).sqrt()
+        ratio = torch.where(others > rounding, first / others, 1.0)  # of equal ones, as empty slices, none is a copy
         return Neighbours(index[self.place[:, 0].numpy()], first.numpy(), ratio.numpy())
 
 

@@ -2,7 +2,8 @@
 
 Every function takes tensors or arrays `(B, C, *size)` of floats, clips them to [0, 1], and returns float64 `(B,)`. With
 a `mask` `(B, 1 or C, *size)` only the pixels inside count: NaN where there are none. All raise MandorlaError for
-integers, NaN, infinity, a mask that does not fit, and images that are not of one shape.
+integers, NaN, infinity, values that cannot be meant for [0, 1], a mask that does not fit, and images that are not of
+one shape.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, tensor
 
 Images = Array  # (B, C, *size), floats in [0, 1]
+_BEYOND = 0.5  # how far a network's output may leave [0, 1] and still be clipped
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 _WINDOW = 11  # pixels a side of the window of structural similarity
 _STEPS = np.linspace(0, 1, 33)  # between which intensities are alike
@@ -24,7 +26,8 @@ def unit_images(images: Images, what: str = "images", before: int = 1) -> Tensor
 
     There may be no image; `before` axes come before the channels.
 
-    Raises MandorlaError, which says `what` they are, for integers, whose range nobody knows, for NaN and infinity.
+    Raises MandorlaError, which says `what` they are, for integers, whose range nobody knows, for NaN and infinity, and
+    for values so far outside that they must be of another range, such as [0, 255] or [-1, 1].
     """
     images = tensor(images, what)
     if images.ndim < 2 or 0 in images.shape[before:]:
@@ -35,6 +38,10 @@ def unit_images(images: Images, what: str = "images", before: int = 1) -> Tensor
         )
     if not images.isfinite().all():
         raise MandorlaError(f"{what} have NaN or infinite values: leave those samples out")
+    if images.numel() and (images.amin() < -_BEYOND or images.amax() > 1 + _BEYOND):
+        raise MandorlaError(
+            f"{what} range from {float(images.amin()):.3g} to {float(images.amax()):.3g}: bring them to [0, 1]"
+        )
     return images.float().clamp(0, 1)
 
 

@@ -1,7 +1,10 @@
 """How everything was measured, in words with the numbers of this evaluation: the last part of the report."""
 
+from collections.abc import Collection
+
 from mandorla.evaluate.audit import LEVEL
 from mandorla.evaluate.features import JUDGE
+from mandorla.evaluate.figures.fidelity import LEAST
 from mandorla.evaluate.figures.subject import JUDGED, Subject
 from mandorla.evaluate.settings import Suite
 
@@ -52,18 +55,19 @@ _SUITES: dict[Suite, str] = {
     "audit": "Copy audit. {generated} generated tuples are compared with {searched} of the training set, in pixels"
     " (images averaged down to at most 32 a side) and in the features 'random'. Usual is what unseen test samples"
     " show; blurred samples lie close to everything, so read a distance beside its ratio. 'mandorla audit' fails where"
-    " the share by ratio is above its threshold and its p at most {level:g}, in pixels or in features: of models that"
-    " copy nothing one in twenty fails at most, however few the test tuples are; but few of them cannot show few"
-    " copies. Test tuples of one patient count as fewer, by how alike their figures are (design effect, intraclass"
+    " the share by ratio is above its threshold and its p at most {level:g}, in pixels or in features: of models whose"
+    " tuples are like unseen ones one in twenty fails at most, however few the test tuples are; but few of them cannot"
+    " show few copies: see what was to be noticed. Tuples unlike any real one, as of a short training, may fail too."
+    " Test tuples of one patient count as fewer, by how alike their figures are (design effect, intraclass"
     " correlation).",
 }
 
 
-def protocol(subject: Subject) -> list[str]:
-    """Return paragraphs on what was done and what was left out."""
-    settings, suites = subject.settings, subject.settings.suites
-    labelled = any(settings.label in judge.heads for judge in subject.judges.values())
-    told = [suite for suite in _SUITES if suite in suites and (labelled or suite != "coherence")]
+def protocol(subject: Subject, measured: Collection[str]) -> list[str]:
+    """Return paragraphs on what was done and what was left out; `measured` are the groups of figures that there are."""
+    settings = subject.settings
+    suites = [suite for suite in settings.suites if _GROUPS[suite] & set(measured)]
+    told = [suite for suite in _SUITES if suite in suites]
     spaces = list(subject.spaces[0]) if "fidelity" in suites else []
     numbers = {
         "steps": settings.judge_steps,
@@ -82,7 +86,27 @@ def protocol(subject: Subject) -> list[str]:
     texts = [_ALWAYS, *([_JUDGES] if subject.judges else []), *(_SUITES[suite] for suite in told)]
     numbers["probes"] = _PROBES.format(**numbers) if subject.judges else ""
     numbers["judge"] = " 'judge' is the last layer of the judges, averaged over space." if JUDGE in spaces else ""
-    return [text.format(**numbers) for text in texts] + [_drawn(subject)] + _left_out(subject) + _borrowed(subject)
+    left_out = _left_out(subject, measured)
+    return [text.format(**numbers) for text in texts] + [_drawn(subject)] + left_out + _borrowed(subject)
+
+
+_CODES = ("ceiling", "shared", "private", "lesion", "separation", "retrieval", "information", "explained")
+_GROUPS: dict[Suite, set[str]] = {  # of the figures of a suite, and of no other
+    "disentanglement": set(_CODES),
+    "coherence": {"coherence", "swap", "joint"},
+    "fidelity": {"fidelity"},
+    "translation": {"translation"},
+    "audit": {"copies"},
+}
+_UNMEASURED: tuple[tuple[Suite, str, str, str], ...] = (
+    ("disentanglement", "separation", "c and u read again after a swap", "too few test samples have all modalities"),
+    ("disentanglement", "retrieval", "retrieval", "too few test samples have all modalities"),
+    ("disentanglement", "information", "I(c; u)", "too few samples have what it takes"),
+    ("disentanglement", "explained", "what c and u explain", "too few test samples have all modalities"),
+    ("fidelity", "fidelity", "fidelity", f"it takes {LEAST} test samples at least, and as many generated ones"),
+    ("translation", "translation", "translation", "no test sample has both modalities of a route"),
+    ("audit", "copies", "the copy audit", "no sample of this data has all modalities"),
+)
 
 
 def _drawn(subject: Subject) -> str:
@@ -102,7 +126,7 @@ def _drawn(subject: Subject) -> str:
     )
 
 
-def _left_out(subject: Subject) -> list[str]:
+def _left_out(subject: Subject, measured: Collection[str]) -> list[str]:
     settings, suites = subject.settings, set(subject.settings.suites)
     judged = {factor for judge in subject.judges.values() for factor in judge.heads}
     needs = {
@@ -114,8 +138,11 @@ def _left_out(subject: Subject) -> list[str]:
         for factor, (suite, what) in needs.items()
         if suite & suites and factor not in judged
     ]
-    if "audit" in suites and subject.audit is None:
-        notes.append("Left out: the copy audit; no sample of this data has all modalities.")
+    notes += [
+        f"Left out: {what}; {why}."
+        for suite, group, what, why in _UNMEASURED
+        if suite in suites and group not in measured
+    ]
     return notes + (subject.spaces[1] if "fidelity" in suites else [])
 
 

@@ -145,9 +145,9 @@ def standard_error(scores: np.ndarray, groups: np.ndarray | None = None) -> floa
     return float(np.sqrt(np.square(sums).sum() * num / (num - 1)) / len(scores)) if num > 1 else None
 
 
-def deviation(scores: np.ndarray) -> float:
-    """Return the standard deviation between the `scores` `(N,)` of samples, N - 1 its degrees of freedom."""
-    return float(np.std(scores, ddof=min(1, len(scores) - 1)))
+def deviation(scores: np.ndarray) -> float | None:
+    """Return the standard deviation between the `scores` `(N,)` of samples, N - 1 its degrees of freedom, if any."""
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
 def bootstrap_error(

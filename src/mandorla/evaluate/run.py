@@ -18,7 +18,7 @@ from mandorla.evaluate.features import OnnxNetwork
 from mandorla.evaluate.figures.classes import class_figures
 from mandorla.evaluate.figures.coherence import coherence_figures
 from mandorla.evaluate.figures.copies import copy_figures
-from mandorla.evaluate.figures.fidelity import LEAST, fidelity_figures
+from mandorla.evaluate.figures.fidelity import fidelity_figures
 from mandorla.evaluate.figures.lesions import lesion_figures
 from mandorla.evaluate.figures.separation import (
     explained_figures,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]  # what is done next, and the share of all work that is behind
 PICTURES, REPORT = "pictures", "report.html"
-_COPIES = ("copies/ratio in pixels", "copies/ratio in features")  # what an audit is passed by
+_AUDITED = ("pixels", "features")  # spaces in which an audit looks for copies
 
 _PREPARED: dict[str, tuple[int, set[Suite]]] = {  # properties of a `Subject`: about how long each takes, who needs it
     "judges": (40, JUDGED),
@@ -115,14 +115,28 @@ def audit_run(run: Path | str, overrides: Sequence[str] = (), threshold: float =
 
     What is compared is the share of samples that stand closer to one training sample, beside the next ones, than 99 of
     100 unseen real ones do, in pixels and in features. A greater share fails unless it may be chance, as of few unseen
-    samples it may: of models that copy nothing, one in twenty fails at most. Writes a report into `out`, by default the
-    folder `audit` in the run. Raises MandorlaError where no sample has all modalities.
+    samples it may: of models whose samples are like unseen ones, one in twenty fails at most. Writes a report into
+    `out`, by default the folder `audit` in the run. Raises MandorlaError where no sample has all modalities, and where
+    the test samples are too few, or of too few patients, to tell even nothing but copies from chance.
     """
     out = out or Path(run) / "audit"
     found = {record.name: record for record in evaluate(run, [*overrides, "evaluate.suites=[audit]"], out=out)}
     if not found:
         raise MandorlaError(f"{run}: no sample of its data has all modalities, so that tuples cannot be compared")
-    shares = [found[name] for name in _COPIES]
+    noticed = [found[name].value for space in _AUDITED if (name := f"copies/noticed in {space}") in found]
+    if not noticed:
+        raise MandorlaError(
+            f"{run}: its test samples are too few, or of too few patients, for an audit: not even if all samples were"
+            " copies could that be told from chance; hold out more"
+        )
+    if min(noticed) > threshold:
+        warnings.warn(
+            f"{run}: beside so few test samples, or of so few patients, a share of copies below {min(noticed):.2f} goes"
+            " unnoticed; hold out more",
+            MandorlaWarning,
+            stacklevel=2,
+        )
+    shares = [found[f"copies/ratio in {space}"] for space in _AUDITED]
     return not any(share.value > threshold and share.p <= LEVEL for share in shares)
 
 
@@ -144,7 +158,7 @@ def evaluate_run(
     _check(model, settings, baseline)
     clock = _Clock(progress or (lambda what, share: None), settings.suites)
     out = Path(out or model.run)
-    records: list[Record] = []
+    found: dict[Suite, list[Record]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: test samples are what they are
         clock.start("data")
@@ -156,15 +170,14 @@ def evaluate_run(
         for suite, (_, figures) in _FIGURES.items():
             if suite in settings.suites:
                 clock.start(suite)
-                records += figures(subject)
+                found[suite] = figures(subject)
         clock.start("pictures")
         pictures = draw_all(subject)
     clock.start("done")
-    undefined = [record.name for record in records if not math.isfinite(record.value)]
-    records = [record for record in records if record.name not in undefined]
-    notes = protocol(subject)
-    if "fidelity" in settings.suites and not any(record.name.startswith("fidelity/") for record in records):
-        notes.append(f"Left out: fidelity; it takes {LEAST} test samples at least, and as many generated ones.")
+    every = [record for of_suite in found.values() for record in of_suite]
+    records = [record for record in every if math.isfinite(record.value)]
+    undefined = [record.name for record in every if not math.isfinite(record.value)]
+    notes = protocol(subject, {record.group for record in records})
     if undefined:
         notes.append(f"Left out: {', '.join(undefined)}; not defined on these samples, as where none has a lesion.")
     metrics = {

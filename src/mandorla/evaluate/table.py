@@ -1,5 +1,6 @@
 """Figures of several models, or of one, over several runs each, as a table in Markdown."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -67,4 +68,8 @@ def _average(records: Sequence[Record], key: str) -> str:
 
 
 def _digits(records: Sequence[Record]) -> int:
-    return 1 if records[0].unit == "dB" else 3
+    """Return how many decimals are shown: more of small figures, so that two say something."""
+    if records[0].unit == "dB":
+        return 1
+    size = abs(statistics.mean(record.value for record in records))
+    return 3 if size >= 0.01 or size == 0 else min(6, 1 - math.floor(math.log10(size)))

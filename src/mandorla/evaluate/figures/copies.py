@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from mandorla.evaluate.audit import chance_of_as_many, effective_number, suspicious, usual_share
+from mandorla.evaluate.audit import (
+    LEVEL,
+    chance_of_as_many,
+    effective_number,
+    least_noticed,
+    suspicious,
+    usual_share,
+)
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.record import Record
 
@@ -41,6 +48,13 @@ def copy_figures(subject: Subject) -> list[Record]:
                 f" or more, by chance, if generated tuples are like the test ones (hypergeometric; {counted}).",
                 ceiling=usual_share(usual, found.whose),
                 p=chance_of_as_many(ours, usual, found.whose),
+            )
+        noticed = least_noticed(len(made.ratio), real.ratio, found.whose)
+        if noticed is not None:
+            text = f"Least share of copies (by ratio, {where}) that this audit tells from chance (p at most {LEVEL:g})"
+            text += " beside so few real test ones."
+            records.append(
+                Record(f"copies/noticed in {space}", noticed, 0.0, len(made.ratio), text, "lower", seed=subject.seed)
             )
         add(
             f"copies/nearer in {space}",

@@ -47,7 +47,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
     )
 
     batch, judge = subject.translated, s.judges[shown]
-    for name in others:
+    for name in (name for name in others if (name, shown) in subject.routes):
         rows = (batch.present[name] & batch.present[shown]).numpy()
         made = subject.translations[name][shown][:, rows]
         scores = np.stack([judge.probabilities(x, factor)[:, 1] for x in made])

@@ -43,9 +43,10 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     spread = (
         f"±: from the spread over {len(parts)} parts of the samples." if known else "±: not known of so few samples."
     )
+    reference = "of the variance; chance: always the same is read; ceiling: what went in"
     texts = {
-        "shared_kept": (f"Share of c that is read again after a swap; {spread}", "higher"),
-        "private_kept": (f"Share of u that is read again after a swap; {spread}", "higher"),
+        "shared_kept": (f"Share of c that is read again after a swap, {reference}; {spread}", "higher"),
+        "private_kept": (f"Share of u that is read again after a swap, {reference}; {spread}", "higher"),
         "private_known": (
             "Leak: share of u that kernel ridge regression foretells from c, of other samples (of other patients where"
             f" these are known) than it is fitted to; {spread}",
@@ -54,7 +55,8 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
     }
     return [
         replace(
-            s.record(f"separation/{name}", np.array([each[name] for each in found]), *text),
+            s.record(f"separation/{name}", np.array([each[name] for each in found]), *text, chance=0.0),
+            ceiling=1.0 if name.endswith("kept") else None,
             n=len(names),
             error=standard_error(np.array([each[name] for each in parts])) if known else None,
         )
