@@ -57,10 +57,13 @@ INTRODUCTION = """# Peers
 Made by `benchmarks/peers.py`. All models saw the same training images for the same minutes of computing on one machine,
 one after another; what they answered was measured by the same functions and judges. Equal minutes show what a user gets
 for the same wait; they under-train who starts slowly. Losses, likelihoods, latent sizes, batches and optimisers of
-peers are their authors' (`benchmarks/peers/`), their networks about as large as ours, all in bfloat16 as ours.
+peers are their authors' (`benchmarks/peers/`), their networks about as large as ours, all in bfloat16 as ours; images
+are mirrored for peers where they are for ours. Ours averages its weights over the last steps, peers do not.
 
 A figure alone can be won by doing nothing: a private part that holds nothing leaks no class; see what it holds beside
-it. An empty cell: the model has no such part.
+it. An empty cell: the model has no such part. `joint/agreement mixture` is of codes drawn from a mixture of Gaussians
+instead: ours from one of 20 over all codes, MultiVae's from its own sampler, one of 10 for each code; `mixed` are views
+of different tuples: who always says the same agrees there too.
 """
 _CHUNK = 1000  # samples that are written at once
 
@@ -136,7 +139,7 @@ def compare(asked: argparse.Namespace, given: Sequence[str]) -> None:
         for column, records in (found | truth.measure_simple()).items():
             columns.setdefault(column, []).append(records)
     command = shlex.join(["python", "benchmarks/peers.py", *given])
-    parts = [about(command, seeds), reports_table(reports), figures_table(columns), verdict(columns)]
+    parts = [about(command, seeds, truth), reports_table(reports), figures_table(columns), verdict(columns)]
     section = "\n".join(parts)
     print(section)
     write_section(TABLES, asked.title or stem, section, INTRODUCTION)
@@ -246,11 +249,13 @@ def write_images(folder: Path, dataset: Dataset, rows: np.ndarray, kind: type) -
 # ------------------------------------------------------------------------------------------------------ what is written
 
 
-def about(command: str, seeds: Sequence[int]) -> str:
+def about(command: str, seeds: Sequence[int], truth: Truth) -> str:
     """Return what was done, in words."""
+    shapes = {"x".join(map(str, modality.shape)) for modality in truth.splits.modalities}
+    data = f"{len(truth.splits.train)} training samples of {len(truth.names)} modalities ({', '.join(sorted(shapes))})"
     runs = f"{len(seeds)} seeds, mean ± standard deviation" if len(seeds) > 1 else "one seed"
     machine = f"{processor()}, {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}"
-    return f"`{command}`, commit {commit() or 'unknown'}; {machine}; {runs}. Best of each row in bold.\n"
+    return f"`{command}`, commit {commit() or 'unknown'}; {machine}; {data}; {runs}. Best of each row in bold.\n"
 
 
 def reports_table(reports: Mapping[str, Sequence[dict]]) -> str:

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from mandorla.data.dataset import Batch, all_present
+from mandorla.errors import MandorlaError
 from mandorla.evaluate.audit import (
     LEVEL,
     audit,
     chance_of_as_many,
+    copies,
     effective_number,
     flatten_tuples,
     least_noticed,
@@ -33,6 +35,20 @@ def test_planted_copies_are_caught_and_named():
     for quantity in ("distance", "ratio"):
         caught = suspicious(getattr(found, quantity), getattr(real, quantity))
         assert caught[:20].all() and caught[20:].mean() < 0.06
+
+
+def test_copies_among_arrays_of_anybody():
+    train, held_out, made = (rows(num, seed).numpy() for num, seed in ((500, 0), (400, 1), (100, 2)))
+    usual = copies(made, train, held_out)
+    assert usual["distance"] < 0.06 > usual["ratio"] and min(usual["distance p"], usual["ratio p"]) > LEVEL
+    made[:20] = train[40:60] + 0.01
+    found = copies(made, train, held_out)
+    assert 0.2 <= found["ratio"] < 0.26 and max(found["distance p"], found["ratio p"]) < 1e-6
+    assert copies(made, train, held_out, np.zeros(400))["ratio p"] > LEVEL, "of one patient nothing is told"
+    with pytest.raises(MandorlaError, match="rows of different lengths"):
+        copies(made[:, :10], train, held_out)
+    with pytest.raises(MandorlaError, match="3 patients do not say whose 400"):
+        copies(made, train, held_out, np.arange(3))
 
 
 def test_blur_alone_does_not_look_like_copying_in_the_ratio():
@@ -141,8 +157,8 @@ def test_an_audit_notices_what_it_says_and_no_less(num, unseen):
     held_out, samples = rng.random(unseen), 1 + rng.random(num)
     told = least_noticed(num, held_out, np.arange(unseen))
     failing = []
-    for copies in range(num + 1):
-        samples[:copies] = 0
+    for copied in range(num + 1):
+        samples[:copied] = 0
         failing.append(failed(samples, held_out, threshold=0))
     assert told == (failing.index(True) / num if any(failing) else None)
     assert (told is None) == (unseen == 1)

@@ -28,7 +28,7 @@ from mandorla.recipe import Recipe, read_recipe
 from mandorla.vae.model import to_sphere
 from mandorla.vae.training import train_vae
 
-_TRIAL = 60  # steps
+_TRIAL = 200  # steps: enough that a memory of rows is full for most of them
 _VALIDATIONS = 4  # of each stage, the first and three on the way: one costs as much as many steps
 _STAGES: dict[str, Callable[[Recipe], None]] = {"vae": train_vae, "diffusion": train_diffusion}
 

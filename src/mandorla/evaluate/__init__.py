@@ -9,6 +9,7 @@ Names are imported on first use: the recipe, which holds the settings of the eva
 from importlib import import_module
 
 _HOMES = {
+    "audit": ("copies",),
     "coherence": ("agreement", "chance_agreement", "dependence", "histogram_distance"),
     "distances": ("density_coverage", "frechet_distance", "kernel_distance", "precision_recall"),
     "features": ("OnnxNetwork", "random_features"),

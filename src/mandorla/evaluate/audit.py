@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from mandorla.data.dataset import Dataset, Modality
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.arrays import Array, code_rows
 from mandorla.evaluate.features import random_network
 from mandorla.evaluate.gather import whose
 from mandorla.evaluate.information import shuffled
@@ -125,6 +127,29 @@ def flatten_tuples(x: Mapping[str, Tensor]) -> Tensor:
             image = pool(image.float(), size)
         parts.append(image.float().clamp(0, 1).flatten(1).cpu())
     return torch.cat(parts, dim=1)
+
+
+def copies(made: Array, train: Array, held_out: Array, whose: np.ndarray | None = None) -> dict[str, float]:
+    """Return the share of `made` `(B, F)` that looks like copies of `train` `(N, F)`, beside `held_out` real `(K, F)`.
+
+    Rows are images or features of them, whoever made and read them; `whose` `(K,)` says whose (which patient's) each
+    held-out one is. By name: `distance` and `ratio` (see above; .01 is usual), each with its `p`. Raises MandorlaError
+    for rows that cannot be compared.
+    """
+    rows = {"made": made, "training": train, "held-out": held_out}
+    rows = {name: code_rows(z, f"the {name} rows").float() for name, z in rows.items()}
+    if len({z.shape[1] for z in rows.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(z.shape)}" for name, z in rows.items())
+        raise MandorlaError(f"rows of different lengths cannot be compared: {shapes}")
+    ours, usual = (nearest(rows[name], rows["training"]) for name in ("made", "held-out"))
+    whose = np.arange(len(held_out)) if whose is None else np.asarray(whose)
+    if len(whose) != len(held_out):
+        raise MandorlaError(f"{len(whose)} patients do not say whose {len(held_out)} held-out rows are")
+    found = {}
+    for name in ("distance", "ratio"):
+        pair = getattr(ours, name), getattr(usual, name)
+        found |= {name: float(suspicious(*pair).mean()), f"{name} p": chance_of_as_many(*pair, whose)}
+    return found
 
 
 def nearest(queries: Tensor, train: Tensor) -> Neighbours:

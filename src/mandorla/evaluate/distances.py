@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mandorla.arguments import check_whole
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, tensor
 
@@ -68,6 +69,7 @@ def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tup
     Reference: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", 2019,
     https://arxiv.org/abs/1904.06991, equation 2
     """
+    check_whole("neighbours", neighbours, 1)
     real, made = _checked(real, made, least=neighbours + 1)
     answers = []
     for balls, points in ((real, made), (made, real)):
@@ -85,6 +87,7 @@ def density_coverage(real: Features, made: Features, neighbours: int = 5) -> tup
     Reference: Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020,
     https://arxiv.org/abs/2002.09797, equations 2 and 3
     """
+    check_whole("neighbours", neighbours, 1)
     real, made = _checked(real, made, least=neighbours + 1)
     radii = _radii(real, neighbours)
     inside = torch.cat([d < radii for d in _distances(made, real)])
@@ -125,6 +128,4 @@ def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
     """Return the distance of each point to its `neighbours`-th neighbour, itself not counted, `(N,)`."""
-    if neighbours < 1:
-        raise MandorlaError(f"{neighbours} neighbours make no ball: give 1 or more")
     return torch.cat([d.kthvalue(neighbours + 1, 1).values for d in _distances(points, points)])

@@ -55,13 +55,16 @@ def draw_all(subject: Subject) -> list[Picture]:
 
 
 def _samples(subject: Subject, names: list[str], num: int = 12) -> list[Picture]:
+    made = "generated at once from noise"
+    if subject.model.recipe.diffusion.mode != "joint":
+        made = "its shared part that of a training sample, its private parts drawn"
     rows = [list(subject.samples.x[name][:num]) for name in names]
     return [
         Picture(
             "samples",
             "Samples",
             "Jointly generated",
-            "Each column is one tuple, generated at once from noise: what is shared must agree, the rest may differ.",
+            f"Each column is one tuple, {made}: what is shared must agree, the rest may differ.",
             f"A grid of generated samples, one row for each of {', '.join(names)}; each column belongs together.",
             grid(rows, names),
         )

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, code_rows, numbers
 
+_ROUNDING = 1e-12  # of a cosine
+
 
 def ranks(queries: Array, gallery: Array) -> np.ndarray:
     """Return how many of `gallery` `(N, ...)` are more like query i than its own partner, gallery i, `(N,)`.
@@ -24,8 +26,8 @@ def ranks(queries: Array, gallery: Array) -> np.ndarray:
         raise MandorlaError(f"{len(q)} codes of {q.shape[1]} numbers have no partners in {len(g)} of {g.shape[1]}")
     q, g = F.normalize(q, dim=1), F.normalize(g, dim=1)
     likeness = q @ g.T
-    own = likeness.diagonal()[:, None]
-    return ((likeness > own).sum(1) + 0.5 * ((likeness == own).sum(1) - 1)).numpy()
+    more = likeness - likeness.diagonal()[:, None]
+    return ((more > _ROUNDING).sum(1) + 0.5 * ((more.abs() <= _ROUNDING).sum(1) - 1)).numpy()
 
 
 def recall_at(found: Array, ks: Sequence[int] = (1, 5, 10)) -> dict[int, np.ndarray]:

@@ -123,13 +123,9 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             mean = f"the mean of {num} samples"
             add("mean", measure, lambda x: x.mean(0), mean)
             add("single", measure, lambda x: x[0], "a single sample")
-            add(
-                "mean foreground",
-                measure,
-                lambda x: x.mean(0),
-                f"{mean} where the truth is above .05,",
-                foreground(truth),
-            )
+            inside = " where the truth is above .05,"
+            add("mean foreground", measure, lambda x: x.mean(0), mean + inside, foreground(truth))
+            add("single foreground", measure, lambda x: x[0], f"a single sample{inside}", foreground(truth))
     if f"clean_{wanted}" in batch.factors:
         clean = torch.as_tensor(batch.factors[f"clean_{wanted}"])[rows]
 
