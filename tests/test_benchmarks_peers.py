@@ -150,8 +150,9 @@ def test_what_was_asked_before_is_not_trained_again_and_a_section_takes_the_plac
     assert text.count("## phantom") == 1
     assert "2 seeds, mean ± standard deviation" in text
     assert "100.0 ± 0.0 dB" in text
+    peers.TABLES.write_text(f"an old introduction\n\n{text[text.index('## phantom') :]}")
     run(peers, "phantom", "--models", "truth", "--minutes", "0.6", *PHANTOM)
-    assert trained.read_text() == "truthtruth"
+    assert trained.read_text() == "truthtruth" and peers.TABLES.read_text().startswith(peers.INTRODUCTION)
     run(peers, "phantom", "--models", "truth", "--minutes", "0.6", "--title", "phantom, again", *PHANTOM)
     assert trained.read_text() == "truthtruth", "a section of another title asks for nothing new"
     assert [line for line in peers.TABLES.read_text().splitlines() if line.startswith("## ")] == [
