@@ -29,7 +29,7 @@ from mandorla.evaluate.figures.separation import (
 from mandorla.evaluate.figures.subject import JUDGED, Subject
 from mandorla.evaluate.figures.translation import translation_figures
 from mandorla.evaluate.gather import whose
-from mandorla.evaluate.pictures import draw_all
+from mandorla.evaluate.pictures import Picture, draw_all
 from mandorla.evaluate.protocol import protocol
 from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
@@ -190,18 +190,33 @@ def evaluate_run(
         "pictures": [picture.name for picture in pictures],
         "seconds": clock.seconds,
     }
-    facts = {"seed": subject.seed, "data": metrics["data"], "modalities": ", ".join(subject.names)}
+    if is_first():
+        facts = _facts(subject, metrics)
+        page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
+        _write(out, page, pictures, metrics)
+    return metrics
+
+
+def _facts(subject: Subject, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what the report says at its top of this evaluation."""
     whole = subject.data.test
     patients = len(np.unique(whose(whole, np.arange(len(whole)))))
-    facts |= {"test samples": f"{len(whole)} of {patients} patients" if patients < len(whole) else len(whole)}
-    facts |= {"evaluated in": f"{sum(clock.seconds.values()):.0f} s"}
-    if len(settings.suites) < len(SUITES):
-        facts["measured"] = ", ".join(settings.suites)
-    if changed:
-        facts["for this call"] = " ".join(changed)
-    if not is_first():
-        return metrics
-    page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
+    facts = {
+        "seed": subject.seed,
+        "data": metrics["data"],
+        "modalities": ", ".join(subject.names),
+        "test samples": f"{len(whole)} of {patients} patients" if patients < len(whole) else len(whole),
+        "evaluated in": f"{sum(metrics['seconds'].values()):.0f} s",
+    }
+    if len(subject.settings.suites) < len(SUITES):
+        facts["measured"] = ", ".join(subject.settings.suites)
+    if metrics["changed"]:
+        facts["for this call"] = " ".join(metrics["changed"])
+    return facts
+
+
+def _write(out: Path, page: str, pictures: Sequence[Picture], metrics: dict[str, Any]) -> None:
+    """Write the report, the pictures, in the place of those of before, and last the figures."""
     old = _pictures_of_before(out) - {picture.name for picture in pictures}
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
@@ -211,7 +226,6 @@ def evaluate_run(
             path.unlink()
     write_text(out / REPORT, page)
     write_text(out / FILE, json.dumps(metrics, indent=1) + "\n")
-    return metrics
 
 
 def _pictures_of_before(out: Path) -> set[str]:
