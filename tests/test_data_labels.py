@@ -21,6 +21,8 @@ from mandorla.errors import MandorlaError
         (np.array([3.0, 1.5]), [3.0, 1.5], ()),
         (np.array([3.0, -1.0]), [3.0, -1.0], ()),
         (np.array([20_001, 5]), [20_001, 5], ()),
+        ([1990, None, 2005], [1990, np.nan, 2005], ()),
+        (np.array([-40, 30]), [-40, 30], ()),
         (np.array([[0.5, 1.0], [2.0, 3.0]]), [[0.5, 1.0], [2.0, 3.0]], ()),
     ],
 )
@@ -28,6 +30,8 @@ def test_values_and_names(given, values, classes):
     label = to_label(given, "x")
     np.testing.assert_array_equal(label.values, values)
     assert label.classes == classes
+    if not classes:
+        assert label.values.dtype.kind == "f", "an integer cannot say that there is none"
 
 
 @pytest.mark.parametrize(

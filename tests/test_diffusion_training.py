@@ -43,6 +43,22 @@ def test_every_mode_trains_and_samples(name, mode, request, copy_of):
     assert model.translate({seen: samples.x[seen]}, [wanted])[wanted].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["diffusion.sampling.sampler=sde"],
+        ["diffusion.mode=conditional", "diffusion.labels=[digit]", "diffusion.sampling.guidance=1.5"],
+    ],
+)
+def test_any_way_of_sampling_can_be_trained_with(polydigits_run, copy_of, changes):
+    """Pictures are drawn on the way, without labels."""
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    train_diffusion(tiny_recipe(run, "polydigits", *changes))
+    assert list((run / "diffusion").glob("*.png")) or list((run / "diffusion").rglob("*.png"))
+    assert mandorla.load(run).sample(2).x["view0"].isfinite().all()
+
+
 def test_stage_2_learns_from_whitened_draws(polydigits_run, copy_of, monkeypatch):
     """Every channel has mean 0 and standard deviation 1 over the training set, within what one draw of 200 allows."""
     run, seen = without_stage_2(polydigits_run, copy_of), []

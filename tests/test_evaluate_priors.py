@@ -15,6 +15,20 @@ def latents(num: int = 4000) -> dict[str, torch.Tensor]:
     return {"shared": shared, "t1": private}
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_what_a_prior_draws_is_as_large_as_it_was_however_many_numbers_there_are(name):
+    generator = torch.Generator().manual_seed(0)
+    train = {"shared": torch.randn(2000, 150, generator=generator), "t1": torch.ones(2000, 2)}
+    drawn = PRIORS[name](train, 1000, 1)
+    assert drawn["shared"].var().item() == pytest.approx(1, abs=0.05)
+    torch.testing.assert_close(drawn["t1"], torch.ones(1000, 2), msg="a channel that never varies")
+
+
+def test_a_mixture_of_what_never_varies():
+    constant = {"shared": torch.ones(50, 3)}
+    torch.testing.assert_close(PRIORS["mixture"](constant, 10, 0)["shared"], torch.ones(10, 3))
+
+
 @pytest.mark.parametrize(
     ("name", "together", "clusters"), [("gaussian", 1, 0), ("mixture", 1, 1), ("independent", 0, 1)]
 )

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 import mandorla
 from mandorla import model as module
+from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
+from mandorla.model import Mandorla
+from mandorla.nets.encoder_decoder import ConvolutionalConfig, build_encoder_decoder
 from mandorla.vae.model import to_sphere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*much darker or brighter")  # than noise, which tests feed
@@ -199,6 +203,8 @@ def test_any_component_given_any_others(model):
         model.complete(known, [first])
     with pytest.raises(MandorlaError, match="complete takes Latents"):
         model.complete(some(model))
+    with pytest.raises(MandorlaError, match="mean nothing without the shared part"):
+        model.complete(Latents(None, known.private, residual=True))
 
 
 def test_variations_keep_as_much_as_is_asked_for(model):
@@ -221,6 +227,39 @@ def test_variations_keep_as_much_as_is_asked_for(model):
     for strength in (1.5, "a"):
         with pytest.raises(MandorlaError, match="strength is a number from 0 to 1"):
             model.vary(x, strength)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(50, 8), (33, 8), (32, 8), (50, 4)])
+def test_the_cells_that_a_region_touches_are_those_that_its_pixels_are_in(size, patch):
+    """Where strides do not divide a size, the last cell is filled up: the others stay where they are."""
+    config = ConvolutionalConfig(patch=patch, channels=(4,), hidden=4)
+    cells = -(-size // patch)
+    network = build_encoder_decoder(config, Modality("a", 1, (size,)), (2, cells), (2, cells))
+    model = SimpleNamespace(vae=SimpleNamespace(networks={"a": network}))
+    for pixel in range(size):
+        region = torch.arange(size) == pixel
+        for name in ("shared", "a"):
+            found = Mandorla._touched(model, region, name, 2, (cells,))
+            assert found.shape == (2, cells) and found.nonzero()[:, 1].tolist() == [pixel // patch] * 2
+    assert Mandorla._touched(model, region[1:], "a", 2, (cells,)) is None, "no region of these images"
+
+
+def test_in_painting_of_maps_that_are_unlike(model, monkeypatch):
+    """A region belongs to the images of its size: others stay."""
+    x = some(model)
+    if len(model.modalities[0].size) != 2:
+        return
+    monkeypatch.setattr(model.diffusion, "config", model.diffusion.config.model_copy(update={"region_share": 0.2}))
+    latents = model.encode(x)
+    if any(z.ndim < 3 for z in latents.components.values()):
+        return
+    first = model.modalities[0].name
+    real = Mandorla._touched
+    monkeypatch.setattr(Mandorla, "_touched", lambda s, r, name, *of: real(s, r, name, *of) if name == first else None)
+    region = torch.ones(model.modalities[0].size, dtype=torch.bool)
+    drawn = model.inpaint(latents, region).latents
+    for name, z in latents.components.items():
+        assert torch.equal(drawn.components[name], z) == (name != first)
 
 
 def test_in_painting_changes_a_region_alone(model, monkeypatch):
@@ -257,9 +296,12 @@ def test_in_painting_changes_a_region_alone(model, monkeypatch):
     few = model.inpaint({n: v[:2] for n, v in x.items()}, region.expand(2, *size), seed=1)
     close(few.latents.components, samples.latents[:2].components)
     torch.testing.assert_close(model.inpaint(latents, region, "private").latents.shared, latents.shared)
-    with pytest.raises(MandorlaError, match=f"a region has {len(size)} axes"):
-        model.inpaint(x, region[None])
-    with pytest.raises(MandorlaError, match="or one more for 4 samples"):
+    length = samples.latents.shared.flatten(1).square().mean(1)
+    torch.testing.assert_close(length, torch.ones(4), **CLOSE)  # where decoders know it
+    for wrong in (region[None], region[..., 1:]):
+        with pytest.raises(MandorlaError, match="a region has the size of the images"):
+            model.inpaint(x, wrong)
+    with pytest.raises(MandorlaError, match="or one more axis for 4 samples"):
         model.inpaint(x, region.expand(3, *size))
     monkeypatch.undo()
     with pytest.raises(MandorlaError, match="region_share=0.2"):

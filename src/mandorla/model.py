@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, pad
 
 from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
 from mandorla.config import checked
@@ -231,6 +231,8 @@ class Mandorla:
         check_whole("num", num, 1)
         if not isinstance(known, Latents):
             raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {type_name(known)}")
+        if known.residual and known.shared is None:
+            raise MandorlaError("residual private parts mean nothing without the shared part: give it too")
         components = self.from_residual(known).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
         wanted = others if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
@@ -292,29 +294,32 @@ class Mandorla:
             if hidden:
                 warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: these are the model's own
             latents = self.from_residual(self.encode(hidden) if hidden else self._latents(source))
-        names = [name for name in self._drawn(latents, part) if latents.components[name].ndim > 2]
-        if not names:
+        maps = [name for name in self._drawn(latents, part) if latents.components[name].ndim > 2]
+        if not maps:
             raise MandorlaError(
                 f"{'no part' if part == 'both' else f'no {part} part'} is a map: vectors have no regions"
             )
         if not self.diffusion.config.region_share:
             raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
-        axes = latents.components[names[0]].ndim - 2
-        if region.ndim != axes and region.shape[:-axes] != (len(latents),):
+        cells = {name: self._touched(region, name, len(latents), latents.components[name].shape[2:]) for name in maps}
+        cells = {name: here.repeat_interleave(num, 0) for name, here in cells.items() if here is not None}
+        if not cells:
+            sizes = sorted({tuple(modality.size) for modality in self.modalities if modality.size})
             raise MandorlaError(
-                f"a region has {axes} axes, or one more for {len(latents)} samples, not the shape {tuple(region.shape)}"
+                f"a region has the size of the images, {' or '.join(map(str, sizes))}, or one more axis for"
+                f" {len(latents)} samples, not the shape {tuple(region.shape)}"
             )
-        region = region.expand(len(latents), *region.shape[-axes:]).repeat_interleave(num, 0)
+        names = list(cells)
         latents, keys = _times(latents, num)
         begin = {name: latents.components[name] for name in names}
-        held = {name: touched(region.float(), tuple(z.shape[2:])) == 0 for name, z in begin.items()}
+        held = {name: ~here for name, here in cells.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
         drawn = self._generate(known, names, keys, seed, begin=begin, held=held)
         drawn = replace(drawn, detail=self._detail(list(drawn.private), seed, keys) | latents.detail)
         x = self.decode(drawn)
-        if seen:
-            with_region = [name for name, z in x.items() if z.shape[2:] == region.shape[1:]]
-            x |= {n: x[n].where(region[:, None], seen[n].repeat_interleave(num, 0)) for n in with_region}
+        for name in seen or {}:
+            if name in x and (inside := _fitting(region, x[name].shape[2:], len(latents) // num)) is not None:
+                x[name] = x[name].where(inside.repeat_interleave(num, 0)[:, None], seen[name].repeat_interleave(num, 0))
         return Samples(x, drawn)
 
     def log_likelihood(
@@ -601,8 +606,9 @@ class Mandorla:
                 labels=asked,
             )
             drawn = whitening.colour(drawn)
-            if SHARED in drawn and not kept:  # what is held of it stays as it was
-                drawn[SHARED] = to_sphere(drawn[SHARED])
+            if SHARED in drawn:
+                cells = diffusion.network.whole_tokens(SHARED, kept[SHARED]) if SHARED in kept else None
+                drawn[SHARED] = to_sphere(drawn[SHARED], cells)
             return here | drawn
 
         return Latents.of(self._in_chunks(len(keys), draw))
@@ -615,6 +621,22 @@ class Mandorla:
             text = f"this stage 2 was trained in mode {mode!r} and draws private parts alone: give part private"
             raise MandorlaError(f"{text}, or train mode joint")
         return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
+
+    def _touched(self, region: Tensor, name: str, count: int, grid: torch.Size) -> Tensor | None:
+        """Return which cells of a component's map a region touches, bool `(count, *grid)`; None where it does not fit.
+
+        Of the shared part it is what the region touches in any modality.
+        """
+        found = []
+        for modality, network in self.vae.networks.items():
+            size = network.modality.size
+            if name not in (SHARED, modality) or len(size) != len(grid):
+                continue
+            if (inside := _fitting(region, size, count)) is not None:
+                missing = [full - side for side, full in zip(size, network.padded, strict=True)]
+                filled = pad(inside.float(), [n for far_end in reversed(missing) for n in (0, far_end)])
+                found.append(touched(filled, tuple(grid)) > 0)
+        return torch.stack(found).any(0) if found else None
 
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
@@ -730,15 +752,22 @@ def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
     return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
 
 
+def _fitting(region: Tensor, size: Sequence[int], count: int) -> Tensor | None:
+    """Return a region `(*size)` or `(count, *size)` for each of `count` images; None if it is none of theirs."""
+    if tuple(region.shape) not in (tuple(size), (count, *size)):
+        return None
+    return region.expand(count, *size)
+
+
 def _hide(x: Tensor, region: Tensor) -> Tensor:
     """Return images `(B, C, *size)` with the mean of what lies around a region `(*size)` or `(B, *size)` in its place.
 
     Images that the region does not fit stay as they are.
     """
-    axes = x.ndim - 2
-    if region.shape[-axes:] != x.shape[2:] or region.shape[:-axes] not in ((), (len(x),)):
+    inside = _fitting(region, x.shape[2:], len(x))
+    if inside is None:
         return x
-    around = (~region).expand(len(x), *x.shape[2:])[:, None]
+    around = ~inside[:, None]
     over = tuple(range(2, x.ndim))
     mean = (x * around).sum(over, keepdim=True) / around.sum(over, keepdim=True).clamp_min(1)
     return x.where(around, mean)

@@ -51,15 +51,14 @@ def to_label(values: np.ndarray | Sequence[str | float | None], place: str, numb
         raise MandorlaError(f"{place}: neither arrays nor bools are numbers; take it out of data.numbers")
     if number:
         return Label(values.astype(np.float64))
-    if values.ndim == 1 and values.dtype.kind == "f":
-        values = _whole(values)
-    if values.ndim > 1 or values.dtype.kind == "f":
+    if values.ndim > 1:
         return Label(values)
     if values.dtype == bool:
         return Label(values, ("false", "true"))
-    values = values.astype(np.int64)
-    classes = values.min() >= -1 and 0 <= values.max() < MANY
-    return Label(values, tuple(map(str, range(values.max() + 1))) if classes else ())
+    whole = _whole(values) if values.dtype.kind == "f" else values.astype(np.int64)
+    if whole.dtype.kind == "i" and whole.min() >= -1 and 0 <= whole.max() < MANY:
+        return Label(whole, tuple(map(str, range(whole.max() + 1))))
+    return Label(values.astype(np.float64))
 
 
 def shrink_mask(masks: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -39,11 +39,13 @@ class LabelScale:
         return len(self.classes) or 1
 
     def apply(self, values: np.ndarray) -> Tensor:
-        """Return float32 `(N, size)` of values `(N,)`: numbers of classes, -1 for none, or numbers, NaN for none."""
+        """Return float32 `(N, size)` of values `(N,)`: numbers of classes, or numbers; NaN for none, and for classes
+        that are not known, such as -1.
+        """
         values = torch.from_numpy(np.asarray(values, np.float64))
         if not self.classes:
             return ((values - self.mean) / self.std).float()[:, None]
-        known = values >= 0
+        known = (values >= 0) & (values < len(self.classes))
         places = torch.eye(len(self.classes))[values.where(known, 0).long()] * math.sqrt(len(self.classes))
         return places.where(known[:, None], torch.nan)
 

@@ -174,7 +174,7 @@ class Diffusion(nn.Module):
         sampling = sampling or SamplingConfig()
         guidance, autoguidance = sampling.guidance, sampling.autoguidance
         travelling = Layout({name: self.layout.shapes[name] for name in names if name in self.layout.shapes})
-        self._check(known, list(names), guidance, autoguidance, bool(labels))
+        self._check(known, list(names), guidance, autoguidance)
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
         always = known if self.config.mode == "conditional" else {}  # there labels alone can be taken away
 
@@ -189,7 +189,7 @@ class Diffusion(nn.Module):
             guided = v = learned(self.network, x, t, known, labels)
             if not sampling.guided_at(t):
                 return v
-            if guidance != 1 and (known or labels):
+            if guidance != 1 and (labels or known and self.config.mode != "conditional"):
                 guided = guided + (guidance - 1) * (v - learned(self.network, x, t, always, None))
             if autoguidance != 1:
                 guided = guided + (autoguidance - 1) * (v - learned(self.weak, x, t, known, labels))
@@ -197,16 +197,14 @@ class Diffusion(nn.Module):
 
         return travelling, velocity
 
-    def _check(
-        self, known: Components, wanted: list[str], guidance: float, autoguidance: float, labelled: bool
-    ) -> None:
+    def _check(self, known: Components, wanted: list[str], guidance: float, autoguidance: float) -> None:
         mode = self.config.mode
         if autoguidance != 1 and self.weak is None:
             raise MandorlaError(
                 "this stage 2 has no weaker network to be led away from: train it with diffusion.weak_share=0.25, or"
                 " leave sampling.autoguidance at 1"
             )
-        if mode == "conditional" and guidance != 1 and not labelled:
+        if mode == "conditional" and guidance != 1 and not self.labels:
             raise MandorlaError(
                 "this stage 2 was trained in mode 'conditional' and does not know what it would be without the shared"
                 " part: guidance without labels must be 1, or use mode joint"

@@ -76,16 +76,20 @@ def train_diffusion(recipe: Recipe) -> None:
 
     check = fetch("val", chosen)
 
-    sampling = recipe.diffusion.sampling.model_copy(update={"autoguidance": 1.0})  # its weaker self comes at the end
+    alone = {"guidance": 1.0, "autoguidance": 1.0}  # its weaker self comes at the end
+    sampling = recipe.diffusion.sampling.model_copy(update=alone)
 
     def picture(trained: nn.Module) -> bytes:
-        noise = sample_noise(vae.layout, seed, [(index,) for index in range(min(8, len(chosen)))])
+        def noise(*step: int) -> Components:
+            drawn = sample_noise(vae.layout, seed, [(index, *step) for index in range(min(8, len(chosen)))])
+            return {name: z.to(device) for name, z in drawn.items()}
+
         encoded, _ = check
         shared = {} if recipe.diffusion.mode == "joint" else {SHARED: encoded.latents.shared[:8]}
         known = whitening.whiten(shared)
         wanted = [name for name in trained.layout.shapes if name not in known]
-        move = {name: z.to(device) for name, z in noise.items()}
-        drawn = trained.generate(move, {n: z.to(device) for n, z in known.items()}, wanted, sampling)
+        here = {name: z.to(device) for name, z in known.items()}
+        drawn = trained.generate(noise(), here, wanted, sampling, fresh=noise)
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
         names = [m.name for m in vae.modalities]
         return grid([vae.decode(name, latents[SHARED], latents[name]) for name in names], names)

@@ -1,7 +1,8 @@
 """Simpler priors on the same stage 1: what the flow of stage 2 is worth.
 
 - *gaussian*: one Gaussian over all latents, its covariance that of the training latents
-- *mixture*: a mixture of Gaussians, fitted afterwards to the leading principal components, of 5000 samples at most
+- *mixture*: a mixture of Gaussians, fitted afterwards to the leading principal components, of 5000 samples at most;
+  what these leave out is that of a training sample
 - *independent*: every component of another training sample, so that each is right and nothing belongs together
 
 References: Gaussian mixtures as priors fitted after the training: From Variational to Deterministic Autoencoders,
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mandorla.latents import Components, Layout
 
-_DIRECTIONS = 64  # principal components that a mixture is fitted to: what is left is Gaussian and small
+_DIRECTIONS = 64  # principal components that a mixture is fitted to
 _MIXED = 20  # Gaussians in a mixture
 _FITTED = 5000  # samples that a mixture is fitted to: of more it takes minutes
 
@@ -36,10 +37,11 @@ def draw_mixture(train: Components, num: int, seed: int) -> Components:
     layout, z = _joined(train)
     z = z[np.linspace(0, len(z) - 1, min(_FITTED, len(z))).astype(int)]
     scores, back = _principal(z, min(_DIRECTIONS, len(z) - 1, z.shape[1]))
-    scale = scores.std(0)
+    scale = np.maximum(scores.std(0), 1e-12)
     mixture = GaussianMixture(min(_MIXED, len(z)), reg_covar=1e-4, random_state=seed).fit(scores / scale)
-    drawn = mixture.sample(num)[0]
-    return layout.split(_tensor(back(np.random.default_rng(seed).permutation(drawn) * scale)))
+    rng, rest = np.random.default_rng(seed), z - back(scores)
+    drawn = back(rng.permutation(mixture.sample(num)[0]) * scale)
+    return layout.split(_tensor(drawn + rest[rng.integers(len(z), size=num)]))
 
 
 def draw_independent(train: Components, num: int, seed: int) -> Components:

@@ -132,7 +132,7 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def touched(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return the largest value of `x` (B, *grid) in each cell of a coarser grid of `size`, (B, *size)."""
+    """Return the largest value of `x` (B, *grid) in each cell of a coarser grid of `size`, (B, *size); see `resize`."""
     pool = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}[len(size)]
     return pool(x[:, None], size)[:, 0]
 

@@ -40,6 +40,11 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.modality, self.shared, self.private = modality, shared, private
 
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Return the size of what the cells of map latents divide evenly, filled up at its far ends; by default x."""
+        return tuple(self.modality.size)
+
     def features(self, x: Tensor) -> Tensor:
         """Return what both codes are read from; x is `(B, C, *size)` in [0, 1]. By default x itself."""
         return x
@@ -282,10 +287,14 @@ class Convolutional(EncoderDecoder):
         cells = math.prod(self.grid)
         return nn.Sequential(nn.Flatten(), *_layers(self.top * cells, hidden), nn.Linear(hidden, channels))
 
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Return the size of the images with what is added to them."""
+        return tuple(math.ceil(size / self.stride) * self.stride for size in self.modality.size)
+
     def features(self, x: Tensor) -> Tensor:
         """Return the features `(B, top, *grid)` that both codes are read from."""
-        bottom = [cells * self.stride for cells in (math.ceil(size / self.stride) for size in x.shape[2:])]
-        pad = [n for size, full in zip(x.shape[:1:-1], bottom[::-1], strict=True) for n in (0, full - size)]
+        pad = [n for size, full in zip(x.shape[:1:-1], self.padded[::-1], strict=True) for n in (0, full - size)]
         h = F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1
         levels = []
         for stage in self.down:

@@ -109,9 +109,17 @@ class VAE(nn.Module):
         return self.networks[name].decode(c, u).float()
 
 
-def to_sphere(c: Tensor) -> Tensor:
-    """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong."""
-    return F.normalize(c, dim=tuple(range(1, c.ndim))) * math.sqrt(math.prod(c.shape[1:]))
+def to_sphere(c: Tensor, held: Tensor | None = None) -> Tensor:
+    """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong.
+
+    Cells that are `held`, bool `(B, *grid)`, stay as they are, and only the others are scaled.
+    """
+    size = math.prod(c.shape[1:])
+    if held is None:
+        return F.normalize(c, dim=tuple(range(1, c.ndim))) * math.sqrt(size)
+    kept = c * held[:, None]
+    left = (size - kept.flatten(1).square().sum(1)).clamp_min(0).sqrt()
+    return kept + F.normalize(c - kept, dim=tuple(range(1, c.ndim))) * left.view(-1, *[1] * (c.ndim - 1))
 
 
 def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:

@@ -172,7 +172,7 @@ def _prior_figures(subject: Subject, judges: dict[str, Judge], of_tuples: dict[s
             s.record(
                 f"joint/agreement {name}",
                 agreement(judge_decoded(s.model, judges, latents, s.settings.label)),
-                f"As joint/agreement, of latents drawn {_PRIORS[name]} in place of stage 2.",
+                f"As joint/agreement, of latents drawn {_PRIORS[name]} in place of stage 2 (means of posteriors).",
                 **of_tuples,
             )
         )
