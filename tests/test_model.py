@@ -219,6 +219,7 @@ def test_variations_keep_as_much_as_is_asked_for(model):
     assert (shared.shared - latents.shared).abs().max() > 1e-3
     torch.testing.assert_close(shared.shared.flatten(1).square().mean(1), torch.ones(len(shared)), **CLOSE)
     assert all(part.abs().max() > 1e-4 for part in _difference(model.vary(x, 0.5, part="both").latents, latents))
+    close(model.vary(x, np.float32(0.5), seed=3).x, model.vary(x, 0.5, seed=3).x)
     few, many = (model.vary(x, 0.5, seed=3, num=num).x for num in (2, 3))
     for name, draws in many.items():
         draws = draws.unflatten(0, (-1, 3))

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -252,7 +253,7 @@ class Mandorla:
         They come one after another, `(B * num, ...)`. `part` says what varies, given the other part; "both" needs a
         stage 2 of mode joint. Detail that a refiner draws varies with the private part.
         """
-        if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+        if not isinstance(strength, Real) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
         check_whole("num", num, 1)
         latents = self.from_residual(self._latents(source))
@@ -450,7 +451,7 @@ class Mandorla:
         Weights 0 and 1 give `swap`. With `residual` it is the residuals of the private parts that are mixed.
         """
         for name, weight in {"shared": shared, "private": private}.items():
-            if not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            if not isinstance(weight, Real) or not 0 <= weight <= 1:
                 raise MandorlaError(f"{name} must be a weight in [0, 1], not {weight!r}")
         first, last = self._ends(*map(self.to_residual, map(self._latents, (a, b)))) if residual else self._ends(a, b)
         return self.decode(_mixed(first, last, shared, private))
