@@ -233,11 +233,11 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             ("swap", (SimpleNamespace(loaded=Path("r")), "1", "b.npz", None), {}),
         ),
         (
-            ["vary", "r", "1", "--strength", ".3", "--part", "both", "--out", "o"],
+            ["vary", "r", "1", "--strength", ".3", "--part", "both", "--out", "o", "--label", "d=e"],
             (
                 "vary",
                 (SimpleNamespace(loaded=Path("r")), "1", Path("o")),
-                {"strength": 0.3, "part": "both", "num": 4, "seed": 0},
+                {"strength": 0.3, "part": "both", "num": 4, "seed": 0, "labels": {"d": "e"}},
             ),
         ),
         (
@@ -249,7 +249,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             (
                 "inpaint",
                 (SimpleNamespace(loaded=Path("r")), "1", Path("m.png"), None),
-                {"part": "both", "num": 4, "seed": 2},
+                {"part": "both", "num": 4, "seed": 2, "labels": {}},
             ),
         ),
     ],

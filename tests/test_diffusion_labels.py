@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_recipe
 
 import mandorla
-from mandorla import files
+from mandorla import edits, files
 from mandorla.data.dataset import Splits
 from mandorla.data.stored import StoredDataset
 from mandorla.diffusion.config import DiffusionConfig
@@ -116,6 +116,17 @@ def test_from_recipe_to_samples(polydigits_run, copy_of):
     for labels in ({"digit": 3}, {"digit": ["3", "4"]}):
         assert not torch.allclose(model.sample(2, labels=labels).x["view0"], free, atol=1e-6)
     x = model.data().test.batch([0, 1]).x
+    shared = model.encode(x).shared
+    for draw in (
+        lambda labels: model.vary(x, 0.9, num=2, labels=labels).x["view0"],
+        lambda labels: model.sample_private(shared, labels=labels).private["view0"],
+    ):
+        assert not torch.allclose(draw({"digit": [3, 4]}), draw(None), atol=1e-6)
+    each, swapped = (model.vary(x, 0.9, num=2, labels={"digit": of}).x["view0"] for of in ([3, 4], [3, 5]))
+    torch.testing.assert_close(each[:2], swapped[:2], atol=1e-6, rtol=1e-5, msg="each draw of a sample has its label")
+    assert not torch.allclose(each[2:], swapped[2:], atol=1e-6)
+    with pytest.raises(MandorlaError, match="no class 'x'"):
+        edits.vary(model, "0", None, strength=0.5, part="both", num=1, seed=0, labels={"digit": "x"})
     assert model.translate({"view0": x["view0"]}, ["view1"], labels={"digit": [1, 2]})["view1"].shape[1] == 2
     np.savez(run / "in.npz", view0=x["view0"].numpy())
     how = {"num_samples": 1, "seed": 0, "write": ["draws"]}

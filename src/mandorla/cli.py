@@ -349,12 +349,14 @@ def vary(
     part: Moved = "private",
     num: Draws = 4,
     seed: Seed = 0,
+    label: Labels = None,
     out: Out = None,
 ) -> None:
     """Draw a sample again in part: other samples that are like it."""
     from mandorla import edits
 
-    _say(edits.vary(_load(run), source, out, strength=strength, part=part, num=num, seed=seed))
+    settings = {"strength": strength, "part": part, "num": num, "seed": seed, "labels": _labels(label)}
+    _say(edits.vary(_load(run), source, out, **settings))
 
 
 @app.command()
@@ -383,12 +385,14 @@ def inpaint(
     part: Moved = "both",
     num: Draws = 4,
     seed: Seed = 0,
+    label: Labels = None,
     out: Out = None,
 ) -> None:
     """Draw a region of images anew, given what lies around it; stage 2 learns it with `diffusion.region_share`."""
     from mandorla import edits
 
-    _say(edits.inpaint(_load(run), source, region, out, part=part, num=num, seed=seed))
+    settings = {"part": part, "num": num, "seed": seed, "labels": _labels(label)}
+    _say(edits.inpaint(_load(run), source, region, out, **settings))
 
 
 @app.command()

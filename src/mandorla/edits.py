@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mandorla.data.readers import ReadOptions, read
 from mandorla.data.samples import Slices, read_slices
+from mandorla.diffusion.labels import Value
 from mandorla.errors import MandorlaError
-from mandorla.files import refining_of, sampling_of, to_arrays, write_as_read, write_generated
+from mandorla.files import checked_labels, refining_of, sampling_of, to_arrays, write_as_read, write_generated
 from mandorla.inputs import Arrays, Input, find_samples, in_unit, read_arrays, read_input, reading
 from mandorla.model import Mandorla, Part
 from mandorla.outputs import new_folder, origin, write_note
@@ -57,14 +58,25 @@ def swap(model: Mandorla, shared_from: str, private_from: str, out: Path | None)
     return _write(model, out, "swap", private, given, ["joined"], make, made | refining_of(model))
 
 
-def vary(model: Mandorla, source: str, out: Path | None, *, strength: float, part: Part, num: int, seed: int) -> Path:
+def vary(
+    model: Mandorla,
+    source: str,
+    out: Path | None,
+    *,
+    strength: float,
+    part: Part,
+    num: int,
+    seed: int,
+    labels: Mapping[str, Value] | None = None,
+) -> Path:
     """Write `num` variations of each sample, as `Mandorla.vary` draws them; return their folder."""
+    asked = checked_labels(model, labels)
     of = _read(model, source)
-    settings = {"source": source, "strength": strength, "part": part, "seed": seed}
+    settings = {"source": source, "strength": strength, "part": part, "seed": seed, "labels": asked}
     made = origin(model.hashes, settings | sampling_of(model, None))
 
     def make() -> Arrays:
-        return _by_draw(model.vary(of.x, strength, part, seed, num).x, num)
+        return _by_draw(model.vary(of.x, strength, part, seed, num, labels).x, num)
 
     return _write(model, out, "vary", of, {"given": of.x}, _numbered("draw", num), make, made)
 
@@ -80,12 +92,23 @@ def interpolate(model: Mandorla, first: str, last: str, out: Path | None, *, par
     return _write(model, out, "interpolate", a, {"from": a.x, "to": b.x}, _numbered("step", num), make, made)
 
 
-def inpaint(model: Mandorla, source: str, region: Path, out: Path | None, *, part: Part, num: int, seed: int) -> Path:
+def inpaint(
+    model: Mandorla,
+    source: str,
+    region: Path,
+    out: Path | None,
+    *,
+    part: Part,
+    num: int,
+    seed: int,
+    labels: Mapping[str, Value] | None = None,
+) -> Path:
     """Write `num` versions of each sample drawn anew in a region, given what lies around it; return their folder.
 
     `region` is a picture, a volume or an array, above zero where samples are drawn anew: on the grid of the source's
     files if it has some, else of the size of its samples.
     """
+    asked = checked_labels(model, labels)
     sizes = {modality.name: modality.size for modality in model.modalities if len(modality.size) > 1}
     if not sizes:
         raise MandorlaError("no modality of this model is an image or a volume: signals and vectors have no regions")
@@ -93,13 +116,13 @@ def inpaint(model: Mandorla, source: str, region: Path, out: Path | None, *, par
     where = of.region if of.files else np.repeat(_read_region(model, region, sizes)[None], len(of), 0)
     if not where.any():
         raise MandorlaError(f"{region}: nothing in it is above zero: mark what shall be drawn anew")
-    settings = {"source": source, "region": str(region), "part": part, "seed": seed}
+    settings = {"source": source, "region": str(region), "part": part, "seed": seed, "labels": asked}
     made = origin(model.hashes, settings | sampling_of(model, None))
     around = {name: x * ~where[:, None] for name, x in of.x.items() if x.shape[2:] == where.shape[1:]}
     given = {"given": of.x, "around the region": around}
 
     def make() -> Arrays:
-        return _by_draw(model.inpaint(of.x, where, part, seed, num).x, num)
+        return _by_draw(model.inpaint(of.x, where, part, seed, num, labels).x, num)
 
     return _write(model, out, "inpaint", of, given, _numbered("draw", num), make, made)
 

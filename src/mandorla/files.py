@@ -131,8 +131,7 @@ def translate(
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
     check_drawn(num_samples, labels, steps)
-    if labels:
-        to_labels(labels, model.diffusion.labels, 1)  # refused before anything is read
+    told = checked_labels(model, labels)
     path, part = split_place(str(source))
     is_arrays = part is None and (path.suffix.lower() == ".npz" or not path.exists())
     asked = [modality for modality in model.modalities if modality.name in given]
@@ -141,7 +140,7 @@ def translate(
     if both := sorted(set(wanted) & set(given)):
         raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
     settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
-    drawn = {**sampling_of(model, steps), "labels": dict(labels or {})} if num_samples else {}
+    drawn = {**sampling_of(model, steps), "labels": told} if num_samples else {}
     made = origin(model.hashes if num_samples else {"vae": model.weights}, settings | drawn)
     job = _Job(model, list(wanted), num_samples, max(num_samples, 1), seed, steps, tuple(write), labels, made)
     if is_arrays:
@@ -373,6 +372,13 @@ def _progress(num: int) -> Iterator[Callable[[float], None]]:
 
 
 # ------------------------------------------------------------------------------------------------------------ inside
+
+
+def checked_labels(model: Mandorla, labels: Mapping[str, Value] | None) -> dict[str, Value]:
+    """Return labels that are asked for. Raises MandorlaError for those that stage 2 was not trained with."""
+    if labels:
+        to_labels(labels, model.diffusion.labels, 1)
+    return dict(labels or {})
 
 
 def sampling_of(model: Mandorla, steps: int | None) -> dict[str, object]:

@@ -246,12 +246,19 @@ class Mandorla:
         return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
     def vary(
-        self, source: Data | Latents, strength: float, part: Part = "private", seed: int = 0, num: int = 1
+        self,
+        source: Data | Latents,
+        strength: float,
+        part: Part = "private",
+        seed: int = 0,
+        num: int = 1,
+        labels: Given | None = None,
     ) -> Samples:
         """Return `num` samples like each of `source`, the more unlike, the greater `strength` in [0, 1]; 1: drawn anew.
 
         They come one after another, `(B * num, ...)`. `part` says what varies, given the other part; "both" needs a
-        stage 2 of mode joint. Detail that a refiner draws varies with the private part.
+        stage 2 of mode joint. Detail that a refiner draws varies with the private part. `labels` are those of the B
+        samples, as for `sample`.
         """
         if not isinstance(strength, Real) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
@@ -262,7 +269,8 @@ class Mandorla:
         latents, keys = _times(replace(latents, detail=detail), num)
         known = {name: z for name, z in latents.components.items() if name not in names}
         begin = {name: latents.components[name] for name in names}
-        drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength)
+        asked = self._asked(labels, len(keys) // num, num)
+        drawn = self._generate(known, names, keys, seed, begin=begin, start=1.0 - strength, labels=asked)
         detail = latents.detail
         if part != "shared":
             fresh = self._detail(list(detail), seed, keys)
@@ -277,6 +285,7 @@ class Mandorla:
         part: Part = "both",
         seed: int = 0,
         num: int = 1,
+        labels: Given | None = None,
     ) -> Samples:
         """Return `num` versions of each sample of `source`, drawn anew in a region, given what lies around it.
 
@@ -285,7 +294,7 @@ class Mandorla:
         2 learns it with `diffusion.region_share`.
 
         Of data, what lies around the region stays as it is, and what lies in it is not looked at, unless one of the
-        parts stays: that one is read from all of an image.
+        parts stays: that one is read from all of an image. `labels` are those of the B samples, as for `sample`.
         """
         check_whole("num", num, 1)
         region = torch.as_tensor(region, device=self.device).bool()
@@ -315,7 +324,8 @@ class Mandorla:
         begin = {name: latents.components[name] for name in names}
         held = {name: ~here for name, here in cells.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
-        drawn = self._generate(known, names, keys, seed, begin=begin, held=held)
+        asked = self._asked(labels, len(keys) // num, num)
+        drawn = self._generate(known, names, keys, seed, begin=begin, held=held, labels=asked)
         drawn = replace(drawn, detail=self._detail(list(drawn.private), seed, keys) | latents.detail)
         x = self.decode(drawn)
         for name in seen or {}:
@@ -364,11 +374,17 @@ class Mandorla:
 
         return self._in_chunks(len(components[wanted[0]]), log_likelihood)["nats"]
 
-    def sample_private(self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None) -> Latents:
-        """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all)."""
+    def sample_private(
+        self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None, labels: Given | None = None
+    ) -> Latents:
+        """Return `shared` `(B, *shape)` with private parts drawn for it, of the modalities `wanted` (default: all).
+
+        `labels` are those of the B samples, as for `sample`.
+        """
         names = self._arguments.names(wanted or self.vae.layout.modalities)
         shared = self._latents(Latents(shared, {})).shared
-        return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed)
+        asked = self._asked(labels, len(shared))
+        return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed, labels=asked)
 
     def translate(
         self,
