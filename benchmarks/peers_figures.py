@@ -179,10 +179,8 @@ class Truth:
             if made := read_images(answer / place):
                 classes = judge_all(judges, made, label)
                 mixed = np.stack([rng.permutation(of_view) for of_view in classes])
-                name, text = (
-                    place.replace("joint", "joint/agreement"),
-                    "Share of {} in which all judges name one class.",
-                )
+                name = place.replace("joint", "joint/agreement")
+                text = "Share of {} in which all judges name one class."
                 records.append(codes.record(name, agreement(classes), text.format("generated tuples"), **reference))
                 text = text.format("tuples of views of different generated tuples")
                 chance = reference["chance"]
