@@ -34,6 +34,8 @@ HEADLINES = (  # the first of these that were measured
     "reconstruction/psnr/*",
     "copies/ratio in *",
     "copies/ratio in *",
+    "copies/noticed in *",
+    "copies/noticed in *",
     "copies/distance in *",
     "copies/distance in *",
     "copies/nearer in *",
