@@ -295,6 +295,8 @@ class Mandorla:
 
         Of data, what lies around the region stays as it is, and what lies in it is not looked at, unless one of the
         parts stays: that one is read from all of an image. `labels` are those of the B samples, as for `sample`.
+        `sampling.guidance` is towards them and towards what is known as a whole; where all is maps drawn in part,
+        nothing is.
         """
         check_whole("num", num, 1)
         region = torch.as_tensor(region, device=self.device).bool()
