@@ -290,11 +290,15 @@ class Convolutional(EncoderDecoder):
     @property
     def padded(self) -> tuple[int, ...]:
         """Return the size of the images with what is added to them."""
-        return tuple(math.ceil(size / self.stride) * self.stride for size in self.modality.size)
+        return tuple(map(self._filled, self.modality.size))
+
+    def _filled(self, size: int) -> int:
+        """Return the length of a side that the strides divide."""
+        return math.ceil(size / self.stride) * self.stride
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features `(B, top, *grid)` that both codes are read from."""
-        pad = [n for size, full in zip(x.shape[:1:-1], self.padded[::-1], strict=True) for n in (0, full - size)]
+        pad = [n for size in x.shape[:1:-1] for n in (0, self._filled(size) - size)]
         h = F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1
         levels = []
         for stage in self.down:
