@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, pad
+from torch.nn.functional import cosine_similarity
 
 from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
 from mandorla.config import checked
@@ -652,9 +652,7 @@ class Mandorla:
             if name not in (SHARED, modality) or len(size) != len(grid):
                 continue
             if (inside := _fitting(region, size, count)) is not None:
-                missing = [full - side for side, full in zip(size, network.padded, strict=True)]
-                filled = pad(inside.float(), [n for far_end in reversed(missing) for n in (0, far_end)])
-                found.append(touched(filled, tuple(grid)) > 0)
+                found.append(touched(network.fill_up(inside.float()), tuple(grid)) > 0)
         return torch.stack(found).any(0) if found else None
 
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:

@@ -40,10 +40,9 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.modality, self.shared, self.private = modality, shared, private
 
-    @property
-    def padded(self) -> tuple[int, ...]:
-        """Return the size of what the cells of map latents divide evenly, filled up at its far ends; by default x."""
-        return tuple(self.modality.size)
+    def fill_up(self, x: Tensor) -> Tensor:
+        """Return images `(..., *size)` with what is added to them before cells are read off; by default nothing."""
+        return x
 
     def features(self, x: Tensor) -> Tensor:
         """Return what both codes are read from; x is `(B, C, *size)` in [0, 1]. By default x itself."""
@@ -287,19 +286,14 @@ class Convolutional(EncoderDecoder):
         cells = math.prod(self.grid)
         return nn.Sequential(nn.Flatten(), *_layers(self.top * cells, hidden), nn.Linear(hidden, channels))
 
-    @property
-    def padded(self) -> tuple[int, ...]:
-        """Return the size of the images with what is added to them."""
-        return tuple(map(self._filled, self.modality.size))
-
-    def _filled(self, size: int) -> int:
-        """Return the length of a side that the strides divide."""
-        return math.ceil(size / self.stride) * self.stride
+    def fill_up(self, x: Tensor) -> Tensor:
+        """Return `x` `(..., *size)` with zeros at its far ends, so that the strides divide its sides."""
+        pad = [n for size in x.shape[: -self.dims - 1 : -1] for n in (0, -size % self.stride)]
+        return F.pad(x, pad) if any(pad) else x
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features `(B, top, *grid)` that both codes are read from."""
-        pad = [n for size in x.shape[:1:-1] for n in (0, self._filled(size) - size)]
-        h = F.pad(2 * x - 1, pad) if any(pad) else 2 * x - 1
+        h = self.fill_up(2 * x - 1)
         levels = []
         for stage in self.down:
             levels.append(h := stage(h))
