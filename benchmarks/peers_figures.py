@@ -39,6 +39,7 @@ from mandorla.storage import write_bytes, write_text
 _SHOWN = 12  # generated tuples in a picture
 
 Images = dict[str, Tensor]  # (B, C, *size) in [0, 1] by name of modality
+Sets = tuple[Images, Images, Images, tuple[np.ndarray, np.ndarray]]  # features: real, made, usual; whose they are
 Columns = dict[str, list[Record]]  # of each way in which a model answers
 
 
@@ -201,28 +202,28 @@ class Truth:
 
     def _fidelity(self, made: Images) -> list[Record]:
         """Measure how far generated tuples are from test samples, how many look real, how varied they are."""
-        return self.distances("joint", "test", made) + self._variety(made)
+        sets = {space: self._features(space, "test", made) for space in self.spaces}
+        return self.distances("joint", list(made), sets) + self._variety(sets)
 
-    def distances(self, start: str, part: str, made: Images, paired: bool = False) -> list[Record]:
-        """Measure the Fréchet distance of made images to a real `part` in each space.
+    def distances(self, start: str, made: list[str], sets: Mapping[str, Sets], paired: bool = False) -> list[Record]:
+        """Measure the Fréchet distance of the modalities `made` to real ones in each space; `sets` are `_features`.
 
         The mean over what was made, each, and all modalities side by side: what was not made is the real one. Beside
         it stands that of training images, but where made and real ones are `paired`, guesses of the truth. Errors leave
         out whole patients, of pairs on both sides.
         """
         records = []
-        for space in self.spaces:
-            truth, answered, usual, patients = self._features(space, part, made)
+        for space, (truth, answered, usual, patients) in sets.items():
             scopes = {f"/{name}": [name] for name in made} | {" all together": self.names}
             found = {}
             for scope, names in scopes.items():
                 a, b, c = (torch.cat([of[name] for name in names], 1) for of in (truth, answered, usual))
 
-                def distance(*sets: Tensor) -> np.ndarray:
-                    return np.array([frechet_distance(*(sets[0].chunk(2, 1) if len(sets) == 1 else sets))])
+                def distance(*of: Tensor) -> np.ndarray:
+                    return np.array([frechet_distance(*(of[0].chunk(2, 1) if len(of) == 1 else of))])
 
-                sets, groups = ((torch.cat([a, b], 1),), patients[:1]) if paired else ((a, b), patients)
-                errors = jackknife_error(distance, sets, groups, 2, self.seed)
+                of, groups = ((torch.cat([a, b], 1),), patients[:1]) if paired else ((a, b), patients)
+                errors = jackknife_error(distance, of, groups, 2, self.seed)
                 found[scope] = Record(
                     f"{start}/{space} frechet{scope}",
                     frechet_distance(a, b),
@@ -237,12 +238,11 @@ class Truth:
             records += [averaged(f"{start}/{space} frechet", each_one, each_one[0].definition), *found.values()]
         return records
 
-    def _variety(self, made: Images) -> list[Record]:
+    def _variety(self, sets: Mapping[str, Sets]) -> list[Record]:
         """Measure precision, recall and coverage of generated tuples, all modalities side by side."""
         records = []
-        for space in self.spaces:
-            *sets, patients = self._features(space, "test", made)
-            truth, answered, usual = (torch.cat([of[name] for name in self.names], 1) for of in sets)
+        for space, (*features, patients) in sets.items():
+            truth, answered, usual = (torch.cat([of[name] for name in self.names], 1) for of in features)
             if len(truth) < LEAST:
                 continue
             (near, found), (near_usual, found_usual) = (precision_recall(truth, z) for z in (answered, usual))
@@ -258,9 +258,7 @@ class Truth:
                 records.append(Record.of(f"joint/{space} {name} all together", score, text, better, **kept))
         return records
 
-    def _features(
-        self, space: str, part: str, made: Images
-    ) -> tuple[Images, Images, Images, tuple[np.ndarray, np.ndarray]]:
+    def _features(self, space: str, part: str, made: Images) -> Sets:
         """Return features of a real `part`, of made images (of real ones where none were made) and of training images.
 
         As many of each; and whose the first two are.
@@ -332,7 +330,8 @@ class Truth:
                 records.append(Record.of(name, values, text, better, unit=unit, seed=self.seed))
         found: dict[str, list[Record]] = {}
         for images in guess.values():
-            for record in self.distances("translation", "translated", images, paired=True):
+            sets = {space: self._features(space, "translated", images) for space in self.spaces}
+            for record in self.distances("translation", list(images), sets, paired=True):
                 found.setdefault(record.name, []).append(record)
         return records + [averaged(name, of_routes, of_routes[0].definition) for name, of_routes in found.items()]
 
