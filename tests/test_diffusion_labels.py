@@ -58,6 +58,9 @@ def test_what_a_user_asks_for():
     asked = to_labels({"grade": "high", "age": [40, 60]}, scales, 2)
     assert asked["grade"].shape == (2, 2)
     assert asked["age"].tolist() == [[-1.0], [1.0]]
+    asked = to_labels({"grade": [None, "high"], "age": None}, scales, 2)
+    assert asked["grade"].isnan().all(1).tolist() == [True, False], "None is not known"
+    assert asked["age"].isnan().all()
     for given, message in (
         ({"size": 1}, "no label 'size', only grade, age"),
         ({"grade": "hihg"}, "no class 'hihg', did you mean 'high'"),
@@ -115,6 +118,9 @@ def test_from_recipe_to_samples(polydigits_run, copy_of):
     free = model.sample(2).x["view0"]
     for labels in ({"digit": 3}, {"digit": ["3", "4"]}):
         assert not torch.allclose(model.sample(2, labels=labels).x["view0"], free, atol=1e-6)
+    of_one = model.sample(2, labels={"digit": [3, None]}).x["view0"]
+    assert not torch.allclose(of_one[0], free[0], atol=1e-6)
+    torch.testing.assert_close(of_one[1], free[1], atol=1e-6, rtol=1e-5, msg="not known is as if nobody had asked")
     x = model.data().test.batch([0, 1]).x
     shared = model.encode(x).shared
     for draw in (
@@ -144,6 +150,21 @@ def test_from_recipe_to_samples(polydigits_run, copy_of):
         model.sample(1, labels={"digit": 11})
     with pytest.raises(MandorlaError, match="diffusion.labels: the data have no label 'colour', only digit"):
         train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[colour]"))
+
+
+def test_a_region_is_drawn_anew_for_a_label(phantom_run, copy_of):
+    run = copy_of(phantom_run)
+    shutil.rmtree(run / "diffusion")
+    changes = ("diffusion.labels=[lesion_present]", "diffusion.region_share=0.2")
+    train_diffusion(tiny_recipe(run, "phantom", *changes))
+    model = mandorla.load(run)
+    x = model.data().test.batch([0, 1]).x
+    region = torch.zeros(model.modalities[0].size, dtype=torch.bool)
+    region[: len(region) // 2] = True
+    free, asked = (model.inpaint(x, region, labels=of).x["t1"] for of in (None, {"lesion_present": [1, None]}))
+    assert not torch.allclose(asked[0], free[0], atol=1e-6)
+    torch.testing.assert_close(asked[1], free[1], atol=1e-6, rtol=1e-5)
+    assert torch.equal(asked[..., ~region], x["t1"][..., ~region])
 
 
 def test_labels_in_mode_conditional(polydigits_run, copy_of):

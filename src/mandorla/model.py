@@ -174,7 +174,7 @@ class Mandorla:
 
         Each is the most consistent of `best_of` draws: two halve the tuples that do not belong together, many favour
         what is easily drawn. `labels` are what stage 2 was trained with as `diffusion.labels`: `{"grade": "high"}`, or
-        a value for each sample.
+        a value for each sample, None where it is not known.
 
         Where stage 2 does not model the shared part (modes "conditional" and "private"), it is taken from training
         samples at random, whatever their labels are, and only the private parts are new.

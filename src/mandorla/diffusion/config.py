@@ -19,8 +19,9 @@ class DiffusionConfig(Settings):
     """labels of the data, classes or numbers, on which everything can be conditioned; each is optional when used"""
     network: TransformerConfig = TransformerConfig()
     """transformer over the latent components"""
-    joint_share: float = Field(0.5, ge=0, le=1)
-    """share of training samples in which all components travel together"""
+    joint_share: float = Field(0.5, ge=0, lt=1)
+    """share of training samples in which all components travel together; of the others it learns each given others,
+    which translation asks of it"""
     time_std: float = Field(1.0, gt=0)
     """spread of the logit-normal times"""
     time_shift: float = Field(1.0, gt=0)

@@ -19,7 +19,7 @@ from mandorla.errors import MandorlaError, did_you_mean
 from mandorla.latents import Components
 
 Value = str | float
-Given = Mapping[str, Value | Sequence[Value]]
+Given = Mapping[str, Value | None | Sequence[Value | None]]
 _AT_ONCE = 512  # composed samples that are asked for their labels at once
 _HALF = 0.5
 _SHOWN = 12  # classes that a message names
@@ -116,6 +116,8 @@ def split_labels(texts: Sequence[str]) -> dict[str, str]:
 def to_labels(given: Given, scales: Mapping[str, LabelScale], num: int) -> Components:
     """Return the network's labels of `num` samples, `(num, size)` each, for what a user says of one or of all.
 
+    None is a value that is not known.
+
     Raises MandorlaError for labels that this model was not trained on, and values that they do not have.
     """
     if not isinstance(given, Mapping):
@@ -125,11 +127,13 @@ def to_labels(given: Given, scales: Mapping[str, LabelScale], num: int) -> Compo
         if name not in scales:
             known = f"only {', '.join(scales)}" if scales else "none: name them in diffusion.labels"
             raise MandorlaError(f"stage 2 was trained with no label {name!r}, {known}")
-        single = isinstance(value, str | int | float | np.number)
+        single = value is None or isinstance(value, str | int | float | np.number)
         values = [value] * num if single else list(value)
         if len(values) != num:
             raise MandorlaError(f"label {name!r} has {len(values)} values for {num} samples: give one for all, or each")
-        labels[name] = scales[name].apply(np.array([scales[name].of(v, name) for v in values]))
+        labels[name] = scales[name].apply(
+            np.array([math.nan if v is None else scales[name].of(v, name) for v in values], np.float64)
+        )
     return labels
 
 

@@ -60,7 +60,8 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
 
     def fetch(indices: np.ndarray, step: int) -> Batch:
         indices = indices[share(len(indices))]
-        return augment(train.batch(indices).to(device), indices, step)
+        batch = train.batch(indices)
+        return augment(Batch(batch.x, batch.present).to(device), indices, step)  # masks need not be moved along
 
     def validate(trained: Objective) -> dict[str, float]:
         with gathered(trained):
