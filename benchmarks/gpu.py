@@ -26,6 +26,7 @@ import torch
 from sections import write_section
 from speed import TABLES, count, named_modalities
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mandorla.data.dataset import Batch, all_present
@@ -43,12 +44,19 @@ LARGE = [
     "vae.model.encoder_decoder={kind: convolutional, patch: 2, channels: [128, 256, 512, 512], num_blocks: 2}",
     "diffusion.network={width: 768, depth: 12, heads: 6, patch: 4}",
 ]
+LGG_128 = [
+    "vae.model.private={channels: 4, stride: 2}",
+    "vae.model.encoder_decoder={kind: convolutional, patch: 2, channels: [64, 128, 256, 256], num_blocks: 1}",
+    "diffusion.network={width: 512, depth: 8, heads: 8, patch: 4, stack: private}",
+]
 SETTINGS = {  # recipe, changes, modalities, channels, pixels along an edge, batch of stage 1, of stage 2
     "large": ("lgg", LARGE, 3, 1, 256, 16, 32),
     "lgg": ("lgg", [], 3, 1, 64, 16, 16),
+    "lgg-128": ("lgg", LGG_128, 3, 1, 128, 16, 32),
     "polymnist-quadrant": ("polymnist-quadrant", [], 5, 3, 64, 256, 512),
 }
 HOW = ("launched", "graph", "compiled")
+_OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 STATES = 5  # numbers in float32 that a training keeps for each weight
 PRODUCT, COPIED = 8192, 2**30  # rows of the product that is the peak; bytes that are copied
 
@@ -62,15 +70,20 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try this program")
     parser.add_argument("--size", type=int, help="pixels along an edge of all settings, to try this program")
     parser.add_argument("--batch", type=int, help="samples in a batch of all settings, to try this program")
+    parser.add_argument("--channels-last", action="store_true", help="images of stage 1 in memory with channels last")
+    parser.add_argument("--cudnn", action="store_true", help="attention by cuDNN, and its search for convolutions")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take longest")
     parser.add_argument("--write", action="store_true", help="the section into experiments/SPEED.md")
     asked = parser.parse_args()
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: torch sees no GPU: run this on a machine that has one, or with --device cpu")
     lines = []
-    for line in table(asked):
-        print(line, flush=True)
-        lines.append(line)
+    torch.backends.cudnn.benchmark = asked.cudnn
+    order = [SDPBackend.CUDNN_ATTENTION, *_OTHERS] if asked.cudnn else [*_OTHERS, SDPBackend.CUDNN_ATTENTION]
+    with sdpa_kernel(order, set_priority=True):
+        for line in table(asked):
+            print(line, flush=True)
+            lines.append(line)
     if asked.write:
         name = torch.cuda.get_device_name() if asked.device == "cuda" else "no GPU"
         command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
@@ -125,6 +138,8 @@ def training(name: str, stage: str, graph: bool, asked: argparse.Namespace) -> t
     module, work = build(
         read_recipe(recipe, changes), modalities, shape, asked.batch or batch, torch.device(asked.device)
     )
+    if asked.channels_last and stage == "vae":
+        module.to(memory_format=torch.channels_last)
     return module, optimised(module, work, graph)
 
 

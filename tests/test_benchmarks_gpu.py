@@ -13,8 +13,10 @@ def gpu(benchmark_named):
     return benchmark_named("gpu")
 
 
-def test_every_row_is_measured(gpu):
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_every_row_is_measured(gpu, channels_last):
     asked = Namespace(device="cpu", settings=["lgg"], size=32, batch=2, repeats=1, profile=False, how=gpu.HOW)
+    asked.channels_last = channels_last
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in gpu.table(asked)][1:]
     assert [row[1] for row in rows] == ["step of", "---", "vae", "diffusion", "evaluation"]
     assert all(len(row) == len(rows[0]) for row in rows)
