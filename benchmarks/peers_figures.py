@@ -21,7 +21,7 @@ from mandorla.data.dataset import Batch, Dataset, Splits
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.coherence import agreement, chance_agreement, donors, histogram_distance, judge_all
-from mandorla.evaluate.distances import density_coverage, frechet_distance, precision_recall
+from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
 from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.figures.classes import class_figures
 from mandorla.evaluate.figures.fidelity import LEAST
@@ -38,8 +38,11 @@ from mandorla.storage import write_bytes, write_text
 
 _SHOWN = 12  # generated tuples in a picture
 
+_DISTANCES = {"frechet": (frechet_distance, "Fréchet distance"), "kernel": (kernel_distance, "Kernel distance (KID)")}
+
 Images = dict[str, Tensor]  # (B, C, *size) in [0, 1] by name of modality
-Sets = tuple[Images, Images, Images, tuple[np.ndarray, np.ndarray]]  # features: real, made, usual; whose they are
+Patients = tuple[np.ndarray, np.ndarray]  # whose real and made images are
+Sets = tuple[Images, Images, Images, Patients]  # features: real, made, usual
 Columns = dict[str, list[Record]]  # of each way in which a model answers
 
 
@@ -206,37 +209,45 @@ class Truth:
         return self.distances("joint", list(made), sets) + self._variety(sets)
 
     def distances(self, start: str, made: list[str], sets: Mapping[str, Sets], paired: bool = False) -> list[Record]:
-        """Measure the Fréchet distance of the modalities `made` to real ones in each space; `sets` are `_features`.
+        """Measure the distances of the modalities `made` to real ones in each space; `sets` are `_features`.
 
-        The mean over what was made, each, and all modalities side by side: what was not made is the real one. Beside
-        it stands that of training images, but where made and real ones are `paired`, guesses of the truth. Errors leave
-        out whole patients, of pairs on both sides.
+        The mean over what was made, each by its Fréchet distance, and all modalities side by side: what was not made is
+        the real one. Beside it stands that of training images, but where made and real ones are `paired`, guesses of
+        the truth. Errors leave out whole patients, of pairs on both sides.
         """
         records = []
         for space, (truth, answered, usual, patients) in sets.items():
             scopes = {f"/{name}": [name] for name in made} | {" all together": self.names}
-            found = {}
-            for scope, names in scopes.items():
-                a, b, c = (torch.cat([of[name] for name in names], 1) for of in (truth, answered, usual))
-
-                def distance(*of: Tensor) -> np.ndarray:
-                    return np.array([frechet_distance(*(of[0].chunk(2, 1) if len(of) == 1 else of))])
-
-                of, groups = ((torch.cat([a, b], 1),), patients[:1]) if paired else ((a, b), patients)
-                errors = jackknife_error(distance, of, groups, 2, self.seed)
-                found[scope] = Record(
-                    f"{start}/{space} frechet{scope}",
-                    frechet_distance(a, b),
-                    None if errors is None else float(errors[0]),
-                    len(a),
-                    f"Fréchet distance in the features '{space}'" + "; ceiling: training images." * (not paired),
-                    "lower",
-                    ceiling=None if paired else frechet_distance(a, c),
-                    seed=self.seed,
-                )
-            each_one = [record for scope, record in found.items() if scope.startswith("/")]
-            records += [averaged(f"{start}/{space} frechet", each_one, each_one[0].definition), *found.values()]
+            for measure, (distance, title) in _DISTANCES.items():
+                text = f"{title} in the features '{space}'" + "; ceiling: training images." * (not paired)
+                found = {}
+                for scope, names in scopes.items():
+                    a, b, c = (torch.cat([of[name] for name in names], 1) for of in (truth, answered, usual))
+                    error = self._error_of_distance(distance, a, b, patients, paired)
+                    found[scope] = Record(
+                        f"{start}/{space} {measure}{scope}",
+                        distance(a, b),
+                        error,
+                        len(a),
+                        text,
+                        "lower",
+                        ceiling=None if paired else distance(a, c),
+                        seed=self.seed,
+                    )
+                each_one = [record for scope, record in found.items() if scope.startswith("/")]
+                shown = found.values() if measure == "frechet" else [found[" all together"]]
+                records += [averaged(f"{start}/{space} {measure}", each_one, text), *shown]
         return records
+
+    def _error_of_distance(
+        self, distance: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor, patients: Patients, paired: bool
+    ) -> float | None:
+        def between(*of: Tensor) -> np.ndarray:
+            return np.array([distance(*(of[0].chunk(2, 1) if len(of) == 1 else of))])
+
+        of, groups = ((torch.cat([a, b], 1),), patients[:1]) if paired else ((a, b), patients)
+        errors = jackknife_error(between, of, groups, 2, self.seed)
+        return None if errors is None else float(errors[0])
 
     def _variety(self, sets: Mapping[str, Sets]) -> list[Record]:
         """Measure precision, recall and coverage of generated tuples, all modalities side by side."""

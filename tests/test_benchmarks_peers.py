@@ -100,6 +100,10 @@ def test_codes_and_coherence_of_models_that_are_right_by_construction(peers):
         )
         assert scrambled[f"joint/{space} frechet all together"]["value"] > 0.01
         assert truth[f"joint/{space} frechet"]["ceiling"] > 0.001
+        kernel, of_scrambled = (of[f"joint/{space} kernel all together"] for of in (truth, scrambled))
+        assert kernel["value"] < of_scrambled["value"] < kernel["ceiling"]
+        assert kernel["value"] < 0, "without bias, equal sets are nearer than two draws of one law"
+        assert not any(name.startswith(f"joint/{space} kernel/") for name in truth), "Fréchet distances say it of each"
     generated = {name for name in truth if name.split("/")[0] in ("coherence", "joint")}
     assert tuples.keys() == generated - {"coherence/self"}, "a model without codes"
     assert all(tuples[name] == truth[name] for name in tuples)
