@@ -642,7 +642,7 @@ def test_dicom_without_loss_is_what_it_was_and_one_that_is_damaged_is_named(tmp_
 def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, name, library, extra):
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MandorlaError, match=rf"needs {library}: pip install 'mandorla\[{extra}\]'"):
+    with pytest.raises(MandorlaError, match=rf"needs {library}: pip install -c constraints.txt 'mandorla\[{extra}\]'"):
         read(f"{tmp_path}/{name}", OPTIONS)
 
 

@@ -224,5 +224,5 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 def test_the_library_is_asked_for(scans, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(MandorlaError, match=r"pip install 'mandorla\[stream\]'"):
+    with pytest.raises(MandorlaError, match=r"pip install -c constraints.txt 'mandorla\[stream\]'"):
         pack(load_data(scans.data, 0), tmp_path / "packed", {}, 1)

@@ -474,5 +474,5 @@ def test_what_is_not_installed_is_named(polydigits_run, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "mandorla.serve.app", None)
-    with pytest.raises(MandorlaError, match=r"pip install 'mandorla\[serve\]'"):
+    with pytest.raises(MandorlaError, match=r"pip install -c constraints.txt 'mandorla\[serve\]'"):
         serve(polydigits_run, 0)

@@ -39,6 +39,8 @@ ABLATIONS = {
     "no swap": "vae.loss.swap_weight=0",
     "no leak bound": "vae.loss.leak_weight=0",
     "no noise on c": "vae.loss.shared_noise=0",
+    "u never left out": "vae.loss.private_dropout=0",
+    "no alignment": "vae.loss.alignment_weight=0",
 }
 FULL = "full"
 _FILE = "trial.json"

@@ -245,7 +245,8 @@ def library(module: str, extra: str) -> ModuleType:
     try:
         return __import__(module)
     except ImportError as error:
-        raise MandorlaError(f"reading this needs {module}: pip install 'mandorla[{extra}]'") from error
+        needed = f"pip install -c constraints.txt 'mandorla[{extra}]'"
+        raise MandorlaError(f"reading this needs {module}: {needed}") from error
 
 
 def forget() -> None:

@@ -71,7 +71,7 @@ def pack(splits: Splits, out: Path, source: Mapping[str, Any], shard_mib: int) -
     try:
         from webdataset import TarWriter
     except ImportError as error:
-        raise MandorlaError("packing needs webdataset: pip install 'mandorla[stream]'") from error
+        raise MandorlaError("packing needs webdataset: pip install -c constraints.txt 'mandorla[stream]'") from error
     if out.exists():
         raise MandorlaError(f"{out} exists already: choose another folder, or delete it")
     part = out.with_name(f"{out.name}.part")

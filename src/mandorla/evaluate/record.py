@@ -23,7 +23,7 @@ Better = Literal["higher", "lower", "nearer ceiling", "neither"]
 class Record:
     """Hold one measured figure.
 
-    - `name`: path-like and unique, e.g. `shared/digit/from view0`; the part before the first slash is its group
+    - `name`: path-like and unique, e.g. `shared/class/view0`; the part before the first slash is its group
     - `value`, `error`: the figure and its standard error, None where too few were measured to know it; `n`: on how many
       samples it was measured or, of samples of which several are one patient's, patients: what is of one patient is not
       independent. `sd`: the standard deviation between samples (subjects, where they have names), for figures that are

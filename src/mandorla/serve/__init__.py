@@ -25,6 +25,6 @@ def serve(run: Path, port: int) -> None:
     try:
         from mandorla.serve.app import listen
     except ModuleNotFoundError as error:
-        raise MandorlaError(f"the page needs {error.name}: pip install 'mandorla[serve]'") from error
+        raise MandorlaError(f"the page needs {error.name}: pip install -c constraints.txt 'mandorla[serve]'") from error
     warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: who uploads one is told on the page
     listen(model, port)
