@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mandorla.data import load_data
 from mandorla.data.augment import AugmentConfig, augment_of
-from mandorla.data.dataset import Batch, Dataset, Splits
+from mandorla.data.dataset import Batch, Dataset, Splits, evenly
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.coherence import agreement, chance_agreement, donors, histogram_distance, judge_all
@@ -275,14 +275,15 @@ class Truth:
         As many of each; and whose the first two are.
         """
         real: Batch = getattr(self, part)
-        num = min(len(next(iter(made.values()))), len(real.ids), len(self.known.ids))
-        patients = whose(*self.parts[part])[:num]
+        counts = (len(real.ids), len(next(iter(made.values()))), len(self.known.ids))
+        truth, answered, usual = (evenly(count, min(counts)) for count in counts)
+        patients = whose(*self.parts[part])[truth]
         networks = self.spaces[space]
-        sets = (
-            {name: networks[name].features(images[name][:num]) for name in self.names}
-            for images in (real.x, real.x | made, self.known.x)
-        )
-        return *sets, (patients, np.arange(num))
+        sets = [
+            {name: networks[name].features(images[name][rows]) for name in self.names}
+            for images, rows in ((real.x, truth), (real.x | made, answered), (self.known.x, usual))
+        ]
+        return *sets, (patients, np.arange(min(counts)))
 
     def _measure_routes(self, name: str, answer: Path) -> Columns:
         """Measure translations: of several draws their mean and a single one; and generated tuples."""

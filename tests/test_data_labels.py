@@ -15,6 +15,8 @@ from mandorla.errors import MandorlaError
         (np.array([2, 0, 2], np.uint8), [2, 0, 2], ("0", "1", "2")),
         ([3.0, 1.0, None], [3, 1, -1], ("0", "1", "2", "3")),
         (np.array([True, False]), [True, False], ("false", "true")),
+        ([True, None, False], [1, -1, 0], ("false", "true")),
+        ([True, False], [1, 0], ("false", "true")),
         ([61.5, None, 40.0], [61.5, np.nan, 40.0], ()),
         (np.array([2.0, 0.0, 2.0], np.float32), [2, 0, 2], ("0", "1", "2")),
         (np.array([1.0, np.nan]), [1, -1], ("0", "1")),

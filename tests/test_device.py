@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from mandorla.device import choose_device, use_idle_cores
+from mandorla.device import choose_device, own_random, use_idle_cores
 from mandorla.errors import MandorlaError
 
 
@@ -22,6 +22,19 @@ def test_idle_cores_have_a_thread_each(monkeypatch, loads, wanted):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     use_idle_cores()
     assert given == [wanted], f"the user's own number counts ({before} threads here)"
+
+
+def test_what_is_drawn_inside_changes_nothing_outside():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with own_random(7):
+        inside = torch.rand(3)
+    with own_random(7):
+        assert torch.equal(torch.rand(3), inside)
+    with own_random():
+        torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_choose_device(monkeypatch):

@@ -61,6 +61,11 @@ def test_what_a_user_asks_for():
     asked = to_labels({"grade": [None, "high"], "age": None}, scales, 2)
     assert asked["grade"].isnan().all(1).tolist() == [True, False], "None is not known"
     assert asked["age"].isnan().all()
+    seen = {"lesion": LabelScale(("false", "true"))}
+    for given in (np.True_, np.array([True, True]), True):
+        assert torch.equal(
+            to_labels({"lesion": given}, seen, 2)["lesion"], to_labels({"lesion": "true"}, seen, 2)["lesion"]
+        )
     for given, message in (
         ({"size": 1}, "no label 'size', only grade, age"),
         ({"grade": "hihg"}, "no class 'hihg', did you mean 'high'"),

@@ -12,7 +12,7 @@ from tiny import scans_recipe, write_scans
 
 import mandorla
 from mandorla.config import Settings, dump
-from mandorla.data.dataset import Splits
+from mandorla.data.dataset import Splits, evenly
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
 from mandorla.evaluate.gather import choose, gather
@@ -21,6 +21,7 @@ from mandorla.evaluate.report import print_summary
 from mandorla.evaluate.run import other_data
 from mandorla.latents import Latents, Layout
 from mandorla.vae.objective import LossConfig
+from mandorla.vae.training import train_vae
 
 SETTINGS = EvaluateConfig(
     num_train=300,
@@ -293,7 +294,7 @@ def test_a_report_on_signals_shows_them(signals_run, tmp_path):
     assert {"samples", "translation_pressure_to_flow", "swap_flow", "interpolation_private"} <= names
 
 
-@pytest.mark.parametrize("lacking", [None, "train", "test"])
+@pytest.mark.parametrize("lacking", [None, "train", "val", "test"])
 def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
     """A class by name and a packed mask; a class that one sample lacks is left out."""
     model = mandorla.load(copy_of(scans_run))
@@ -389,7 +390,7 @@ def test_slices_of_a_patient_are_one_wherever_errors_are_computed(tmp_path):
         assert found[name].n == 25, name
     assert 95 < found["information/gaussian"].n <= 100, "of 400 training samples"
     for name in ("coherence/self", "coherence/cross", "coherence/cross from 2", "swap/class", "swap/agreement"):
-        assert found[name].n == 15, name
+        assert found[name].n == 25, f"{name}: 60 samples, evenly chosen, are of all patients"
     distance, real = found["fidelity/random frechet/left"], len({k // 4 for k in choose(model.data().test, 60, 0)})
     assert (
         distance.n == real < 60
@@ -496,6 +497,33 @@ def test_an_unknown_modality_in_a_route_is_one_clear_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_route_to_itself_is_one_clear_line(tmp_path):
+    settings = only("translation", routes=(("left", "left"),))
+    with pytest.raises(MandorlaError, match="left to left is no translation"):
+        evaluate_run(RunModel(tmp_path), settings)
+
+
+class SortedBars(Bars):
+    """Samples come class by class."""
+
+    def batch(self, indices):
+        return super().batch(np.argsort(self.bar, kind="stable")[indices])
+
+
+def test_sets_of_one_size_are_of_all_classes(tmp_path):
+    """Of 400 training samples in order of class, the 60 that count are not the first ones."""
+    ceilings = []
+    for kind in (Bars, SortedBars):
+        model = RunModel(tmp_path)
+        model.data = lambda kind=kind: Splits(kind(400, 0), Bars(50, 1), Bars(60, 2))
+        records = by_name(evaluate_run(model, only("fidelity", num_generated=200, num_test=200, num_train=200)))
+        record = records["fidelity/judge frechet/left"]
+        assert record.n == 60 and "60 generated samples beside as many real test samples" in record.definition
+        ceilings.append(record.ceiling)
+    assert ceilings[1] < 2 * ceilings[0]
+    assert evenly(400, 4).tolist() == [0, 133, 266, 399] and evenly(2, 4).tolist() == [0, 1]
+
+
 def test_progress_goes_forward_to_the_end(tmp_path):
     seen = []
     evaluate_run(RunModel(tmp_path), only("translation", "audit"), lambda what, share: seen.append(share))
@@ -569,6 +597,31 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
     )
 
 
+@pytest.mark.parametrize("lesion", [0, 1])
+def test_where_all_training_samples_are_alike_a_lesion_is_not_told(tmp_path, lesion):
+    class Alike(LesionModel):
+        def data(self):
+            data = super().data()
+            data.train.bar[:] = lesion
+            return data
+
+    records = by_name(evaluate_run(Alike(tmp_path), OF_LESIONS))
+    assert {name for name in records if name.startswith("lesion/")} == {"lesion/contrast kept", "lesion/dice"}
+
+
+def test_of_a_lesion_without_pairs_no_route_is_measured(tmp_path):
+    class Alone(Lesions):
+        def batch(self, indices):
+            batch = super().batch(indices)
+            odd = torch.as_tensor(np.asarray(indices) % 2 > 0)
+            return replace(batch, present={"left": odd, "right": ~odd})
+
+    model = LesionModel(tmp_path)
+    model.test = Alone(100, 2)
+    records = by_name(evaluate_run(model, OF_LESIONS))
+    assert "lesion/foretold from left" not in records and "lesion/known from private right" in records
+
+
 def test_of_a_lesion_only_routes_that_are_asked_for_are_drawn(tmp_path):
     settings = OF_LESIONS.model_copy(update={"routes": (("right", "left"),)})
     records = by_name(evaluate_run(LesionModel(tmp_path), settings))
@@ -604,6 +657,27 @@ def test_other_data_are_measured_on_the_scale_of_the_run(scans_run, tmp_path, ca
     evaluate(scans_run, ["evaluate.suites=[translation]"], data=str(recipe))
     assert json.loads((model.run / "other" / "metrics.json").read_text())["changed"][-1] == f"--data {recipe}"
     assert capsys.readouterr().out.endswith(f"report: {model.run / 'other' / 'report.html'}\n")
+
+
+def test_subjects_of_other_data_have_a_range_of_their_own(tmp_path):
+    """One of the same name is no subject of the run, and what a sample is does not depend on its batch."""
+    recipes, per = [], "data.intensity={kind: percentile, per: subject}"
+    for name, brightness in (("own", 400), ("others", 200)):
+        (tmp_path / name).mkdir()
+        write_scans(tmp_path / name, brightness=brightness)
+        recipes.append(scans_recipe(tmp_path / f"{name}_run", tmp_path / name, per))
+    train_vae(recipes[0])
+    recipe = tmp_path / "others.yaml"
+    recipe.write_text(dump(recipes[1]))
+    model = mandorla.load(tmp_path / "own_run")
+    own, other = model.data().test, other_data(model, str(recipe)).test
+    assert set(own.groups) & set(other.groups)
+    rows = np.arange(len(other))
+    whole = other.batch(rows).x["t1"]
+    stored, groups = other.x["t1"][other.rows], other.groups
+    np.testing.assert_array_equal(whole, model.to_unit({"t1": stored}, groups)["t1"])
+    torch.testing.assert_close(torch.cat([other.batch([row]).x["t1"] for row in rows]), whole)
+    assert whole.mean() > 0.9 * own.batch(np.arange(len(own))).x["t1"].mean(), "half as bright, on its own scale"
 
 
 def test_reconstructions_of_images_have_both_likenesses(phantom_run):

@@ -205,6 +205,9 @@ def test_any_component_given_any_others(model):
         model.complete(some(model))
     with pytest.raises(MandorlaError, match="mean nothing without the shared part"):
         model.complete(Latents(None, known.private, residual=True))
+    for end in (Latents(None, known.private), known):
+        with pytest.raises(MandorlaError, match="mixing needs a shared part at both ends"):
+            model.interpolate(end, Latents(None, known.private), 3)
 
 
 def test_variations_keep_as_much_as_is_asked_for(model):

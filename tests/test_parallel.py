@@ -98,6 +98,21 @@ def test_batch_normalisation_sees_the_rows_of_all(tmp_path, dims):
     torch.testing.assert_close(torch.cat([one["x"] for one in found]), whole.grad, atol=1e-4, rtol=1e-3)
 
 
+def test_a_batch_without_a_row_leaves_the_statistics(tmp_path):
+    """No sample of a small batch has the modality: nothing becomes NaN, and nothing moves."""
+
+    def work():
+        norm = nn.Sequential(nn.BatchNorm2d(4))
+        normalise_in_common(norm)
+        x = torch.zeros(0, 4, 5, 5, requires_grad=True)
+        norm(x).sum().backward()
+        return dict(norm[0].named_buffers()) | {"weight": norm[0].weight.grad, "x": x.grad}
+
+    for one in results(2, tmp_path, work):
+        assert torch.equal(one["running_mean"], torch.zeros(4)) and torch.equal(one["running_var"], torch.ones(4))
+        assert torch.equal(one["weight"], torch.zeros(4)) and one["x"].shape == (0, 4, 5, 5)
+
+
 def test_a_batch_normalisation_that_cannot_be_shared_is_named():
     with pytest.raises(MandorlaError, match="1: several processes need a batch normalisation as torch makes it"):
         normalise_in_common(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False)))

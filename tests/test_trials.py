@@ -188,3 +188,13 @@ def test_where_none_is_good_enough_the_nearest_is_recommended():
     results = [result("leaks", 16, 25.0, 0.15, 0.9), result("blurred", 16, 22.0, 0.10, 0.9)]
     chosen, why = recommend(results)
     assert chosen.trial.name == "leaks" and "no trial is" in why and "leak 0.05 from the best" in why
+
+
+def test_what_was_not_measured_of_all_does_not_count():
+    """Validation samples of a single patient tell of no leak."""
+    results = [result(str(n), n, psnr, 0.5, 0.9) for n, psnr in ((2, 20.0), (4, 25.0), (8, 25.1))]
+    for each in results:
+        del each.figures["private/class mlp"]
+    assert results[0].leak is None
+    chosen, text = recommend(results)
+    assert chosen.trial.name == "4" and "recommended: 4" in text

@@ -22,6 +22,7 @@ from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
 from mandorla.recipe import Recipe, read_run
+from mandorla.storage import locked
 from mandorla.vae import latent_cache
 from mandorla.vae.latent_cache import Encoded, open_latents, write_latents
 
@@ -139,6 +140,19 @@ def test_made_anew_of_other_data(scans_run, tmp_path, copy_of):
     recipe = load_settings(Recipe, path=config)
     with pytest.raises(MandorlaError, match="on the latents of another stage 1 or of other data"):
         train_diffusion(recipe.model_copy(update={"run": str(run)}))
+
+
+def test_one_command_at_a_time_notes_other_data(polydigits_run, copy_of, monkeypatch):
+    run, seen = copy_of(polydigits_run), []
+
+    def accept(*given):
+        with pytest.raises(MandorlaError), locked(run / latent_cache.LOCK):
+            pass
+        seen.append(given)
+
+    monkeypatch.setattr(latent_cache, "accept_data", accept)
+    write_latents(run)
+    assert len(seen) == 1
 
 
 def test_the_cache_of_another_run_is_refused(polydigits_run, scans_run, copy_of):

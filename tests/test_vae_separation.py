@@ -101,5 +101,6 @@ def test_a_batch_is_divided_and_swapped_by_patient():
     assert "private_known" not in known and known["shared_kept"] > 0.99, "of one patient there is no other"
     own, lone = np.array([0, 0, 1, 1, 1, 2]), np.arange(5)
     assert (own[_of_another(own)] != own).all() and _of_another(lone).tolist() == [4, 0, 1, 2, 3]
+    assert _of_another(np.zeros(5)).tolist() == [4, 0, 1, 2, 3], "of one patient, another sample"
     assert _first_half(own).tolist() == [True, True, False, False, False, False]
     assert _first_half(lone).tolist() == [True, True, False, False, False]

@@ -6,6 +6,8 @@ Processes that work together on one machine divide the cores.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -31,6 +33,16 @@ def choose_device(name: str) -> torch.device:
     if world() > 1 and here > gpus and not alone:
         raise MandorlaError(f"{here} processes, but {gpus} GPUs: start as many as there are, or set device to cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+
+
+@contextmanager
+def own_random(seed: int | None = None) -> Iterator[None]:
+    """Draw inside from generators of its own, from `seed` where it is given; those outside go on as if nothing was."""
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(gpus):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def use_idle_cores() -> None:

@@ -40,7 +40,7 @@ from mandorla.recipe import read_run
 from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
-from mandorla.vae.latent_cache import encode_batch, open_latents
+from mandorla.vae.latent_cache import LatentPart, encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import hash_tensors, load_vae
 
@@ -232,8 +232,6 @@ class Mandorla:
         check_whole("num", num, 1)
         if not isinstance(known, Latents):
             raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {type_name(known)}")
-        if known.residual and known.shared is None:
-            raise MandorlaError("residual private parts mean nothing without the shared part: give it too")
         components = self.from_residual(known).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
         wanted = others if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
@@ -560,7 +558,11 @@ class Mandorla:
     @cached_property
     def whitening(self) -> Whitening:
         """Return mean and standard deviation of each channel of the latents over the training set."""
-        return open_latents(self.run)[1]
+        return self._cache[1]
+
+    @cached_property
+    def _cache(self) -> tuple[dict[str, LatentPart], Whitening]:
+        return open_latents(self.run)
 
     def _ends(self, a: Data | Latents, b: Data | Latents) -> tuple[Latents, Latents]:
         """Return two ends to go between, with the modalities that both have."""
@@ -569,6 +571,8 @@ class Mandorla:
             raise MandorlaError(f"mixing needs as many samples at both ends, not {len(first)} and {len(last)}")
         if first.residual != last.residual:
             raise MandorlaError("mixing needs residual private parts at both ends, or at neither: see to_residual")
+        if first.shared is None or last.shared is None:
+            raise MandorlaError("mixing needs a shared part at both ends: give one, as `encode` does")
         names = [name for name in first.private if name in last.private]
         if not names:
             raise MandorlaError("mixing needs a modality that both ends have: give one")
@@ -694,6 +698,8 @@ class Mandorla:
         latents = self._latents(latents)
         if latents.residual == residual:
             return latents
+        if latents.shared is None:
+            raise MandorlaError("residual private parts mean nothing without the shared part: give it too")
         diffusion, whitening = self._stage_2
         if diffusion.config.mode == "private":
             raise MandorlaError("residual parts need a stage 2 that knows the shared part: mode joint or conditional")
@@ -716,7 +722,7 @@ class Mandorla:
         return {name: z.repeat_interleave(times, 0).to(self.device) for name, z in known.items()}
 
     def _shared_of_training(self, first: int, num: int, seed: int) -> Tensor:
-        parts, _ = open_latents(self.run)
+        parts, _ = self._cache
         chosen = np.random.default_rng(seed).integers(0, parts["train"].num_samples, first + num)[first:]
         return parts["train"].batch(chosen).latents.shared
 

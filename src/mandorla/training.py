@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mandorla.checkpoint import STATE, WEIGHTS, restore, restore_moments, save_state, save_tensors
 from mandorla.config import Settings
+from mandorla.device import own_random
 from mandorla.environment import begun_with, note_environment
 from mandorla.errors import MandorlaError
 from mandorla.nets.blocks import trains_in_bf16
@@ -272,8 +273,7 @@ class _Training:
 
     def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> dict[str, float]:
         """Log and return the figures of the average, and keep its weights if they are the best so far."""
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(self.seed)
+        with own_random(self.seed), torch.no_grad():
             self.log.add(figures := measure(self.average))
         self.log.write("val", self.step)
         if figures["loss"] <= self.best:
@@ -284,7 +284,7 @@ class _Training:
 
     def draw(self, picture: Callable[[nn.Module], bytes | None]) -> None:
         """Write a picture of what the average does now, if there is one."""
-        with torch.random.fork_rng(), torch.no_grad():
+        with own_random(), torch.no_grad():
             content = picture(self.average)
         if content and is_first():
             (self.folder / "pictures").mkdir(exist_ok=True)
@@ -376,6 +376,13 @@ def _errors_named(training: _Training) -> Iterator[None]:
     """Turn a lack of memory, or of what compiles, into an error that names the setting to change."""
     try:
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise MandorlaError(
+            f"{training.title}, step {training.step + 1}: a batch has a single sample of a modality, and a network that"
+            f" normalises over the batch needs two: raise {training.key}.batch_size, or choose fewer channels (levels)"
+        ) from error
     except (MemoryError, RuntimeError) as error:
         if training.config.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
             cause = " ".join(str(error).splitlines()[:2])

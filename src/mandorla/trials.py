@@ -61,28 +61,29 @@ class Result:
     trial: Trial
     figures: dict[str, list[Record]]
 
-    def mean(self, *names: str) -> float:
-        """Return the mean over seeds of the first of these figures that was measured."""
-        return statistics.mean(record.value for record in next(self.figures[n] for n in names if n in self.figures))
+    def mean(self, *names: str) -> float | None:
+        """Return the mean over seeds of the first of these figures that was measured; None if none was."""
+        found = next((self.figures[name] for name in names if name in self.figures), None)
+        return found and statistics.mean(record.value for record in found)
 
     @property
-    def numbers(self) -> float:
+    def numbers(self) -> float | None:
         """Return how many numbers the latents of a sample have."""
         return self.mean("latents/numbers")
 
     @property
-    def psnr(self) -> float:
+    def psnr(self) -> float | None:
         """Return the likeness of reconstructions in dB."""
         return self.mean("reconstruction/psnr")
 
     @property
-    def leak(self) -> float:
+    def leak(self) -> float | None:
         """Return how much u knows of the class or, without classes, how much of u is known from c; at least chance."""
-        chance = next(self.figures[name][0].chance for name in LEAK if name in self.figures)
-        return max(self.mean(*LEAK), chance or 0.0)
+        found = [self.figures[name][0] for name in LEAK if name in self.figures]
+        return max(self.mean(*LEAK), found[0].chance or 0.0) if found else None
 
     @property
-    def coherence(self) -> float:
+    def coherence(self) -> float | None:
         """Return how often decoded views keep the class of c or, without classes, how much of c they keep."""
         return self.mean(*COHERENCE)
 
@@ -148,13 +149,13 @@ def run_trials(kind: Kind, trials: Sequence[Trial], read: Read, num_seeds: int =
 def recommend(results: Sequence[Result]) -> tuple[Result, str]:
     """Return the result to take, by `RULE`, and a sentence that says why.
 
-    Where none is good enough in all three, it is the one that misses by least, in units of the tolerances.
+    Where none is good enough in all three, it is the one that misses by least, in units of the tolerances. What was not
+    measured of all, as the leak of the samples of a single patient, does not count.
     """
-    best = {
-        "psnr": max(result.psnr for result in results),
-        "coherence": max(result.coherence for result in results),
-        "leak": min(result.leak for result in results),
-    }
+    best = {}
+    for key, better in {"psnr": max, "coherence": max, "leak": min}.items():
+        values = [getattr(result, key) for result in results]
+        best |= {} if None in values else {key: better(values)}
     misses = {}
     for number, result in enumerate(results):
         away = {key: abs(getattr(result, key) - value) for key, value in best.items()}

@@ -16,6 +16,7 @@ import numpy as np
 
 from mandorla.data import DataConfig
 from mandorla.data.check_source import Look, Seen, Stock
+from mandorla.data.dataset import evenly
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
@@ -152,7 +153,7 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
     """Look at all rows of `stock`; `config` and `seed` say how they are divided."""
     num = len(stock.ids)
     drawn = set(_choose(stock))
-    kept = set(np.linspace(0, num - 1, min(NUM_ROWS, num)).astype(int).tolist())
+    kept = set(evenly(num, NUM_ROWS).tolist())
     tasks = [
         (*task, NUM_VALUES // len(kept) if row in kept or row in drawn else 0, row in drawn)
         for row, task in enumerate(stock.tasks)
@@ -249,7 +250,7 @@ def _choose(stock: Stock) -> list[int]:
 
 
 def _spread(rows: Sequence[int], most: int) -> list[int]:
-    return [rows[i] for i in np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    return [rows[i] for i in evenly(len(rows), most)]
 
 
 def _divide(

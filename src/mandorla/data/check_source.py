@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from mandorla.data import DataConfig, load_data, pair_files
 from mandorla.data.arrays import ArraysConfig, gather_arrays
+from mandorla.data.dataset import evenly
 from mandorla.data.decode import num_workers, stamp
 from mandorla.data.geometry import Turn, across
 from mandorla.data.pairing import PairingReport
@@ -138,7 +139,7 @@ def _compose(config: DataConfig, seed: int) -> Stock:
     splits = load_data(config, seed)
     parts, batches = [], []
     for part, dataset in splits.parts.items():
-        chosen = np.linspace(0, len(dataset) - 1, min(NUM_COMPOSED, len(dataset))).astype(int)
+        chosen = evenly(len(dataset), NUM_COMPOSED)
         batches.append(dataset.batch(chosen))
         parts += [part] * len(chosen)
     names = [m.name for m in splits.modalities]

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 CHUNK = 2**24  # values that are worked on at once
 
 
+def evenly(length: int, most: int) -> np.ndarray:
+    """Return indices below `length`, evenly spaced: `most` of them, or all if there are no more."""
+    return np.linspace(0, length - 1, min(most, length)).astype(int)
+
+
 @dataclass(frozen=True)
 class Modality:
     """Describe one modality: `name`, number of `channels`, spatial `size` (empty for plain vectors)."""

@@ -88,7 +88,8 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
         marked = np.array([place is not None for place in places])[rows]
         if name.endswith("_mask") and not marked.all():  # without a mask nobody knows
             any_marked = kept.arrays[name].reshape(len(rows), -1).any(axis=1)
-            labels[f"{name.removesuffix('_mask')}_present"] = np.where(marked, any_marked, -1).astype(np.int64)
+            shown = [bool(any_) if known else None for any_, known in zip(any_marked, marked, strict=True)]
+            labels[f"{name.removesuffix('_mask')}_present"] = shown
     return divide(
         {name: kept.arrays[name] for name in pairs.files},
         present,

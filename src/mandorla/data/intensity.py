@@ -28,7 +28,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from torch import Tensor
 
 from mandorla.config import Settings
-from mandorla.data.dataset import Dataset
+from mandorla.data.dataset import Dataset, evenly
 from mandorla.errors import MandorlaError
 from mandorla.storage import read_json, write_text
 
@@ -197,6 +197,16 @@ class Fitted:
             unit[rows] = own.apply(values[rows])
         return unit
 
+    def of_others(self, images: np.ndarray, present: np.ndarray, groups: np.ndarray) -> "Fitted":
+        """Return these settings for other data `images` `(N, ...)`: with `per: subject`, the ranges of its `groups`.
+
+        `present` bool `(N,)` says which rows are there.
+        """
+        if not self.subjects:
+            return self
+        found = _of_subjects(self.settings, images, present, groups)
+        return replace(self, subjects={name: own or self.usual for name, own in found.items()})
+
     def apply_new(self, values: np.ndarray, groups: Sequence[str] | None = None) -> np.ndarray:
         """Return new samples `values` `(B, ...)` as float32 in [0, 1]; none of their subjects is one of the training.
 
@@ -267,8 +277,7 @@ def fit(
         raise MandorlaError(f"{place}: no training sample has it; give other data, seed or shares")
     per = getattr(settings, "per", "dataset")
     if per == "subject":
-        names = np.unique(groups[present])
-        own = {str(name): _range(settings, images, np.flatnonzero((groups == name) & present)) for name in names}
+        own = _of_subjects(settings, images, present, groups)
         found = [own[str(name)] for name in np.unique(groups[rows]) if own[str(name)]]
         usual = Intensity(*np.median([(i.low, i.high) for i in found], axis=0).tolist()) if found else None
         subjects = {name: intensity or usual for name, intensity in own.items()}
@@ -283,6 +292,14 @@ def fit(
             f" give it a window in data.intensity_of{other}"
         )
     return Fitted(settings, usual, subjects, dtype=dtype)
+
+
+def _of_subjects(
+    settings: IntensityConfig, images: np.ndarray, present: np.ndarray, groups: np.ndarray
+) -> dict[str, Intensity | None]:
+    """Return the range of each subject that is there, None where it has but one value."""
+    names = np.unique(groups[present])
+    return {str(name): _range(settings, images, np.flatnonzero((groups == name) & present)) for name in names}
 
 
 def background(values: np.ndarray) -> float:
@@ -310,7 +327,7 @@ def is_range(low: float, high: float) -> bool:
 
 def look(intensity: Mapping[str, Fitted], train: Dataset) -> dict[str, Fitted]:
     """Return `intensity` with what samples of `train` look like."""
-    batch = train.batch(np.linspace(0, len(train) - 1, min(NUM_SEEN, len(train))).astype(int))
+    batch = train.batch(evenly(len(train), NUM_SEEN))
     x = {name: value[batch.present[name]].numpy() for name, value in batch.x.items()}
     return {
         name: replace(fitted, seen=Seen.of(x[name]) if len(x[name]) else None) for name, fitted in intensity.items()

@@ -35,6 +35,9 @@ def to_label(values: np.ndarray | Sequence[str | float | None], place: str, numb
     arrays that should be a number, and a label that no sample has.
     """
     if not isinstance(values, np.ndarray):
+        kinds = {type(value) for value in values}
+        if not number and bool in kinds and kinds <= {bool, type(None)}:
+            return Label(np.array([-1 if value is None else int(value) for value in values]), ("false", "true"))
         values = _to_array(values, place)
     if values.dtype.kind == "U" and values.ndim == 1:
         names = tuple(sorted(set(values.tolist()) - {""}))

@@ -59,7 +59,7 @@ class LabelScale:
             if not math.isfinite(number):
                 raise MandorlaError(f"label {label!r} is a number, not {value!r}")
             return number
-        name = str(value).lower() if isinstance(value, bool) else str(value)
+        name = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
         if name not in self.classes:
             hint = did_you_mean(name, self.classes)
             known = (*self.classes[:_SHOWN], "...") if len(self.classes) > _SHOWN else self.classes
@@ -127,7 +127,7 @@ def to_labels(given: Given, scales: Mapping[str, LabelScale], num: int) -> Compo
         if name not in scales:
             known = f"only {', '.join(scales)}" if scales else "none: name them in diffusion.labels"
             raise MandorlaError(f"stage 2 was trained with no label {name!r}, {known}")
-        single = value is None or isinstance(value, str | int | float | np.number)
+        single = value is None or isinstance(value, str | int | float | np.number | np.bool_)
         values = [value] * num if single else list(value)
         if len(values) != num:
             raise MandorlaError(f"label {name!r} has {len(values)} values for {num} samples: give one for all, or each")

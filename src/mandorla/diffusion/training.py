@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mandorla.data import follow_record, load_data
+from mandorla.data.dataset import evenly
 from mandorla.data.record import recorded_fingerprint
 from mandorla.device import choose_device
 from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
@@ -22,6 +23,7 @@ from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.training import TrainingConfig, fit
 from mandorla.vae.latent_cache import Encoded, open_latents
+from mandorla.vae.model import to_sphere
 from mandorla.vae.store import load_vae
 
 _VALIDATION = 2048  # latents that a validation during training looks at
@@ -56,7 +58,7 @@ def train_diffusion(recipe: Recipe) -> None:
     torch.manual_seed(seed)
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
-    chosen = np.linspace(0, len(parts["val"]) - 1, min(_VALIDATION, len(parts["val"]))).astype(int)
+    chosen = evenly(len(parts["val"]), _VALIDATION)
 
     def whitened(encoded: Encoded) -> tuple[Components, dict[str, Tensor]]:
         drawn = {name: z.to(device) for name, z in encoded.draw().items()}
@@ -91,6 +93,7 @@ def train_diffusion(recipe: Recipe) -> None:
         here = {name: z.to(device) for name, z in known.items()}
         drawn = trained.generate(noise(), here, wanted, sampling, fresh=noise)
         latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
+        latents[SHARED] = to_sphere(latents[SHARED])
         names = [m.name for m in vae.modalities]
         return grid([vae.decode(name, latents[SHARED], latents[name]) for name in names], names)
 

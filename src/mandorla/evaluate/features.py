@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mandorla.data.dataset import Modality
+from mandorla.device import own_random
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.images import Images, unit_images
 from mandorla.evaluate.judges import Judge
@@ -30,8 +31,7 @@ _SEED = 0  # of the random networks: another one would be another space
 
 def random_network(modality: Modality) -> Judge:
     """Return the network of the space *random* for data of this shape: He's weights, no biases."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
+    with own_random(_SEED):
         network = Judge(modality, {})
         for layer in network.body:
             if hasattr(layer, "weight"):

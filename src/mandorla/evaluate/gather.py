@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset
+from mandorla.data.dataset import Dataset, evenly
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
 from mandorla.parallel import divide
@@ -47,7 +47,7 @@ class Gathered:
 
     def thinned(self, num: int) -> "Gathered":
         """Return `num` of the samples, evenly spaced, or all if there are no more."""
-        rows = np.linspace(0, len(self.indices) - 1, min(num, len(self.indices))).astype(int)
+        rows = evenly(len(self.indices), num)
         return Gathered(
             indices=self.indices[rows],
             latents=self.latents[rows],

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mandorla.device import own_random
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, code_rows, same_number
 
@@ -147,8 +148,7 @@ def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int, gro
     """Return the critic that does best on a fifth of the pairs while it is trained on the others."""
     order = shuffled(rng, len(a), groups)
     fit, check = order[len(a) // 5 :], order[: len(a) // 5]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with own_random(seed):
         critic = _Critic(a.shape[1], b.shape[1])
     optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.1)
     best, kept, since = -math.inf, critic.state_dict(), 0

@@ -175,7 +175,7 @@ def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
     """Return how many classes a factor has; none if some sample lacks it. Raises MandorlaError if it is a number."""
     if not isinstance(data.train, StoredDataset):
         return int(probe.factors[factor].max()) + 1
-    labels = [part.labels[factor] for part in (data.train, data.test) if factor in getattr(part, "labels", {})]
+    labels = [part.labels[factor] for part in data.parts.values() if factor in getattr(part, "labels", {})]
     if factor not in data.classes:
         raise MandorlaError(
             f"evaluate.label, private_label or lesion: {factor!r} holds numbers, not classes, which alone are measured:"

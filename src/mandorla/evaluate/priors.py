@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mandorla.data.dataset import evenly
 from mandorla.latents import Components, Layout
 
 _DIRECTIONS = 64  # principal components that a mixture is fitted to
@@ -35,7 +36,7 @@ def draw_mixture(train: Components, num: int, seed: int) -> Components:
     from sklearn.mixture import GaussianMixture
 
     layout, z = _joined(train)
-    z = z[np.linspace(0, len(z) - 1, min(_FITTED, len(z))).astype(int)]
+    z = z[evenly(len(z), _FITTED)]
     scores, back = _principal(z, min(_DIRECTIONS, len(z) - 1, z.shape[1]))
     scale = np.maximum(scores.std(0), 1e-12)
     mixture = GaussianMixture(min(_MIXED, len(z)), reg_covar=1e-4, random_state=seed).fit(scores / scale)

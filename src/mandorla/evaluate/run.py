@@ -243,6 +243,8 @@ def _check(model: "Mandorla", settings: EvaluateConfig, baseline: "Mandorla | No
     for name in (name for route in settings.routes for name in route):
         if name not in names:
             raise MandorlaError(f"evaluate.routes: unknown modality {name!r}; this model has {', '.join(names)}")
+    if same := [given for given, wanted in settings.routes if given == wanted]:
+        raise MandorlaError(f"evaluate.routes: {same[0]} to {same[0]} is no translation: name two modalities")
     if "fidelity" in settings.suites:
         for path in settings.features.values():
             OnnxNetwork(Path(path))
@@ -266,7 +268,7 @@ def other_data(model: "Mandorla", source: str) -> Splits:
     Raises MandorlaError if it has other modalities than the model, or other classes of one label.
     """
     from mandorla.data import load_data
-    from mandorla.data.stored import with_intensity
+    from mandorla.data.stored import StoredDataset, with_intensity
     from mandorla.recipe import read_recipe
 
     recipe = read_recipe(source)
@@ -281,9 +283,12 @@ def other_data(model: "Mandorla", source: str) -> Splits:
                 f"--data {source}: the label {label!r} has the classes {', '.join(other.classes[label])}, in the run"
                 f" {', '.join(own.classes[label])}: give them the same names, all of them in both"
             )
-    return Splits(
-        own.train, own.val, with_intensity(other, model.intensity).test, own.intensity, own.classes, own.contents
-    )
+    intensity, test = dict(model.intensity), other.test
+    if isinstance(test, StoredDataset):
+        for name, fitted in intensity.items():
+            intensity[name] = fitted.of_others(test.x[name][test.rows], test.present[name][test.rows], test.groups)
+    test = with_intensity(other, intensity).test
+    return Splits(own.train, own.val, test, own.intensity, own.classes, own.contents)
 
 
 class _Clock:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, Splits
+from mandorla.data.dataset import Dataset, Splits, evenly
 from mandorla.errors import MandorlaWarning
 from mandorla.evaluate.coherence import conditional_coherence, donors
 from mandorla.evaluate.figures.classes import class_figures
@@ -94,7 +94,8 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
 
 def coherence_without_prior(s: Codes) -> list[Record]:
     """Measure self and cross coherence with the two stand-ins for p(u | c); nothing where no class is known."""
-    rows = np.flatnonzero(np.all(list(s.test.present.values()), axis=0))[: s.settings.num_generated]
+    rows = np.flatnonzero(np.all(list(s.test.present.values()), axis=0))
+    rows = rows[evenly(len(rows), s.settings.num_generated)]
     if not s.views or len(rows) < 2:
         return []
     label, judges = s.settings.label, {view: s.judges[view] for view in s.views}
@@ -112,8 +113,8 @@ def coherence_without_prior(s: Codes) -> list[Record]:
         for kind, scores in zip(
             ("self", "cross"), conditional_coherence(s.model, judges, label, alone, truth, s.seed, draw), strict=True
         ):
-            whose = "its own" if kind == "self" else "another view's"
-            text_of = f"Share in which a view, decoded from {whose} c and {text}, is judged to show the source's class."
+            read = "its own" if kind == "self" else "another view's"
+            text_of = f"Share in which a view, decoded from {read} c and {text}, is judged to show the source's class."
             records.append(s.record(f"coherence/{kind} {name}", scores.mean(0), text_of, **reference))
     return records
 

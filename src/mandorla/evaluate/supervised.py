@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mandorla.data.dataset import Batch, Dataset, on_device
+from mandorla.device import own_random
 from mandorla.nets.blocks import trains_in_bf16
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,8 +29,7 @@ def train_network(
     None passes over a batch that tells nothing. The same seed gives the same network; the random state stays.
     """
     rng, train = np.random.default_rng(seed), on_device(train, torch.device(device))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with own_random(seed):
         network = build().to(device)
         optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
         lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)

@@ -43,8 +43,9 @@ class CommonNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         y, mean, variance, count = _NormaliseInCommon.apply(x, self.weight, self.bias, self.eps)
         self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        pace = self.momentum * (count > 0)  # where no process has a row, statistics stay
+        self.running_mean.lerp_(mean, pace)
+        self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), pace)
         return y
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -66,8 +67,8 @@ class _NormaliseInCommon(torch.autograd.Function):
         own = torch.cat([weight.new_full([1], num), mean, scale.square().reciprocal() - eps if num else nothing])
         counts, means, variances = gather(own[None], [1] * world()).split([1, len(mean), len(mean)], 1)
         count = counts.sum()
-        mean = (counts * means).sum(0) / count
-        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        mean = (counts * means).sum(0) / count.clamp_min(1)
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count.clamp_min(1)
         ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
@@ -83,7 +84,9 @@ class _NormaliseInCommon(torch.autograd.Function):
             of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(  # as if statistics were constant
                 gradient, x, weight, mean, variance, mean, scale, False, ctx.eps, [True, True, True]
             )
-        slope, level = gather(torch.stack([of_weight, of_bias])[None], [1] * world()).sum(0) * weight * scale / count
+        slope, level = (
+            gather(torch.stack([of_weight, of_bias])[None], [1] * world()).sum(0) * weight * scale / count.clamp_min(1)
+        )
         slope = slope * scale
         level, slope = ((z.view(-1, *[1] * (x.ndim - 2))).to(x) for z in (level - slope * mean, slope))
         return of_x - torch.addcmul(level, slope, x), of_weight, of_bias, None

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Modality
+from mandorla.device import own_random
 from mandorla.errors import MandorlaError
 from mandorla.latents import Shape
 from mandorla.nets.blocks import Residual, batch_norm, conv, initialise, resize, transposed_conv
@@ -161,7 +162,7 @@ def _check_shapes(network: EncoderDecoder, what: str) -> None:
     network.eval()
     method = "features"
     try:
-        with torch.random.fork_rng():
+        with own_random():
             h = network.features(torch.zeros(x))
             method = "encode_shared"
             c = network.encode_shared(h)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mandorla.data import follow_record, load_data
-from mandorla.data.dataset import Batch, on_device
+from mandorla.data.dataset import Batch, evenly, on_device
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.latents import Components, Latents
@@ -76,7 +76,7 @@ def train_refiner(recipe: Recipe) -> None:
 
     def few(part: str, num: int) -> tuple[Batch, Encoded]:
         have = parts[part].num_samples
-        return fetch(part, np.linspace(0, have - 1, min(num, have)).astype(int))
+        return fetch(part, evenly(have, num))
 
     shown, encoded = few("train", _MEASURED)
     for place, (name, decoded) in enumerate(decode(draw(encoded)).items()):

@@ -37,7 +37,7 @@ from mandorla.data.augment import Augment, AugmentConfig, augment_of
 from mandorla.data.dataset import CHUNK, Batch, Dataset, Splits, at_rows, rows_of
 from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
-from mandorla.device import choose_device
+from mandorla.device import choose_device, own_random
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.recipe import Recipe, read_run
@@ -100,7 +100,8 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     vae, weights = load_vae(run)
     recipe = read_run(run)
     splits = splits or follow_record(run, load_data(recipe.data, recipe.seed))
-    accept_data(run, splits)  # first, so that a cache of other data is refused if this is interrupted
+    with locked(run / LOCK, wait=True):
+        accept_data(run, splits)  # first, so that a cache of other data is refused if this is interrupted
     parts, folder = {"train": splits.train, "val": splits.val}, run / FOLDER
     at_once = min(_MOST, max(1, CHUNK // sum(math.prod(m.shape) for m in splits.modalities)))
     manifest = {
@@ -167,8 +168,7 @@ class LatentPart:
 
     def drawn(self) -> Iterator[tuple[Components, dict[str, Tensor]]]:
         """Yield every record once, in chunks: components drawn from their posteriors, and which of them exist."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with own_random(0):
             for start in range(0, len(self), _MOST):
                 encoded = self.batch(np.arange(start, min(start + _MOST, len(self))))
                 yield encoded.draw(), encoded.given

@@ -53,7 +53,7 @@ class LossConfig(Settings):
     """temperature of every InfoNCE term"""
     alignment_weight: float = Field(0.0, ge=0)
     """weight of the squared difference between the shared codes of different modalities"""
-    max_cells: int = Field(512, ge=2)
+    max_cells: int = Field(512, ge=4)
     """most locations in one dense InfoNCE or one kernel of the leak; the cost grows with the square"""
     private_dropout: float = Field(0.0, ge=0, lt=1)
     """share of the samples decoded as in a translation, with u = 0 and c from other modalities than the target: c then

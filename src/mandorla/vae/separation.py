@@ -58,7 +58,7 @@ def explained(truth: Tensor, guess: Tensor) -> float:
 def _of_another(whose: np.ndarray) -> Tensor:
     """Return for each sample another one `(B,)`: another patient's, if nobody has more than half of them."""
     order, partner = np.argsort(whose, kind="stable"), np.empty(len(whose), int)
-    partner[order] = np.roll(order, np.unique(whose, return_counts=True)[1].max())
+    partner[order] = np.roll(order, np.unique(whose, return_counts=True)[1].max() % len(order) or 1)
     return torch.from_numpy(partner)
 
 

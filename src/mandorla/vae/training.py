@@ -7,7 +7,7 @@ import torch
 
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, augment_of
-from mandorla.data.dataset import Batch, Dataset, Splits, on_device
+from mandorla.data.dataset import Batch, Splits, evenly, on_device
 from mandorla.device import choose_device
 from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
@@ -54,7 +54,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         (run / FOLDER).mkdir(exist_ok=True)
         write_description(run, vae)
     train = on_device(splits.train, device)
-    check = splits.val.batch(_spread(splits.val, _VALIDATION)).to(device)
+    check = splits.val.batch(evenly(len(splits.val), _VALIDATION)).to(device)
     own = share(len(check.ids))
     own_check = Batch(*({name: z[own] for name, z in part.items()} for part in (check.x, check.present)))
 
@@ -70,7 +70,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
 
     def picture(trained: Objective) -> bytes | None:
         with gathered(trained):
-            return _draw_reconstructions(trained.vae, splits.val.batch(_spread(splits.val, 8)).to(device))
+            return _draw_reconstructions(trained.vae, splits.val.batch(evenly(len(splits.val), 8)).to(device))
 
     fit(
         objective,
@@ -91,10 +91,6 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
         strategy=recipe.trainer.strategy,
     )
     return splits
-
-
-def _spread(dataset: Dataset, num: int) -> np.ndarray:
-    return np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int)
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch) -> bytes | None:

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
+from mandorla.data.dataset import evenly
 from mandorla.evaluate.coherence import (
     agreement,
     chance_agreement,
@@ -28,7 +29,7 @@ from mandorla.vae.model import to_sphere
 def coherence_figures(subject: Subject) -> list[Record]:
     """Measure whether generated views belong together: given one view or more, after a swap, and out of nothing."""
     s, label = subject.codes, subject.settings.label
-    views, rows = s.views, s.complete[: s.settings.num_generated]
+    views, rows = s.views, s.complete[evenly(len(s.complete), s.settings.num_generated)]
     if not views or len(rows) < 2:
         return []
     judges = {view: s.judges[view] for view in views}

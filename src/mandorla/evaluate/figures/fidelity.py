@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset
+from mandorla.data.dataset import Dataset, evenly
 from mandorla.evaluate.arrays import Array
 from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
@@ -69,7 +69,8 @@ _KINDS = {  # of sets that are compared with real ones: by what, and what they a
 def fidelity_figures(subject: Subject) -> list[Record]:
     """Measure samples and reconstructions in every space, and how varied samples are."""
     settings, (spaces, _) = subject.settings, subject.spaces
-    num = min(settings.num_generated, settings.num_test, settings.num_train)
+    limits = (settings.num_generated, settings.num_test, settings.num_train)
+    num = min(*limits, len(subject.data.test), len(subject.data.train))
     made = {space: {n: of[n].features(x) for n, x in subject.samples.x.items()} for space, of in spaces.items()}
     made[_WHOSE] = {name: torch.arange(len(x))[:, None] for name, x in subject.samples.x.items()}
     sets = {
@@ -127,8 +128,12 @@ def _compare(
     num = min(len(sets[which][space][scope]) for which in names)
     if num < LEAST:
         return []
-    (measure, what), (real, made, training) = _KINDS[kind], (sets[which][space][scope][:num] for which in names)
-    groups = tuple(sets[which][_WHOSE][scope][:num, 0].numpy() for which in names[:2])
+
+    def some(z: Tensor) -> Tensor:
+        return z[evenly(len(z), num)]
+
+    (measure, what), (real, made, training) = _KINDS[kind], (some(sets[which][space][scope]) for which in names)
+    groups = tuple(some(sets[which][_WHOSE][scope])[:, 0].numpy() for which in names[:2])
     figures, best = measure(real, made), measure(real, training)
     errors = jackknife_error(
         lambda real, made: np.array(list(measure(real, made).values())), (real, made), groups, _FEWEST, subject.seed

@@ -19,6 +19,9 @@ def lesion_figures(subject: Subject) -> list[Record]:
     if shown not in s.judges or factor not in s.judges[shown].heads:
         return []
     truth = s.truth(factor, shown)
+    heads = [s.judges[name].heads[factor].out_features for name in s.names]
+    if min(heads) < 2 or any(len(np.unique(s.train.factors[factor][s.train.present[name]])) < 2 for name in s.names):
+        return _kept_figures(subject)  # all have a lesion, or none: there is nothing to tell apart
     seen = auc(s.test.verdicts[shown][factor][s.test.present[shown]][:, 1], truth)
     others = [name for name in s.names if name != shown]
     records = []
@@ -49,6 +52,8 @@ def lesion_figures(subject: Subject) -> list[Record]:
     batch, judge = subject.translated, s.judges[shown]
     for name in (name for name in others if (name, shown) in subject.routes):
         rows = (batch.present[name] & batch.present[shown]).numpy()
+        if not rows.any():
+            continue
         made = subject.translations[name][shown][:, rows]
         scores = np.stack([judge.probabilities(x, factor)[:, 1] for x in made])
         present, groups = batch.factors[factor][rows], batch.whose[rows]
@@ -77,6 +82,8 @@ def _kept_figures(subject: Subject) -> list[Record]:
     if MASK not in batch.factors or len(batch.x[shown][0]) != 1:
         return []
     rows = batch.present[shown].numpy()
+    if not rows.any():
+        return []
     x, mask = batch.x[shown][rows], batch.factors[MASK][rows]
     if mask.shape[1:] != x.shape[2:]:
         raise MandorlaError(

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset
+from mandorla.data.dataset import Dataset, evenly
+from mandorla.device import own_random
 from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.figures.subject import Codes, Subject, with_all
 from mandorla.evaluate.information import critic_information, gaussian_information, principal
@@ -69,7 +70,8 @@ def retrieval_figures(s: Codes) -> list[Record]:
     """Measure how often the shared part of one modality finds that of another among many test samples."""
     records, scores, whose = [], {}, {}
     for given, wanted in permutations(s.names, 2):
-        rows = np.flatnonzero(s.test.present[given] & s.test.present[wanted])[:_MOST]
+        rows = np.flatnonzero(s.test.present[given] & s.test.present[wanted])
+        rows = rows[evenly(len(rows), _MOST)]
         if len(rows) < 2:
             continue
         whose[f"{given} to {wanted}"] = s.whose()[rows]
@@ -106,7 +108,7 @@ def information_figures(subject: Subject) -> list[Record]:
         rows, new = (np.flatnonzero(present[name]) for present in (here, there))
         if min(len(rows), len(new)) < _FEW:
             continue
-        new = new[:_MOST]
+        new = new[evenly(len(new), _MOST)]
         (c, new_c), (u, new_u) = (principal(train[part][rows], test[part][new]) for part in (SHARED, name))
         groups, new_groups = s.train.whose[rows], s.test.whose[new]
         known = {"groups": groups, "new_groups": new_groups}
@@ -130,8 +132,7 @@ def information_figures(subject: Subject) -> list[Record]:
 def _drawn(subject: Subject, dataset: Dataset, indices: np.ndarray) -> tuple[Components, dict[str, Tensor]]:
     """Return c and u, drawn from its posterior, of the samples at `indices`, and which modalities they have."""
     vae, parts = subject.model.vae, []
-    with torch.random.fork_rng():
-        torch.manual_seed(subject.seed)
+    with own_random(subject.seed):
         for start in range(0, len(indices), _SEPARATED):
             batch = dataset.batch(indices[start : start + _SEPARATED]).to(subject.model.device)
             encoded = encode_batch(vae, batch.x, batch.present)
