@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import read_image
 
 import mandorla
 from mandorla import edits
-from mandorla.data.images import read_image, write_image
+from mandorla.data.images import write_image
 from mandorla.errors import MandorlaError, MandorlaWarning
 
 

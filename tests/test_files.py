@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny import read_image
 
 from mandorla import files, outputs
 from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.images import read_image, write_image
+from mandorla.data.images import write_image
 from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
 from mandorla.data.readers import ReadOptions, read
 from mandorla.diffusion.samplers import SamplingConfig

@@ -10,6 +10,7 @@ import torch
 
 import mandorla.training
 from mandorla.checkpoint import load_tensors
+from mandorla.data.images import decode_image
 from mandorla.recipe import Recipe, read_recipe
 
 _SIZES = [
@@ -34,6 +35,12 @@ PHANTOM = [
     "vae.model.private={channels: 2, stride: 8}",
     "vae.model.encoder_decoder.patch=2",
 ]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return an image file as float32 `(C, H, W)` in [0, 1]."""
+    pixels = decode_image(path)
+    return pixels.astype(np.float32) / (np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
 
 
 def tiny_recipe(run: Path, name: str = "polydigits", *more: str) -> Recipe:

@@ -24,17 +24,6 @@ MOST_BYTES: ContextVar[int] = ContextVar("MOST_BYTES", default=2**33)  # that on
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339  # TIFF tags
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return the image as float32 `(C, H, W)` in [0, 1], C = 1 for grey and 3 for colour.
-
-    Raises `MandorlaError` as `decode_image` does, and for floats outside [0, 1].
-    """
-    pixels = decode_image(path)
-    if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
-        raise MandorlaError(f"{path}: float pixels must lie in [0, 1]; here {pixels.min():g} to {pixels.max():g}")
-    return to_unit(pixels)
-
-
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write `image`, float `(C, H, W)`, cut to [0, 1], with 8 bits. Raises `MandorlaError` as `write_pixels` does."""
     image = np.asarray(image)
@@ -107,13 +96,6 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
             f"declares {declared / 2**30:.1f} GiB (shape {tuple(map(int, shape))}), more than {most / 2**30:g} "
             "GiB for one sample; divide it, or mend the file"
         )
-
-
-def to_unit(pixels: np.ndarray) -> np.ndarray:
-    """Return stored pixels (uint8, uint16, or floats that are so already) as float32 in [0, 1]."""
-    if pixels.dtype.kind == "f":
-        return pixels.astype(np.float32, copy=False)
-    return pixels * np.float32(1 / np.iinfo(pixels.dtype).max)
 
 
 def _pixels(image: Image.Image) -> np.ndarray | None:
