@@ -597,6 +597,13 @@ def test_a_lesion_of_one_view_stays_there(tmp_path):
     )
 
 
+def test_a_modality_that_shows_no_lesion_is_said(tmp_path):
+    model = LesionModel(tmp_path)
+    records = by_name(evaluate_run(model, OF_LESIONS.model_copy(update={"lesion_modality": "t2"})))
+    assert not any(name.startswith("lesion/") for name in records)
+    assert "evaluate.lesion_modality is 't2', the modalities are left, right: name the one" in _page(tmp_path)
+
+
 @pytest.mark.parametrize("lesion", [0, 1])
 def test_where_all_training_samples_are_alike_a_lesion_is_not_told(tmp_path, lesion):
     class Alike(LesionModel):

@@ -138,6 +138,12 @@ def _left_out(subject: Subject, measured: Collection[str]) -> list[str]:
         for factor, (suite, what) in needs.items()
         if suite & suites and factor not in judged
     ]
+    names = [modality.name for modality in subject.model.modalities]
+    if "disentanglement" in suites and settings.lesion in judged and settings.lesion_modality not in names:
+        notes.append(
+            f"Left out: the lesion test; evaluate.lesion_modality is '{settings.lesion_modality}', the modalities are"
+            f" {', '.join(names)}: name the one that shows the lesion."
+        )
     notes += [
         f"Left out: {what}; {why}."
         for suite, group, what, why in _UNMEASURED
