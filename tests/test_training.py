@@ -21,7 +21,7 @@ from mandorla import checkpoint, training
 from mandorla.checkpoint import load_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import locked
-from mandorla.training import TrainingConfig, batch_indices, fit, lr_schedule
+from mandorla.training import Task, TrainingConfig, batch_indices, fit, lr_schedule
 
 X = torch.randn(50, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -33,31 +33,35 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-def train(folder: Path, module: nn.Module | None = None, *, bad_step: int = -1, **settings) -> nn.Module:
-    """Train to denoise; the noise comes from the generator that `fit` keys."""
-    module = module or network()
+class Denoising(Task):
+    """The noise comes from the generator that `fit` keys; the loss of step `bad_step` is no number."""
 
-    def loss(trained, x, progress):
-        value = (trained(x + torch.randn_like(x)) - x[..., 2:-2, 2:-2]).square().mean()
-        if round(progress * config.steps) == bad_step:
+    title, key, seed, num_samples = "test", "test.training", 3, len(X)
+
+    def __init__(self, steps: int, bad_step: int):
+        self.steps, self.bad_step = steps, bad_step
+
+    def fetch(self, indices, step):
+        return X[indices]
+
+    def loss(self, module, inputs, progress):
+        value = (module(inputs + torch.randn_like(inputs)) - inputs[..., 2:-2, 2:-2]).square().mean()
+        if round(progress * self.steps) == self.bad_step:
             value = value * torch.nan
         return value, {"loss": value.detach(), "progress": torch.tensor(progress)}
 
+    def validate(self, module):
+        return {"loss": module(X).square().mean().item()}
+
+    def picture(self, module):
+        return b"picture"
+
+
+def train(folder: Path, module: nn.Module | None = None, *, bad_step: int = -1, **settings) -> nn.Module:
+    """Train to denoise."""
+    module = module or network()
     config = TrainingConfig(**({"steps": 12, "batch_size": 8, "checkpoint_every": 4, "validate_every": 5} | settings))
-    fit(
-        module,
-        config,
-        folder,
-        seed=3,
-        num_samples=len(X),
-        fetch=lambda indices, step: X[indices],
-        loss=loss,
-        validate=lambda trained: {"loss": trained(X).square().mean().item()},
-        picture=lambda trained: b"picture",
-        export=lambda trained: trained.state_dict(),
-        title="test",
-        key="test.training",
-    )
+    fit(Denoising(config.steps, bad_step), module, config, folder)
     return module
 
 
@@ -168,20 +172,10 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "save_tensors", lambda path, *rest, **more: saved.append(path.name))
     losses = iter([3.0, 1.0, 2.0, 5.0])
     module = network()
-    fit(
-        module,
-        TrainingConfig(steps=8, batch_size=4, validate_every=2, checkpoint_every=100),
-        tmp_path,
-        seed=0,
-        num_samples=50,
-        fetch=lambda indices, step: X[indices],
-        loss=lambda m, x, p: (m(x).square().mean(), {"loss": torch.zeros(())}),
-        validate=lambda m: {"loss": next(losses)},
-        picture=lambda m: None,
-        export=lambda m: m.state_dict(),
-        title="test",
-        key="test.training",
-    )
+    task = Denoising(8, -1)
+    monkeypatch.setattr(task, "validate", lambda module: {"loss": next(losses)})
+    config = TrainingConfig(steps=8, batch_size=4, validate_every=2, checkpoint_every=100)
+    fit(task, module, config, tmp_path)
     assert saved == ["weights.safetensors"] * 2 + ["last.safetensors"]
 
 

@@ -14,7 +14,7 @@ import copy
 import math
 import signal
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -42,8 +42,6 @@ from mandorla.training_log import Log, in_short, progress_line
 _FIGURES_EVERY = 20  # steps
 _BAR_WIDTH = 66  # characters before the figures
 _LINE = 96  # characters of figures in a line about a validation
-
-Loss = Callable[[nn.Module, Any, float], tuple[Tensor, dict[str, Tensor]]]
 
 
 class TrainingConfig(Settings):
@@ -91,47 +89,71 @@ class TrainerConfig(Settings):
     """ddp: every process has all weights; fsdp: each has a part of them, for networks that are too large for one"""
 
 
+class Task:
+    """Say what is trained, on what; a stage overrides what it has of its own.
+
+    `title` and `key` name the training and its settings, such as `vae.training`, in messages; everything random follows
+    `seed`. Each of `num_samples` training samples has `copies`: index i is one of sample i % num_samples.
+    """
+
+    title: str
+    key: str
+    seed: int
+    num_samples: int
+    copies: int = 1
+
+    def fetch(self, indices: np.ndarray, step: int) -> Any:
+        """Return the batch of these training samples for that step."""
+        raise NotImplementedError
+
+    def prepare(self, batch: Any) -> Any:
+        """Return, in the step, the inputs that `loss` takes."""
+        return batch
+
+    def loss(self, module: nn.Module, inputs: Any, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its named terms."""
+        raise NotImplementedError
+
+    def kind(self, inputs: Any, progress: float) -> Hashable:
+        """Return what steps that run the same kernels have in common; None where that is not known.
+
+        Inputs of steps of a kind are dicts of tensors of the same shapes.
+        """
+        return None
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Return named figures, of which `loss` decides what is best."""
+        raise NotImplementedError
+
+    def picture(self, module: nn.Module) -> bytes | None:
+        """Return a PNG of what the module does now, if there is one."""
+        return None
+
+    def export(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors that belong to the model; those of the best validation become `weights.safetensors`."""
+        return module.state_dict()
+
+    def parts(self, module: nn.Module) -> Iterable[nn.Module]:
+        """Return the parts of the module whose weights processes divide, inner ones first."""
+        return [module]
+
+
 def fit(
+    task: Task,
     module: nn.Module,
     config: TrainingConfig,
     folder: Path,
-    *,
-    seed: int,
-    num_samples: int,
-    copies: int = 1,
-    fetch: Callable[[np.ndarray, int], Any],
-    loss: Loss,
-    validate: Callable[[nn.Module], dict[str, float]],
-    picture: Callable[[nn.Module], bytes | None],
-    export: Callable[[nn.Module], dict[str, Tensor]],
-    title: str,
-    key: str,
     track: Sequence[Name] = ("tensorboard",),
     strategy: Literal["ddp", "fsdp"] = "ddp",
-    parts: Callable[[nn.Module], Iterable[nn.Module]] = lambda module: [module],
-    prepare: Callable[[Any], Any] = lambda batch: batch,
-    kind: Callable[[Any, float], Hashable] = lambda inputs, progress: None,
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
-    - `fetch(indices, step)` gives the batch of these training samples for that step; where each has `copies`, index i
-      is one of sample i % num_samples
-    - `prepare(batch)` makes of it, in the step, what `loss(module, inputs, progress)` gives a loss and named terms of
-    - `kind(inputs, progress)`: steps of one kind run the same kernels, and their inputs are dicts of tensors of the
-      same shapes; None, of steps of which that is not known
-    - `validate(module)` gives named figures, of which `loss` decides what is best; `picture(module)` gives a PNG
-    - `export(module)` names the tensors that belong to the model; those of the best validation become
-      `weights.safetensors`
-    - `title` and `key` name the training and its settings, such as `vae.training`, in messages
-    - `track` names the trackers that the figures go to
-    - `strategy`: processes that work together have all weights each (ddp), or divide among them those of each of the
-      `parts(module)`, inner ones first (fsdp)
-
-    Processes that work together call all of these together, each with the indices of the whole batch. Control-C saves
-    the state after the current step. Raises MandorlaError if the loss stops being finite, or memory does not suffice.
+    `track` names the trackers that the figures go to. Processes that work together have all weights each (`strategy`
+    ddp), or divide them (fsdp); they call the methods of `task` together, each with the indices of the whole batch.
+    Control-C saves the state after the current step. Raises MandorlaError if the loss stops being finite, or memory
+    does not suffice.
     """
-    sharded = parts if strategy == "fsdp" else None
-    training = _Training(module, config, folder, seed, num_samples, copies, title, key, loss, sharded)
+    training = _Training(task, module, config, folder, strategy)
     if training.step == config.steps:
         if not (folder / WEIGHTS).is_file():
             raise MandorlaError(
@@ -140,7 +162,8 @@ def fit(
         return
 
     def batch_at(step: int) -> Any:
-        return fetch(batch_indices(seed, step, config.batch_size, copies * num_samples), step)
+        indices = batch_indices(task.seed, step, config.batch_size, task.copies * task.num_samples)
+        return task.fetch(indices, step)
 
     with (
         locked(folder) if is_first() else nullcontext(),
@@ -156,28 +179,27 @@ def fit(
         if is_first():
             for left in folder.glob(".tmp*"):  # that safetensors was writing to when a training was killed
                 left.unlink()
-            note_environment(folder, seed)
-        task = progress.add_task(title, total=config.steps, completed=training.step, figures="")
+            note_environment(folder, task.seed)
+        line = progress.add_task(task.title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)
         while training.step < config.steps:
             batch = upcoming.result()
             if training.step + 1 < config.steps:
                 upcoming = ahead.submit(batch_at, training.step + 1)
-            training.advance(batch, prepare, kind)
-            progress.update(task, completed=training.step)
+            training.advance(batch)
+            progress.update(line, completed=training.step)
             if (
                 training.due(_FIGURES_EVERY)
                 or training.due(config.validate_every)
                 or training.due(config.checkpoint_every)
             ):
                 figures = training.write_figures()
-                progress.update(task, figures=in_short(figures, progress.console.width - _BAR_WIDTH))
+                progress.update(line, figures=in_short(figures, progress.console.width - _BAR_WIDTH))
             if training.due(config.validate_every):
-                figures = training.validate(validate, export)
-                line = f"step {training.step}, validation: {in_short(figures, _LINE)}"
-                progress.console.print(line, highlight=False, soft_wrap=True)
+                text = in_short(training.validate(), _LINE)
+                progress.console.print(f"step {training.step}, validation: {text}", highlight=False, soft_wrap=True)
             if training.due(config.picture_every):
-                training.draw(picture)
+                training.draw()
             stop = anyone(interrupt.asked)
             if training.due(config.checkpoint_every) or stop:
                 training.save()
@@ -189,31 +211,19 @@ def fit(
 class _Training:
     """Hold what changes during a training: weights, their moving average, the optimiser, step, best validation loss."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        config: TrainingConfig,
-        folder: Path,
-        seed: int,
-        num_samples: int,
-        copies: int,
-        title: str,
-        key: str,
-        loss: Loss,
-        sharded: Callable[[nn.Module], Iterable[nn.Module]] | None,
-    ):
+    def __init__(self, task: Task, module: nn.Module, config: TrainingConfig, folder: Path, strategy: str):
         folder.mkdir(parents=True, exist_ok=True)
-        self.module, self.config, self.folder, self.seed = module, config, folder, seed
-        self.num_samples, self.copies, self.title, self.key = num_samples, copies, title, key
+        self.task, self.module, self.config, self.folder = task, module, config, folder
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.in_bf16 = config.precision == "bf16" and trains_in_bf16(module)
         moments, self.step, self.best, self.waiting = restore(folder, module, self.average)
-        self.together = divided(module, self.average, sharded) if world() > 1 else module
+        parts = task.parts if strategy == "fsdp" else None
+        self.together = divided(module, self.average, parts) if world() > 1 else module
         self.optimizer = torch.optim.AdamW(
             module.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         restore_moments(self.optimizer, module, moments)
-        self.loss, self.replay = loss, Replay(module.parameters(), f"{key}.cuda_graph")
+        self.replay = Replay(module.parameters(), f"{task.key}.cuda_graph")
         on_one_gpu = next(module.parameters()).device.type == "cuda" and world() == 1
         self.replays = config.cuda_graph and on_one_gpu
         self.log: Log | None = None  # opened by whoever trains: a finished training is left as it is
@@ -222,14 +232,14 @@ class _Training:
         """Return whether what happens every so many steps happens now; everything happens after the last step."""
         return self.step % every == 0 or self.step == self.config.steps
 
-    def advance(self, batch: Any, prepare: Callable[[Any], Any], kind: Callable[[Any, float], Hashable]) -> None:
+    def advance(self, batch: Any) -> None:
         """Take one optimiser step, then move the average after the weights."""
         config, done = self.config, self._done
-        torch.manual_seed(_key(self.seed, self.step))
+        torch.manual_seed(_key(self.task.seed, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
-        inputs = prepare(batch)
-        alike = kind(inputs, done) if self.replays or config.compile else None
+        inputs = self.task.prepare(batch)
+        alike = self.task.kind(inputs, done) if self.replays or config.compile else None
         written = config.compile and alike is None  # steps of other shapes would each be compiled anew
         with torch.compiler.set_stance("force_eager") if written else nullcontext():
             terms = self.replay(self._gradients, inputs, alike if self.replays else None)
@@ -247,7 +257,7 @@ class _Training:
         """Leave the gradients of a step in the weights, and return the terms of its loss."""
         device = next(self.module.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
-            value, terms = self.loss(self.together.train(), inputs, self._done)
+            value, terms = self.task.loss(self.together.train(), inputs, self._done)
         value.backward()
         return terms
 
@@ -261,31 +271,32 @@ class _Training:
         if (ago := self.log.not_finite_since()) is None:
             return
         step = self.step - ago
-        rows = batch_indices(self.seed, step - 1, self.config.batch_size, self.copies * self.num_samples)
-        rows %= self.num_samples
+        task = self.task
+        rows = batch_indices(task.seed, step - 1, self.config.batch_size, task.copies * task.num_samples)
+        rows %= task.num_samples
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
         kept = f"; {self.folder} keeps the last good state" if (self.folder / STATE).is_file() else ""
         raise MandorlaError(
-            f"the loss of {self.title} is not finite at step {step} (batch: training samples {shown}, counted from 0):"
-            f" lower {self.key}.learning_rate (now {self.config.learning_rate:g}) or set"
-            f" {self.key}.precision to fp32, in another run folder{kept}"
+            f"the loss of {task.title} is not finite at step {step} (batch: training samples {shown}, counted from 0):"
+            f" lower {task.key}.learning_rate (now {self.config.learning_rate:g}) or set"
+            f" {task.key}.precision to fp32, in another run folder{kept}"
         )
 
-    def validate(self, measure: Callable[[nn.Module], dict[str, float]], export: Callable) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Log and return the figures of the average, and keep its weights if they are the best so far."""
-        with own_random(self.seed), torch.no_grad():
-            self.log.add(figures := measure(self.average))
+        with own_random(self.task.seed), torch.no_grad():
+            self.log.add(figures := self.task.validate(self.average))
         self.log.write("val", self.step)
         if figures["loss"] <= self.best:
             self.best = figures["loss"]
-            if tensors := on_first(export(self.average)):
+            if tensors := on_first(self.task.export(self.average)):
                 save_tensors(self.folder / WEIGHTS, tensors)
         return figures
 
-    def draw(self, picture: Callable[[nn.Module], bytes | None]) -> None:
+    def draw(self) -> None:
         """Write a picture of what the average does now, if there is one."""
         with own_random(), torch.no_grad():
-            content = picture(self.average)
+            content = self.task.picture(self.average)
         if content and is_first():
             (self.folder / "pictures").mkdir(exist_ok=True)
             write_bytes(self.folder / "pictures" / f"step_{self.step:06d}.png", content)
@@ -374,26 +385,27 @@ class _Interrupt:
 @contextmanager
 def _errors_named(training: _Training) -> Iterator[None]:
     """Turn a lack of memory, or of what compiles, into an error that names the setting to change."""
+    task = training.task
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise MandorlaError(
-            f"{training.title}, step {training.step + 1}: a batch has a single sample of a modality, and a network that"
-            f" normalises over the batch needs two: raise {training.key}.batch_size, or choose fewer channels (levels)"
+            f"{task.title}, step {training.step + 1}: a batch has a single sample of a modality, and a network that"
+            f" normalises over the batch needs two: raise {task.key}.batch_size, or choose fewer channels (levels)"
         ) from error
     except (MemoryError, RuntimeError) as error:
         if training.config.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
             cause = " ".join(str(error).splitlines()[:2])
             raise MandorlaError(
-                f"{training.title} cannot be compiled here ({cause}): set {training.key}.compile to false"
+                f"{task.title} cannot be compiled here ({cause}): set {task.key}.compile to false"
             ) from error
         if not (isinstance(error, MemoryError) or "memory" in str(error)):
             raise
         first = f"set {training.replay.setting} to false, or " if training.replays else ""
         raise MandorlaError(
-            f"not enough memory for {training.title}, step {training.step + 1}: {first}lower"
-            f" {training.key}.batch_size (now {training.config.batch_size}) or"
+            f"not enough memory for {task.title}, step {training.step + 1}: {first}lower"
+            f" {task.key}.batch_size (now {training.config.batch_size}) or"
             f" data.size, and choose another run folder or delete {training.folder}"
         ) from error

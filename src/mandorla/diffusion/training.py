@@ -1,7 +1,7 @@
 """Train stage 2 on the cached latents of a run."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,18 @@ from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, to_tensors, write_description
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Components
+from mandorla.latents import SHARED, Components, Whitening
 from mandorla.parallel import in_turn
 from mandorla.pictures import grid
 from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
-from mandorla.training import TrainingConfig, fit
-from mandorla.vae.latent_cache import Encoded, open_latents
-from mandorla.vae.model import to_sphere
+from mandorla.training import Task, fit
+from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
+from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import load_vae
 
 _VALIDATION = 2048  # latents that a validation during training looks at
+_PICTURED = 8  # tuples in a picture
 
 
 def train_diffusion(recipe: Recipe) -> None:
@@ -58,79 +59,90 @@ def train_diffusion(recipe: Recipe) -> None:
     torch.manual_seed(seed)
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
-    chosen = evenly(len(parts["val"]), _VALIDATION)
+    task, share = _Task(recipe, vae, parts, whitening, labels, device), recipe.diffusion.weak_share
+    how = (recipe.track, recipe.trainer.strategy)
+    config = recipe.diffusion.training
+    if share:
+        shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
+        weaker = _Weaker(recipe, vae, parts, whitening, labels, device)
+        fit(weaker, copy.deepcopy(diffusion), shorter, run / FOLDER / WEAK, *how)
+    fit(task, diffusion, config, run / FOLDER, *how)
 
-    def whitened(encoded: Encoded) -> tuple[Components, dict[str, Tensor]]:
-        drawn = {name: z.to(device) for name, z in encoded.draw().items()}
-        return whitening.whiten(drawn), {name: rows.to(device) for name, rows in encoded.given.items()}
 
-    def fetch(part: str, indices: np.ndarray) -> tuple[Encoded, Components]:
-        samples = indices % parts[part].num_samples
-        return parts[part].batch(indices), {name: z[samples].to(device) for name, z in labels[part].items()}
+class _Task(Task):
+    """Train stage 2 on whitened latents, drawn anew from their posteriors at each step."""
 
-    def prepare(batch: tuple[Encoded, Components]) -> tuple[Components, dict[str, Tensor], Components]:
-        encoded, known = batch
-        return *whitened(encoded), known
+    title, key = "stage 2 (diffusion)", "diffusion.training"
 
-    def loss(module: nn.Module, inputs: tuple[Components, ...], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def __init__(
+        self,
+        recipe: Recipe,
+        vae: VAE,
+        latents: dict[str, LatentPart],
+        whitening: Whitening,
+        labels: dict[str, Components],
+        device: torch.device,
+    ):
+        self.seed, self.num_samples, self.copies = recipe.seed, latents["train"].num_samples, latents["train"].copies
+        self.config, self.vae, self.latents, self.device = recipe.diffusion, vae, latents, device
+        self.whitening, self.labels = whitening, labels
+        self.check = self._batch("val", evenly(len(latents["val"]), _VALIDATION))
+
+    def _batch(self, part: str, indices: np.ndarray) -> tuple[Encoded, Components]:
+        latents = self.latents[part]
+        samples = indices % latents.num_samples
+        return latents.batch(indices), {name: z[samples].to(self.device) for name, z in self.labels[part].items()}
+
+    def fetch(self, indices: np.ndarray, step: int) -> tuple[Encoded, Components]:
+        return self._batch("train", indices)
+
+    def prepare(self, batch: tuple[Encoded, Components]) -> tuple[Components, dict[str, Tensor], Components]:
+        encoded, labels = batch
+        drawn = {name: z.to(self.device) for name, z in encoded.draw().items()}
+        given = {name: rows.to(self.device) for name, rows in encoded.given.items()}
+        return self.whitening.whiten(drawn), given, labels
+
+    def loss(self, module: nn.Module, inputs: tuple, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         total, per_component = module(*inputs)
         return total, per_component | {"loss": total.detach()}
 
-    check = fetch("val", chosen)
+    def kind(self, inputs: tuple, progress: float) -> str:
+        return "any"
 
-    alone = {"guidance": 1.0, "autoguidance": 1.0}  # its weaker self comes at the end
-    sampling = recipe.diffusion.sampling.model_copy(update=alone)
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        return {name: float(value) for name, value in self.loss(module, self.prepare(self.check), 1.0)[1].items()}
 
-    def picture(trained: nn.Module) -> bytes:
+    def picture(self, module: Diffusion) -> bytes | None:
+        latents, few = self.check[0].latents, min(_PICTURED, len(self.check[0].latents))
+        known = {} if self.config.mode == "joint" else self.whitening.whiten({SHARED: latents.shared[:few]})
+
         def noise(*step: int) -> Components:
-            drawn = sample_noise(vae.layout, seed, [(index, *step) for index in range(min(8, len(chosen)))])
-            return {name: z.to(device) for name, z in drawn.items()}
+            drawn = sample_noise(self.vae.layout, self.seed, [(index, *step) for index in range(few)])
+            return {name: z.to(self.device) for name, z in drawn.items()}
 
-        encoded, _ = check
-        shared = {} if recipe.diffusion.mode == "joint" else {SHARED: encoded.latents.shared[:8]}
-        known = whitening.whiten(shared)
-        wanted = [name for name in trained.layout.shapes if name not in known]
-        here = {name: z.to(device) for name, z in known.items()}
-        drawn = trained.generate(noise(), here, wanted, sampling, fresh=noise)
-        latents = whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
-        latents[SHARED] = to_sphere(latents[SHARED])
-        names = [m.name for m in vae.modalities]
-        return grid([vae.decode(name, latents[SHARED], latents[name]) for name in names], names)
+        wanted = [name for name in module.layout.shapes if name not in known]
+        here = {name: z.to(self.device) for name, z in known.items()}
+        unguided = {"guidance": 1.0, "autoguidance": 1.0}  # its weaker self comes at the end
+        alone = self.config.sampling.model_copy(update=unguided)
+        drawn = module.generate(noise(), here, wanted, alone, fresh=noise)
+        drawn = self.whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
+        names = [m.name for m in self.vae.modalities]
+        return grid([self.vae.decode(name, to_sphere(drawn[SHARED]), drawn[name]) for name in names], names)
 
-    def train(
-        model: Diffusion, config: TrainingConfig, folder: Path, picture: Callable[[nn.Module], bytes | None], title: str
-    ) -> None:
-        fit(
-            model,
-            config,
-            folder,
-            seed=seed,
-            num_samples=parts["train"].num_samples,
-            copies=parts["train"].copies,
-            fetch=lambda indices, step: fetch("train", indices),
-            prepare=prepare,
-            loss=loss,
-            kind=lambda inputs, progress: "any",
-            validate=lambda trained: {n: float(v) for n, v in loss(trained, prepare(check), 1.0)[1].items()},
-            picture=picture,
-            export=lambda trained: to_tensors(trained, whitening),
-            title=title,
-            key="diffusion.training",
-            track=recipe.track,
-            strategy=recipe.trainer.strategy,
-            parts=_parts,
-        )
+    def export(self, module: Diffusion) -> dict[str, Tensor]:
+        return to_tensors(module, self.whitening)
 
-    config, share = recipe.diffusion.training, recipe.diffusion.weak_share
-    if share:
-        shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
-        weak = copy.deepcopy(diffusion)
-        train(weak, shorter, run / FOLDER / WEAK, lambda trained: None, "stage 2 (diffusion), a weaker one")
-    train(diffusion, config, run / FOLDER, picture, "stage 2 (diffusion)")
+    def parts(self, module: Diffusion) -> list[nn.Module]:
+        return [*module.network.blocks, module.network]
 
 
-def _parts(trained: Diffusion) -> list[nn.Module]:
-    return [*trained.network.blocks, trained.network]
+class _Weaker(_Task):
+    """Train a network in the same way, that samples are led away from; it is not looked at."""
+
+    title = "stage 2 (diffusion), a weaker one"
+
+    def picture(self, module: Diffusion) -> None:
+        return None
 
 
 def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:

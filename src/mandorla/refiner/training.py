@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mandorla.data import follow_record, load_data
-from mandorla.data.dataset import Batch, evenly, on_device
+from mandorla.data.dataset import Batch, Splits, evenly, on_device
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
 from mandorla.latents import Components, Latents
@@ -18,8 +18,9 @@ from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import FOLDER, belongs_to, write_description
 from mandorla.sharded import gathered
-from mandorla.training import fit
-from mandorla.vae.latent_cache import Encoded, open_latents
+from mandorla.training import Task, fit
+from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
+from mandorla.vae.model import VAE
 from mandorla.vae.store import load_vae
 
 _MEASURED = 512  # samples that the size of the detail is measured on, and that a validation looks at
@@ -49,65 +50,75 @@ def train_refiner(recipe: Recipe) -> None:
         run = claim_run(recipe, "refiner")
         (run / FOLDER).mkdir(exist_ok=True)
         write_description(run, vae_weights)
-    images = {"train": on_device(data.train, device), "val": data.val}
+    task = _Task(recipe, refiner, vae, data, parts, device)
+    fit(task, refiner, recipe.refiner.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
 
-    def fetch(part: str, indices: np.ndarray) -> tuple[Batch, Encoded]:
-        return images[part].batch(indices).to(device), parts[part].batch(indices)
 
-    def draw(encoded: Encoded) -> Latents:
+class _Task(Task):
+    """Train the flow of what decoded images lack; its size is measured first."""
+
+    title, key = "refiner", "refiner.training"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        refiner: Refiner,
+        vae: VAE,
+        data: Splits,
+        latents: dict[str, LatentPart],
+        device: torch.device,
+    ):
+        self.seed, self.num_samples = recipe.seed, latents["train"].num_samples
+        self.config, self.names, self.vae, self.latents = recipe.refiner, refiner.names, vae, latents
+        self.device = device
+        self.images = {"train": on_device(data.train, device), "val": data.val}
+        shown, encoded = self._few("train", _MEASURED)
+        for place, (name, decoded) in enumerate(self._decode(self._draw(encoded)).items()):
+            rows = shown.present[name]
+            refiner.scale[place] = (shown.x[name] - decoded)[rows].std().clamp_min(_LEAST) if rows.any() else 1.0
+        self.check, self.pictured = self._few("val", _MEASURED), self._few("val", 8)
+
+    def _batch(self, part: str, indices: np.ndarray) -> tuple[Batch, Encoded]:
+        return self.images[part].batch(indices).to(self.device), self.latents[part].batch(indices)
+
+    def _few(self, part: str, num: int) -> tuple[Batch, Encoded]:
+        return self._batch(part, evenly(self.latents[part].num_samples, num))
+
+    def _draw(self, encoded: Encoded) -> Latents:
         """Return latents drawn from their posteriors, as stage 2 learns them."""
-        return Latents.of(encoded.draw()).to(device)
+        return Latents.of(encoded.draw()).to(self.device)
 
     @torch.no_grad()
-    def decode(latents: Latents) -> Components:
-        return {n: vae.decode(n, latents.shared, latents.private[n]).clamp(0, 1) for n in refiner.names}
+    def _decode(self, latents: Latents) -> Components:
+        return {n: self.vae.decode(n, latents.shared, latents.private[n]).clamp(0, 1) for n in self.names}
 
-    def loss(module: nn.Module, batch: tuple[Batch, Encoded], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        shown, latents = batch[0], draw(batch[1])
-        noise = {name: torch.randn_like(shown.x[name]) for name in refiner.names}
-        times = {name: torch.sigmoid(torch.randn(len(latents), device=device)) for name in refiner.names}
+    def fetch(self, indices: np.ndarray, step: int) -> tuple[Batch, Encoded]:
+        return self._batch("train", indices)
+
+    def loss(
+        self, module: nn.Module, inputs: tuple[Batch, Encoded], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        shown, latents = inputs[0], self._draw(inputs[1])
+        noise = {name: torch.randn_like(shown.x[name]) for name in self.names}
+        times = {name: torch.sigmoid(torch.randn(len(latents), device=self.device)) for name in self.names}
         own = share(len(latents))
         x, present, noise, times = (
-            {name: part[name][own] for name in refiner.names} for part in (shown.x, shown.present, noise, times)
+            {name: part[name][own] for name in self.names} for part in (shown.x, shown.present, noise, times)
         )
         latents = latents[own]
-        total, per_modality = module(x, latents, decode(latents), present, noise, times)
+        total, per_modality = module(x, latents, self._decode(latents), present, noise, times)
         return total, per_modality | {"loss": total.detach()}
 
-    def few(part: str, num: int) -> tuple[Batch, Encoded]:
-        have = parts[part].num_samples
-        return fetch(part, evenly(have, num))
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        return {name: float(value) for name, value in self.loss(module, self.check, 1.0)[1].items()}
 
-    shown, encoded = few("train", _MEASURED)
-    for place, (name, decoded) in enumerate(decode(draw(encoded)).items()):
-        rows = shown.present[name]
-        refiner.scale[place] = (shown.x[name] - decoded)[rows].std().clamp_min(_LEAST) if rows.any() else 1.0
-    check, pictured = few("val", _MEASURED), few("val", 8)
-
-    def picture(trained: Refiner) -> bytes:
-        (shown, encoded), rows, titles = pictured, [], []
-        latents = draw(encoded)
-        for name, x in decode(latents).items():
+    def picture(self, module: Refiner) -> bytes:
+        (shown, encoded), rows, titles = self.pictured, [], []
+        latents = self._draw(encoded)
+        for name, x in self._decode(latents).items():
             noise = torch.randn_like(x)
-            with gathered(trained):
-                refined = trained.refine(name, latents, x, noise, recipe.refiner, vae.read)
+            with gathered(module):
+                refined = module.refine(name, latents, x, noise, self.config, self.vae.read)
             rows += [shown.x[name], x, refined.clamp(0, 1)]
             titles += [name, "decoded", "refined"]
         return grid(rows, titles)
-
-    fit(
-        refiner,
-        recipe.refiner.training,
-        run / FOLDER,
-        seed=seed,
-        num_samples=parts["train"].num_samples,
-        fetch=lambda indices, step: fetch("train", indices),
-        loss=loss,
-        validate=lambda trained: {name: float(value) for name, value in loss(trained, check, 1.0)[1].items()},
-        picture=picture,
-        export=lambda trained: trained.state_dict(),
-        title="refiner",
-        key="refiner.training",
-        track=recipe.track,
-        strategy=recipe.trainer.strategy,
-    )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, augment_of
@@ -14,7 +15,7 @@ from mandorla.pictures import grid
 from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run
 from mandorla.sharded import gathered
-from mandorla.training import fit
+from mandorla.training import Task, fit
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
@@ -47,50 +48,57 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     in_parts = recipe.trainer.strategy == "fsdp"  # which divides no weights that lie in memory channels last
     if device.type == "cpu" and not in_parts and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
-    augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
     with in_turn():
         run = claim_run(recipe, "vae")
         splits = keep_record(run, splits)
         (run / FOLDER).mkdir(exist_ok=True)
         write_description(run, vae)
-    train = on_device(splits.train, device)
-    check = splits.val.batch(evenly(len(splits.val), _VALIDATION)).to(device)
-    own = share(len(check.ids))
-    own_check = Batch(*({name: z[own] for name, z in part.items()} for part in (check.x, check.present)))
-
-    def fetch(indices: np.ndarray, step: int) -> Batch:
-        indices = indices[share(len(indices))]
-        batch = train.batch(indices)
-        return augment(Batch(batch.x, batch.present).to(device), indices, step)  # masks need not be moved along
-
-    def validate(trained: Objective) -> dict[str, float]:
-        with gathered(trained):
-            separated = separation(trained.vae, check)
-        return separated | {name: float(value) for name, value in trained(own_check)[1].items()}
-
-    def picture(trained: Objective) -> bytes | None:
-        with gathered(trained):
-            return _draw_reconstructions(trained.vae, splits.val.batch(evenly(len(splits.val), 8)).to(device))
-
-    fit(
-        objective,
-        config.training,
-        run / FOLDER,
-        seed=recipe.seed,
-        num_samples=len(train),
-        fetch=fetch,
-        prepare=lambda batch: (batch.x, batch.present),
-        loss=lambda module, inputs, progress: module(Batch(*inputs), progress),
-        kind=lambda inputs, progress: objective.kind(inputs[1], progress),
-        validate=validate,
-        picture=picture,
-        export=lambda trained: trained.vae.state_dict(),
-        title="stage 1 (vae)",
-        key="vae.training",
-        track=recipe.track,
-        strategy=recipe.trainer.strategy,
-    )
+    task = _Task(recipe, splits, objective, device)
+    fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
     return splits
+
+
+class _Task(Task):
+    """Train all terms of stage 1 on augmented batches of the training part."""
+
+    title, key = "stage 1 (vae)", "vae.training"
+
+    def __init__(self, recipe: Recipe, splits: Splits, objective: Objective, device: torch.device):
+        self.seed, self.num_samples = recipe.seed, len(splits.train)
+        self.objective, self.val, self.device = objective, splits.val, device
+        self.train = on_device(splits.train, device)
+        self.augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
+        self.check = splits.val.batch(evenly(len(splits.val), _VALIDATION)).to(device)
+        own = share(len(self.check.ids))
+        self.own_check = Batch(
+            *({name: z[own] for name, z in part.items()} for part in (self.check.x, self.check.present))
+        )
+
+    def fetch(self, indices: np.ndarray, step: int) -> Batch:
+        indices = indices[share(len(indices))]
+        batch = self.train.batch(indices)
+        return self.augment(Batch(batch.x, batch.present).to(self.device), indices, step)  # no mask is moved along
+
+    def prepare(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return batch.x, batch.present
+
+    def loss(self, module: nn.Module, inputs: tuple, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return module(Batch(*inputs), progress)
+
+    def kind(self, inputs: tuple, progress: float) -> tuple | None:
+        return self.objective.kind(inputs[1], progress)
+
+    def validate(self, module: Objective) -> dict[str, float]:
+        with gathered(module):
+            separated = separation(module.vae, self.check)
+        return separated | {name: float(value) for name, value in module(self.own_check)[1].items()}
+
+    def picture(self, module: Objective) -> bytes | None:
+        with gathered(module):
+            return _draw_reconstructions(module.vae, self.val.batch(evenly(len(self.val), 8)).to(self.device))
+
+    def export(self, module: Objective) -> dict[str, Tensor]:
+        return module.vae.state_dict()
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch) -> bytes | None:
