@@ -126,6 +126,11 @@ def row_chunks(values: np.ndarray) -> Iterator[slice]:
     return (slice(start, min(start + step, len(values))) for start in range(0, len(values), step))
 
 
+def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return `rows` `(N, ...)` in pieces of at most `size`."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def all_present(x: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the `present` masks of a batch in which nothing is missing, each bool `(B,)`."""
     return {name: torch.ones(len(value), dtype=torch.bool) for name, value in x.items()}

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.data.dataset import Batch, Modality, Splits, all_present, pieces
 from mandorla.data.fsdd import RATE, load_fsdd
 from mandorla.data.instances import Instances
 from mandorla.data.intensity import UNIT
@@ -129,6 +129,5 @@ def load_mhd(config: MhdConfig, seed: int) -> Splits:
 
 def _to_unit(sounds: np.ndarray, settings: SpectrogramConfig) -> np.ndarray:
     """Return the spectrograms `(N, 1, num_mel, frames)` of int16 sounds `(N, T)`, the floor as 0 and 0 dB as 1."""
-    chunks = [sounds[start : start + _CHUNK] / 2**15 for start in range(0, len(sounds), _CHUNK)]
-    decibels = np.concatenate([log_mel(chunk, RATE, settings) for chunk in chunks])
+    decibels = np.concatenate([log_mel(piece / 2**15, RATE, settings) for piece in pieces(sounds, _CHUNK)])
     return 1 - np.minimum(decibels, 0) / np.float32(settings.floor)

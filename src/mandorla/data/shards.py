@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from mandorla.data.augment import AugmentConfig
-from mandorla.data.dataset import Batch, Dataset, Modality, Splits
+from mandorla.data.dataset import Batch, Dataset, Modality, Splits, pieces
 from mandorla.data.intensity import Fitted
 from mandorla.data.root import RootedConfig
 from mandorla.data.splits import PARTS
@@ -154,8 +154,7 @@ def _write(splits: Splits, folder: Path, source: dict, shard_bytes: int, writer:
 
 def _rows(dataset: Dataset) -> Iterator[_Row]:
     """Yield the samples of a part in order, images as they are stored."""
-    for start in range(0, len(dataset), _ROWS):
-        here = np.arange(start, min(start + _ROWS, len(dataset)))
+    for here in pieces(np.arange(len(dataset)), _ROWS):
         if isinstance(dataset, StoredDataset):
             rows = dataset.rows[here]
             images = {name: stored[rows] for name, stored in dataset.x.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, Splits
+from mandorla.data.dataset import Dataset, Splits, pieces
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError, did_you_mean
 from mandorla.latents import Components
@@ -77,8 +77,7 @@ def label_values(dataset: Dataset, names: Sequence[str]) -> dict[str, np.ndarray
     if isinstance(dataset, StoredDataset):
         found = {name: values[dataset.rows] for name, values in dataset.labels.items() if name in names}
     else:
-        chunks = [np.arange(i, min(i + _AT_ONCE, len(dataset))) for i in range(0, len(dataset), _AT_ONCE)]
-        batches = [dataset.batch(rows).factors for rows in chunks]
+        batches = [dataset.batch(rows).factors for rows in pieces(np.arange(len(dataset)), _AT_ONCE)]
         found = {n: np.concatenate([b[n] for b in batches]) for n in batches[0] if n in names}
     for name in names:
         if name not in found:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, Modality
+from mandorla.data.dataset import Dataset, Modality, pieces
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, code_rows
 from mandorla.evaluate.features import random_network
@@ -84,12 +84,12 @@ def audit(
         "features": lambda images: torch.cat([networks[name].features(z) for name, z in images.items()], dim=1),
     }
     made = {name: space(x) for name, space in spaces.items()}
-    unseen, there = _read(spaces, test, _parts(held_out, _CHUNK))
+    unseen, there = _read(spaces, test, pieces(held_out, _CHUNK))
     num, num_unseen = len(made["pixels"]), len(unseen["pixels"])
     searches = {name: _Search(torch.cat([made[name], unseen[name]])) for name in spaces}
     index, compared, to_training = np.empty(0, int), 0, {}
     order = rows[shuffled(np.random.default_rng(seed), len(rows), whose(train, rows))]
-    for part in _parts(order, max(1, min(_CHUNK, num_unseen))):
+    for part in pieces(order, max(1, min(_CHUNK, num_unseen))):
         vectors, whole = _read(spaces, train, [part])
         index = np.concatenate([index, whole])
         for name, search in searches.items():
@@ -274,7 +274,3 @@ def _read(
         for name, space in spaces.items():
             vectors[name].append(space({modality: z[whole] for modality, z in batch.x.items()}))
     return {name: torch.cat(of_space) for name, of_space in vectors.items()}, np.concatenate(index)
-
-
-def _parts(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, evenly
+from mandorla.data.dataset import Dataset, evenly, pieces
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
 from mandorla.parallel import divide
@@ -99,7 +99,7 @@ def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Map
             found["sums", key], found["counts", key] = seen.double().sum(0)[None], torch.tensor([len(seen)])
         return found
 
-    found = divide([indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)], look_at)
+    found = divide(pieces(indices, _CHUNK), look_at)
 
     def of(*kind: str) -> dict[str, Tensor]:
         return {key[-1]: z for key, z in found.items() if key[:-1] == kind}

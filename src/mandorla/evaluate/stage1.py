@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, Splits, evenly
+from mandorla.data.dataset import Dataset, Splits, evenly, pieces
 from mandorla.errors import MandorlaWarning
 from mandorla.evaluate.coherence import conditional_coherence, donors
 from mandorla.evaluate.figures.classes import class_figures
@@ -61,8 +61,8 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
     """Measure what u costs and what it and c give."""
     rates: dict[str, list[np.ndarray]] = {name: [] for name in s.names}
     scores: dict[str, list[np.ndarray]] = {name: [] for name in s.names}
-    for start in range(0, len(s.test.indices), _CHUNK):
-        batch = val.batch(s.test.indices[start : start + _CHUNK]).to(s.model.device)
+    for indices in pieces(s.test.indices, _CHUNK):
+        batch = val.batch(indices).to(s.model.device)
         encoded = encode_batch(s.model.vae, batch.x, batch.present)
         decoded = s.model.decode(encoded.latents, refined=False)
         for name, rows in batch.present.items():

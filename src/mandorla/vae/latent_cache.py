@@ -34,7 +34,7 @@ from torch import Tensor
 from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.data import follow_record, load_data
 from mandorla.data.augment import Augment, AugmentConfig, augment_of
-from mandorla.data.dataset import CHUNK, Batch, Dataset, Splits, at_rows, rows_of
+from mandorla.data.dataset import CHUNK, Batch, Dataset, Splits, at_rows, pieces, rows_of
 from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.device import choose_device, own_random
@@ -169,8 +169,8 @@ class LatentPart:
     def drawn(self) -> Iterator[tuple[Components, dict[str, Tensor]]]:
         """Yield every record once, in chunks: components drawn from their posteriors, and which of them exist."""
         with own_random(0):
-            for start in range(0, len(self), _MOST):
-                encoded = self.batch(np.arange(start, min(start + _MOST, len(self))))
+            for rows in pieces(np.arange(len(self)), _MOST):
+                encoded = self.batch(rows)
                 yield encoded.draw(), encoded.given
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, evenly
+from mandorla.data.dataset import Dataset, evenly, pieces
 from mandorla.evaluate.arrays import Array
 from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
@@ -103,7 +103,7 @@ def _read(
         features = {(space, n): of[n].features(images[n]) for space, of in spaces.items() for n in subject.names}
         return features | {("", name): batch.present[name] for name in subject.names}
 
-    found = divide([rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)], read)
+    found = divide(pieces(rows, _CHUNK), read)
     sets = {space: {name: found[space, name] for name in subject.names} for space in ("", *spaces)}
     number = torch.from_numpy(np.unique(whose(dataset, rows), return_inverse=True)[1])
     present, sets[_WHOSE] = sets.pop(""), dict.fromkeys(subject.names, number[:, None])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.dataset import Dataset, evenly
+from mandorla.data.dataset import Dataset, evenly, pieces
 from mandorla.device import own_random
 from mandorla.evaluate.coherence import donors
 from mandorla.evaluate.figures.subject import Codes, Subject, with_all
@@ -133,8 +133,8 @@ def _drawn(subject: Subject, dataset: Dataset, indices: np.ndarray) -> tuple[Com
     """Return c and u, drawn from its posterior, of the samples at `indices`, and which modalities they have."""
     vae, parts = subject.model.vae, []
     with own_random(subject.seed):
-        for start in range(0, len(indices), _SEPARATED):
-            batch = dataset.batch(indices[start : start + _SEPARATED]).to(subject.model.device)
+        for rows in pieces(indices, _SEPARATED):
+            batch = dataset.batch(rows).to(subject.model.device)
             encoded = encode_batch(vae, batch.x, batch.present)
             parts.append((encoded.draw(), batch.present))
     drawn, present = (
