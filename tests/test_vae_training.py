@@ -115,6 +115,10 @@ def test_nothing_is_written_where_settings_do_not_fit_the_data(tmp_path):
     with pytest.raises(MandorlaError, match="'t1' that the data does not have: view0, view1, view2"):
         train_vae(recipe)
     assert not Path(recipe.run).exists()
+    recipe = signals_recipe(tmp_path / "run", tmp_path, "data.augment={flip: [0]}")
+    with pytest.raises(MandorlaError, match=r"data\.augment"):
+        train_vae(recipe)
+    assert not Path(recipe.run).exists()
 
 
 def test_stage_1_anew_after_its_folder_is_deleted(polydigits_run, copy_of):

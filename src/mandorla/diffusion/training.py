@@ -64,8 +64,7 @@ def train_diffusion(recipe: Recipe) -> None:
     config = recipe.diffusion.training
     if share:
         shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
-        weaker = _Weaker(recipe, vae, parts, whitening, labels, device)
-        fit(weaker, copy.deepcopy(diffusion), shorter, run / FOLDER / WEAK, *how)
+        fit(task.weaker(), copy.deepcopy(diffusion), shorter, run / FOLDER / WEAK, *how)
     fit(task, diffusion, config, run / FOLDER, *how)
 
 
@@ -87,6 +86,12 @@ class _Task(Task):
         self.config, self.vae, self.latents, self.device = recipe.diffusion, vae, latents, device
         self.whitening, self.labels = whitening, labels
         self.check = self._batch("val", evenly(len(latents["val"]), _VALIDATION))
+
+    def weaker(self) -> "_Task":
+        """Return the same training for a network that samples are led away from, which is not looked at."""
+        task = copy.copy(self)
+        task.title, task.picture = f"{self.title}, a weaker one", lambda module: None
+        return task
 
     def _batch(self, part: str, indices: np.ndarray) -> tuple[Encoded, Components]:
         latents = self.latents[part]
@@ -134,15 +139,6 @@ class _Task(Task):
 
     def parts(self, module: Diffusion) -> list[nn.Module]:
         return [*module.network.blocks, module.network]
-
-
-class _Weaker(_Task):
-    """Train a network in the same way, that samples are led away from; it is not looked at."""
-
-    title = "stage 2 (diffusion), a weaker one"
-
-    def picture(self, module: Diffusion) -> None:
-        return None
 
 
 def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:

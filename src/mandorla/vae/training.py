@@ -48,12 +48,13 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     in_parts = recipe.trainer.strategy == "fsdp"  # which divides no weights that lie in memory channels last
     if device.type == "cpu" and not in_parts and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
+    augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
     with in_turn():
         run = claim_run(recipe, "vae")
         splits = keep_record(run, splits)
         (run / FOLDER).mkdir(exist_ok=True)
         write_description(run, vae)
-    task = _Task(recipe, splits, objective, device)
+    task = _Task(recipe.seed, splits, augment, objective, device)
     fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
     return splits
 
@@ -63,11 +64,10 @@ class _Task(Task):
 
     title, key = "stage 1 (vae)", "vae.training"
 
-    def __init__(self, recipe: Recipe, splits: Splits, objective: Objective, device: torch.device):
-        self.seed, self.num_samples = recipe.seed, len(splits.train)
-        self.objective, self.val, self.device = objective, splits.val, device
+    def __init__(self, seed: int, splits: Splits, augment: Augment, objective: Objective, device: torch.device):
+        self.seed, self.num_samples = seed, len(splits.train)
+        self.augment, self.objective, self.val, self.device = augment, objective, splits.val, device
         self.train = on_device(splits.train, device)
-        self.augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
         self.check = splits.val.batch(evenly(len(splits.val), _VALIDATION)).to(device)
         own = share(len(self.check.ids))
         self.own_check = Batch(
