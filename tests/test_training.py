@@ -179,6 +179,12 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     assert saved == ["weights.safetensors"] * 2 + ["last.safetensors"]
 
 
+def test_a_batch_with_one_value_to_normalise_over_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Denoising, "fetch", lambda task, indices, step: X[indices][:1, :, :1, :1])
+    with pytest.raises(MandorlaError, match=r"^test, step 1: a batch has a single sample .* raise test.training.batch"):
+        train(tmp_path, nn.Sequential(nn.BatchNorm2d(2)))
+
+
 @pytest.mark.parametrize("bad_step", [0, 5, 11])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, bad_step):
     with pytest.raises(
