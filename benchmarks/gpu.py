@@ -56,7 +56,7 @@ SETTINGS = {  # recipe, changes, modalities, channels, pixels along an edge, bat
     "polymnist-quadrant": ("polymnist-quadrant", [], 5, 3, 64, 256, 512),
 }
 HOW = ("launched", "graph", "compiled")
-_OTHERS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+_USUAL = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 STATES = 5  # numbers in float32 that a training keeps for each weight
 PRODUCT, COPIED = 8192, 2**30  # rows of the product that is the peak; bytes that are copied
 
@@ -79,7 +79,7 @@ def main() -> None:
         raise SystemExit("error: torch sees no GPU: run this on a machine that has one, or with --device cpu")
     lines = []
     torch.backends.cudnn.benchmark = asked.cudnn
-    order = [SDPBackend.CUDNN_ATTENTION, *_OTHERS] if asked.cudnn else [*_OTHERS, SDPBackend.CUDNN_ATTENTION]
+    order = [SDPBackend.CUDNN_ATTENTION] * asked.cudnn + _USUAL
     with sdpa_kernel(order, set_priority=True):
         for line in table(asked):
             print(line, flush=True)

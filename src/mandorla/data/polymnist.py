@@ -30,7 +30,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mandorla.data.augment import Augment, AugmentConfig
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
 from mandorla.data.instances import Instances
 from mandorla.data.intensity import UNIT
@@ -40,7 +39,6 @@ from mandorla.data.root import RootedConfig
 
 PHOTOGRAPHS = ("rocket", "coffee", "astronaut", "retina", "chelsea")
 Drawing = Literal["red", "inverted", "blue"]
-HANDS = AugmentConfig(rotate=15, scale=0.15, shift=0.05, elastic=0.02)  # how another hand writes the same digit
 _COLOUR = {"red": (1, 0, 0), "blue": (0, 0, 1)}
 _BITS = 8  # of the weights of the resize: two of them times a byte stay below 2^24
 _CHUNK = 4096  # images that are resized at once
@@ -56,8 +54,6 @@ class PolymnistConfig(RootedConfig):
     """Pixels per side of an image."""
     quadrants: bool = True
     """Whether the digit lies in one of four quadrants; else it fills the image."""
-    hands: int = Field(1, ge=1, le=32)
-    """Times that each training digit is there: once as it was written, else bent, turned and scaled at random."""
     ink: int = Field(16, ge=0, le=254)
     """A pixel of MNIST above this value, of 255, belongs to the digit."""
     num_train: int = Field(220_000, ge=1)
@@ -148,7 +144,6 @@ def load_polymnist(config: PolymnistConfig, seed: int) -> Splits:
     Raises `MandorlaError` if the files of MNIST are missing or damaged.
     """
     digits = load_mnist(config)
-    digits["train"] = more_hands(*digits["train"], config.hands, seed)
     nums = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
     seeds = {"train": seed, "val": 0, "test": 0}
     parts = {part: Polymnist(config, part, nums[part], seeds[part], *digits[part]) for part in digits}
@@ -157,17 +152,6 @@ def load_polymnist(config: PolymnistConfig, seed: int) -> Splits:
         contents.update(images.tobytes() + labels.tobytes())
     intensity = {modality.name: UNIT for modality in parts["train"].modalities}
     return Splits(**parts, intensity=intensity, contents=contents.hexdigest())
-
-
-def more_hands(images: np.ndarray, digits: np.ndarray, hands: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 images `(N, H, H)` of `digits` `(N,)`, and after them `hands` - 1 times as many as others write."""
-    indices, write = np.arange(len(images)), Augment(HANDS, [Modality("digit", 1, images.shape[1:])], seed)
-    written = [images]
-    for hand in range(1, hands):
-        for chunk in np.array_split(indices, -(-len(indices) // _CHUNK)):
-            x = {"digit": torch.from_numpy(images[chunk][:, None]).float()}
-            written.append(write(Batch(x, all_present(x)), chunk, hand).x["digit"][:, 0].round().byte().numpy())
-    return np.concatenate(written), np.tile(digits, hands)
 
 
 def resize_exactly(images: Tensor, size: int) -> Tensor:
