@@ -198,12 +198,10 @@ class Fitted:
         return unit
 
     def of_others(self, images: np.ndarray, present: np.ndarray, groups: np.ndarray) -> "Fitted":
-        """Return these settings for other data `images` `(N, ...)`: with `per: subject`, the ranges of its `groups`.
+        """Return these settings, `per: subject`, with the ranges of the subjects `groups` of other data `images`.
 
-        `present` bool `(N,)` says which rows are there.
+        `images` are `(N, ...)`; `present` bool `(N,)` says which rows are there.
         """
-        if not self.subjects:
-            return self
         found = _of_subjects(self.settings, images, present, groups)
         return replace(self, subjects={name: own or self.usual for name, own in found.items()})
 

@@ -285,8 +285,10 @@ def other_data(model: "Mandorla", source: str) -> Splits:
             )
     intensity, test = dict(model.intensity), other.test
     if isinstance(test, StoredDataset):
-        for name, fitted in intensity.items():
-            intensity[name] = fitted.of_others(test.x[name][test.rows], test.present[name][test.rows], test.groups)
+        for name, fitted in model.intensity.items():
+            if fitted.subjects:  # else no image need be read for it
+                there = test.present[name][test.rows]
+                intensity[name] = fitted.of_others(test.x[name][test.rows], there, test.groups)
     test = with_intensity(other, intensity).test
     return Splits(own.train, own.val, test, own.intensity, own.classes, own.contents)
 
