@@ -174,6 +174,13 @@ def test_options_of_trials_that_do_not_go_together(calls, capsys, options):
     assert "--sweep" in capsys.readouterr().err and not calls
 
 
+def test_a_run_folder_may_be_called_like_a_setting(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    assert run("train", "diffusion", "lr=0.1", "seed=3") == 0
+    assert calls[0] == ("read_recipe", ("lr=0.1", ["seed=3"], "diffusion"), {})
+
+
 def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
     assert run("train", "vae", "--dry-run", "seed=3") == 0
     assert capsys.readouterr().out == "run: runs/x\nseed: 3\n"

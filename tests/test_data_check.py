@@ -279,6 +279,9 @@ def test_a_table_and_its_labels(tmp_path):
         assert labels["sex"].counts == {"f": 15, "m": 15}
         assert (labels["age"].kind, labels["age"].low, labels["age"].high) == ("number", 0.5, 29.5)
         assert "label: sex" in findings.config
+    (tmp_path / "some.csv").write_text("\n".join(lines).replace("b/7.png", "n/a"))
+    assert find_out(str(tmp_path / "some.csv"), ["data.unpaired=keep"]).facts.parts["train"] == (20, 20)
+    (tmp_path / "some.csv").unlink()
     whole = [line.replace(".5", "") for line in lines]
     (tmp_path / "list.csv").write_text("\n".join(whole))
     findings = find_out(str(tmp_path))

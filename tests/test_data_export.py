@@ -26,6 +26,7 @@ from mandorla.data.intensity import Fitted, Intensity, Window, look, read_intens
 from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.inputs import find_inputs
 from mandorla.model import Mandorla
 
 SHAPE = (6, 8, 10)
@@ -390,6 +391,40 @@ def test_sampled_volumes_are_nifti(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.warns(MandorlaWarning, match="alone; reading this needs nibabel"):
         assert not (files.sample(model, tmp_path / "more", num=1, seed=0, steps=None) / "t1").exists()
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_sampled_slices_lie_in_the_plane_they_were_cut_in(tmp_path, plane):
+    """The training's volume is bright at the top, and so are slices but axial ones: up in the volume, too."""
+    bright = np.zeros(SHAPE, np.float32)
+    bright[:, :, 6:] = 1
+    nibabel.save(nibabel.Nifti1Image(bright, AFFINES["RAS"]), tmp_path / "t1.nii")
+    config = READ.validate_python({"slices": {"axis": plane, "keep": 0}})
+    values = read_slices({"t1": str(tmp_path / "t1.nii")}, {}, config).values["t1"]
+    model = Identity(tmp_path / "run", values.shape[2:], (0, 1), config.model_dump())
+    files.write_generated(tmp_path, {"t1": values[:1]}, model, "nifti", 0, {})
+    written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "t1" / "0000.nii.gz"))  # right, forward, up
+    across = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
+    assert written.shape == tuple(1 if axis == across else length for axis, length in enumerate(SHAPE))
+    if plane != "axial":
+        np.testing.assert_array_equal(written.get_fdata(), bright.take([0], across))
+
+
+def test_axes_that_only_files_know_are_warned_of(tmp_path):
+    model = Identity(tmp_path / "run", SHAPE, (0, 1), {"geometry": {"axes": None}})
+    model.run.mkdir()
+    with pytest.warns(MandorlaWarning, match="written as if theirs led to IPL: the recipe keeps the axes of the files"):
+        files.sample(model, tmp_path / "out", num=1, seed=0, steps=None)
+
+
+def test_a_grid_that_is_not_given_is_warned_of(tmp_path):
+    make(tmp_path / "p1.nii.gz", "int16", OBLIQUE)
+    model = Identity(tmp_path / "run", SHAPE[::-1], (0, 1), {"geometry": {"resample": "to_first"}})
+    with pytest.warns(MandorlaWarning, match="to the grid of t1, which is not given"):
+        find_inputs(model, tmp_path / "p1.nii.gz", ["t2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_inputs(model, tmp_path / "p1.nii.gz", ["t1"])
 
 
 def test_volumes_that_do_not_fit_are_named_and_nothing_is_written(tmp_path):

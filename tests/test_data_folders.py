@@ -69,6 +69,29 @@ def test_folders_of_a_division_are_the_division(tmp_path):
     }
 
 
+def test_what_lies_beside_the_folders_of_a_division_is_in_no_part(tmp_path):
+    config = divided(tmp_path, ["train", "test", "val", "train", "extra"])
+    with pytest.raises(MandorlaError, match="extra/t1/p4.png: lies beside the folders train, val and test"):
+        load_data(config, seed=0)
+    splits = load_data(config.model_copy(update={"unpairable": "skip"}), seed=0)
+    assert {part: dataset.ids for part, dataset in splits.parts.items()} == {
+        "train": ["train/p0", "train/p3"],
+        "val": ["val/p2"],
+        "test": ["test/p1"],
+    }
+
+
+def test_folders_and_a_list_of_subjects_that_divide_otherwise_are_refused(tmp_path):
+    config = divided(tmp_path, ["train", "test", "val", "train"])
+    config = config.model_copy(update={"key": r"(?P<subject>p\d)", "participants": "who.csv"})
+    table = "participant_id,split\np0,train\np1,test\np2,val\np3,{}\n"
+    (tmp_path / "who.csv").write_text(table.format("train"))
+    assert load_data(config, seed=0).test.ids == ["p1"]
+    (tmp_path / "who.csv").write_text(table.format("test"))
+    with pytest.raises(MandorlaError, match="'p3' lies in the folder train, but its split is said to be test"):
+        load_data(config, seed=0)
+
+
 def test_a_sample_in_two_folders_of_a_division_is_refused(tmp_path):
     config = divided(tmp_path, ["train", "test", "val", "train"]).model_copy(update={"key": r"(?P<subject>p\d)"})
     assert load_data(config, seed=0).test.ids == ["p1"]

@@ -136,6 +136,26 @@ def test_as_stored_is_bitwise_what_a_picture_means(dtype):
     assert np.abs(scale.invert(scale.apply(images, [""] * 256)) - images).max() < 1e-2
 
 
+def test_whole_numbers_that_come_later_mean_what_they_meant_in_training():
+    """As where a training widened files of both types, or a scanner now writes signed numbers."""
+    images = RNG.integers(0, 4000, (20, 1, 4, 4)).astype(np.uint16)
+    scale = fit(AsStored(), images, np.ones(20, bool), np.arange(9), np.arange(20).astype(str), "scans")
+    for dtype in (np.int16, np.int32, ">u2"):
+        np.testing.assert_allclose(scale.apply_new(images.astype(dtype)), scale.apply_new(images), rtol=1e-6)
+    small = (images // 16).astype(np.uint8)
+    np.testing.assert_array_equal(scale.apply_new(small), scale.apply_new(small.astype(np.uint16)))
+    floats = fit(AsStored(), images / 4000, np.ones(20, bool), np.arange(9), np.arange(20).astype(str), "scans")
+    np.testing.assert_allclose(floats.apply_new(small), small / np.float32(255), rtol=1e-6)
+    with pytest.raises(MandorlaError, match=r"floats in \[0, 1\], what int16 values mean is unknown"):
+        floats.apply_new(images.astype(np.int16))
+
+
+def test_a_type_of_another_byte_order_is_that_type():
+    images = RNG.integers(0, 4000, (20, 1, 4, 4)).astype(">u2")
+    scale = fit(AsStored(), images, np.ones(20, bool), np.arange(9), np.arange(20).astype(str), "scans")
+    np.testing.assert_allclose(scale.apply_new(images), images / 65535, rtol=1e-6)
+
+
 @pytest.mark.parametrize("offset", [0.0, -1000.0, 300.0])
 @pytest.mark.parametrize("noise", [0.0, 10.0])
 def test_background_is_found_wherever_it_lies(offset, noise):
@@ -173,8 +193,9 @@ def test_what_has_no_range_is_refused(settings, images, message):
 
 
 def test_a_modality_that_no_training_sample_has_is_refused():
-    with pytest.raises(MandorlaError, match="scans: no training sample has it"):
-        fitted(MinMax(), heads(), np.arange(NUM) >= 18)
+    for settings in (MinMax(), AsStored()):
+        with pytest.raises(MandorlaError, match="scans: no training sample has it"):
+            fitted(settings, heads(), np.arange(NUM) >= 18)
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "window", "low": 3.0, "high": 3.0}, {"kind": "percentile", "low": 99.9}])

@@ -168,6 +168,33 @@ def test_dicom_series_in_the_order_of_its_slices(series):
     assert reading.geometry.axes == "SPL"
 
 
+def test_the_list_of_a_medium_is_no_slice(series):
+    folder, volume, uid = series
+    for name in ("DICOMDIR", "dicomdir"):
+        write_dicom(folder / name, volume[0], (0, 0, 9), uid)
+        write_dicom(folder.parent / name, volume[0], (0, 0, 9), uid)
+    assert find(folder.parent, "*") == [folder]
+    np.testing.assert_array_equal(read(str(folder), ReadOptions()).values[0], volume)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (7,)])
+def test_nifti_of_any_dimensions_with_both_maps_to_space(tmp_path, shape):
+    """As ITK writes it."""
+    image = nibabel.Nifti1Image(np.ones(shape, np.float32), np.diag([2.0, 3, 1, 1]))
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    nibabel.save(image, tmp_path / "x.nii")
+    assert read(str(tmp_path / "x.nii"), ReadOptions()).values.shape == (1, *shape, *[1] * (3 - len(shape)))
+
+
+def test_an_empty_cell_is_nan(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,\n2,3\n")
+    options = ReadOptions(dimensions=1, nan=0.0)
+    np.testing.assert_array_equal(read(str(tmp_path / "x.csv"), options).values, [[1, 2], [0, 3]])
+    with pytest.raises(MandorlaError, match="row 1, column 'b': '' is no number"):
+        read(str(tmp_path / "x.csv"), ReadOptions(dimensions=1))
+
+
 def test_dicom_rescales_each_slice(tmp_path):
     uid, pixels = generate_uid(), RNG.integers(0, 99, (3, 6, 8)).astype(np.uint16)
     for k in range(3):

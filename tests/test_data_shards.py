@@ -199,12 +199,15 @@ def test_nothing_half_packed_stays(scans, tmp_path, monkeypatch):
     monkeypatch.setattr("mandorla.data.shards._sum", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pack(splits, out, {}, 1)
-    assert not out.exists() and not list(tmp_path.glob("*.part"))
+    assert not out.exists() and not (tmp_path / ".packed.partial").exists()
     monkeypatch.undo()
-    (tmp_path / "packed.part").mkdir()  # of a command that was killed
-    (tmp_path / "packed.part" / "train-000000.tar").touch()
+    (tmp_path / ".packed.partial").mkdir()  # of a command that was killed
+    (tmp_path / ".packed.partial" / "train-000000.tar").touch()
+    (tmp_path / "packed.part").mkdir()  # of somebody
+    (tmp_path / "packed.part" / "mine.txt").touch()
     pack(splits, out, {}, 1)
     assert load_data(ShardsConfig(root=str(tmp_path), folder="packed"), 0).fingerprint == splits.fingerprint
+    assert (tmp_path / "packed.part" / "mine.txt").is_file()
     with pytest.raises(MandorlaError, match="packed exists already"):
         pack(splits, out, {}, 1)
 

@@ -127,6 +127,14 @@ def test_a_division_without_leak_is_taken_as_it_is(groups, seed, part_of):
         assert found[group] == part or (part == "train" and found[group] not in given_parts)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_part_that_is_drawn_has_its_share_of_each_class(seed):
+    groups = [f"p{number}" for number in range(30)]
+    parts, rare = ["test"] * 10 + ["train"] * 20, np.arange(30) % 10 == 9
+    rows = split_as_given(parts, groups, groups, 0.5, 0.2, seed, "table", rare)
+    assert rare[rows["val"]].sum() == 1 and rare[rows["train"]].sum() == 1 and len(rows["val"]) == 10
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

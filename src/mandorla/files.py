@@ -22,6 +22,7 @@ from mandorla.arguments import check_drawn
 from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
+from mandorla.data.geometry import across
 from mandorla.data.images import TIFF
 from mandorla.data.intensity import Fitted
 from mandorla.data.readers import library, split_place
@@ -409,7 +410,14 @@ def _file_of(modality: Modality, format: Format | None) -> Literal["png", "nifti
 
 
 def _check_format(model: Mandorla, format: Format | None) -> None:
-    """Raise `MandorlaError` if no modality can be written in a `format`; warn of those that cannot."""
+    """Raise `MandorlaError` if no modality can be written in a `format`; warn of those that cannot.
+
+    Warn too of volumes of which nobody knows which way is up.
+    """
+    data, volumes = source_of(model.recipe.data), [m for m in model.modalities if _file_of(m, format) == "nifti"]
+    if volumes and isinstance(data, FilesConfig) and data.geometry.axes is None:
+        text = "the recipe keeps the axes of the files (data.geometry.axes null), which are not known here"
+        warnings.warn(f"volumes are written as if theirs led to IPL: {text}", MandorlaWarning, stacklevel=3)
     lacking = [modality.name for modality in model.modalities if not _file_of(modality, format)]
     if format in (None, "npz") or not lacking:
         return
@@ -424,7 +432,9 @@ def write_generated(
 ) -> None:
     """Write a file and a note for each generated sample of each modality, numbered from `first`."""
     data = source_of(model.recipe.data)
-    axes = (isinstance(data, FilesConfig) and data.geometry.axes) or GeometryConfig().axes
+    config = data if isinstance(data, FilesConfig) else FilesConfig()
+    axes = config.geometry.axes or GeometryConfig().axes
+    cut = across(config.slices.axis, axes) if config.slices else 0
     for modality in (modality for modality in model.modalities if modality.name in x):
         name, fitted = modality.name, model.intensity[modality.name]
         kind = _file_of(modality, format)
@@ -435,7 +445,7 @@ def write_generated(
             if kind != "nifti":
                 write_sample(target, values, fitted)
             else:
-                volume = fitted.invert(values if values.ndim == 4 else values[:, None])
+                volume = fitted.invert(values if values.ndim == 4 else np.expand_dims(values, cut + 1))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_volume(target.with_name(f"{target.name}.nii.gz"), volume, plain_grid(volume.shape[1:], axes))
             write_note(target, {**made, "modality": name, "number": number})

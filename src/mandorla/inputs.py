@@ -68,6 +68,10 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
     file, a part of it (`case.nii.gz:0`), a folder with a DICOM series. Raises `MandorlaError` for anything else.
     """
     config = reading(model)
+    first = model.modalities[0].name
+    if config.geometry.resample and first not in given:
+        text = f"the training resampled all to the grid of {first}, which is not given: what is stays on its own grid"
+        warnings.warn(f"{text} (data.geometry.resample)", MandorlaWarning, stacklevel=3)
     if not source.is_dir():
         if len(given) > 1:
             raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")

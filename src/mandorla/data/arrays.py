@@ -114,10 +114,10 @@ def gather_arrays(config: ArraysConfig) -> Rows:
         )
     x = {name: _to_images(config, key, arrays[key]) for name in config.images for key in [f"data.images.{name}"]}
     labels = {name: arrays[f"data.labels.{name}"] for name in config.labels}
-    groups = arrays.get("data.groups", np.arange(num))
+    groups = _names(arrays.get("data.groups", np.arange(num)))
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
     given = _names(arrays["data.split"]).tolist() if config.split else None
-    return Rows(x, present, ids, _names(groups), labels, given)
+    return Rows(x, present, ids, groups, labels, given)
 
 
 def _names(array: np.ndarray) -> np.ndarray:

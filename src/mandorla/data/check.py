@@ -268,9 +268,9 @@ def _divide(
         return {part: np.flatnonzero(np.array(parts) == part) for part in PARTS}, ""
     shares = (config.val_share, config.test_share, seed, "data")
     try:
-        if parts is not None:
-            return split_as_given(parts, ids, groups, *shares, config.exclude), ""
         strata = None if config.stratify is None else _strata(config, known, marks)
+        if parts is not None:
+            return split_as_given(parts, ids, groups, *shares, strata, config.exclude), ""
         return split_by_group(groups, *shares, strata, config.exclude), ""
     except MandorlaError as error:
         return {part: np.arange(0) for part in PARTS}, str(error)

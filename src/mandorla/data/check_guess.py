@@ -17,7 +17,7 @@ from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
 from mandorla.data.pairing import in_order, is_mask, to_modality
 from mandorla.data.readers import find, stem, suffix
-from mandorla.data.table import read_table
+from mandorla.data.table import holds_places, read_table
 from mandorla.errors import MandorlaError
 
 MOST_MODALITIES = 12
@@ -100,8 +100,7 @@ def _table(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
             columns, _ = read_table(folder / name)
         except MandorlaError:
             continue
-        places = [cells for cells in columns.values() if any(cells) and all(not c or suffix(Path(c)) for c in cells)]
-        if len(places) < 2:
+        if sum(map(holds_places, columns.values())) < 2:
             continue
         lower = {column.lower(): column for column in columns}
         subject = next((lower[column] for column in SUBJECTS if column in lower), next(iter(columns)))

@@ -66,9 +66,18 @@ def pair_folders(config: FoldersConfig) -> Pairs:
             part_of[place] = to_part(text.partition("/")[0]) if "/" in text else ""
             key = read_key(pattern, text)
             found.append(Unpairable(place, key) if isinstance(key, str) else Found(place, name, *key))
-    home = _divide(found, part_of) if set(part_of.values()) <= set(PARTS) else {}
+    divided = "train" in part_of.values() or set(part_of.values()) <= set(PARTS)
+    if divided:
+        beside = "lies beside the folders train, val and test"
+        found = [item if part_of[item.place] in PARTS else Unpairable(item.place, beside) for item in found]
+    home = _divide(found, part_of) if divided else {}
     pairs = add_labels(pair(found, list(config.folders), config, "data.folders", list(config.masks)), config)
-    return replace(pairs, parts=[home[key] for key in pairs.ids]) if home else pairs
+    if not home:
+        return pairs
+    for key, said in zip(pairs.ids, pairs.parts or (), strict=False):
+        if said != home[key]:
+            raise MandorlaError(f"{key!r} lies in the folder {home[key]}, but its split is said to be {said}; mend one")
+    return replace(pairs, parts=[home[key] for key in pairs.ids])
 
 
 def _divide(found: Sequence[Found | Unpairable], part_of: Mapping[str, str]) -> dict[str, str]:

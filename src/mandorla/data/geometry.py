@@ -71,6 +71,11 @@ class Turn:
         order = tuple(next(i for i, letter in enumerate(own) if letter in (a, OPPOSITE[a])) for a in axes)
         return cls(order, tuple(own[i] != a for i, a in zip(order, axes, strict=True)))
 
+    @property
+    def moves(self) -> bool:
+        """Return whether any axis changes its place or direction."""
+        return self.order != (0, 1, 2) or any(self.flips)
+
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return `values` `(..., D, H, W)` turned."""
         lead = values.ndim - 3

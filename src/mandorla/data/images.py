@@ -106,9 +106,9 @@ def _pixels(image: Image.Image) -> np.ndarray | None:
         return np.asarray(image, dtype=np.float32)
     if image.mode == "I":
         return None
-    if image.mode in ("1", "L"):
+    if image.mode in ("1", "L") and not image.has_transparency_data:
         return np.asarray(image.convert("L"))
-    if image.mode in ("LA", "La"):
+    if image.mode in ("1", "L", "LA", "La"):
         grey, alpha = image.convert("LA").split()
         return np.asarray(Image.composite(grey, Image.new("L", image.size), alpha))
     if image.has_transparency_data:

@@ -17,6 +17,7 @@ upper end of the range than in any training sample, each with a margin: `Seen` h
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,13 +38,18 @@ LEVELS = 1024  # among which the background is looked for
 NUM_VALUES = 2**24  # at most so many values, spread evenly, are looked at for a percentile or a deviation
 NUM_ROWS = 2**13  # of at most about so many samples, spread evenly: each must be fetched
 NUM_SEEN = 256  # training samples, spread evenly, that say what is usual
+MOST_SEEN = 2**28  # and their values, at most
 DARKEST = 0.05  # share of the training samples that are too dark, or blank, to say what is usual
 MARGIN = 0.1  # of the range [0, 1]: how far a median, or a share of saturated values, may leave what is usual
+_KNOWN = (np.uint8, np.uint16)  # types of whole numbers that say what range they mean
 Per = Literal["dataset", "subject", "channel"]
 
 
 class AsStored(Settings):
-    """Take values as their type means them: 0 to 255 for uint8, 0 to 65535 for uint16, 0 to 1 for floats."""
+    """Take values as their type means them: 0 to 255 for uint8, 0 to 65535 for uint16, 0 to 1 for floats.
+
+    Whole numbers of another type that come later mean what those of the training meant.
+    """
 
     kind: Literal["none"] = "none"
 
@@ -187,7 +193,7 @@ class Fitted:
         A subject that was not there when the ranges were read off gets the range of what it has in `values`.
         """
         if isinstance(self.settings, AsStored):
-            return Intensity(0, _largest(values.dtype)).apply(values)
+            return self._as_stored(values.dtype).apply(values)
         if not self.subjects:
             return self.usual.apply(values)
         groups, unit = np.asarray(groups), np.empty(values.shape, np.float32)
@@ -196,6 +202,19 @@ class Fitted:
             own = self.subjects.get(str(name)) or _range(self.settings, values, rows) or self.usual
             unit[rows] = own.apply(values[rows])
         return unit
+
+    def _as_stored(self, dtype: np.dtype) -> Intensity:
+        """Return what values of a type mean where they are taken as stored: whole numbers, what they meant in training.
+
+        Raises `MandorlaError` for whole numbers where a training on floats says nothing of their range.
+        """
+        if dtype.kind == "f":
+            return Intensity(0.0, 1.0)
+        if np.dtype(self.dtype).kind in "iu":
+            return self.usual
+        if dtype in _KNOWN:
+            return Intensity(0.0, float(_largest(dtype)))
+        raise MandorlaError(f"the training's values were floats in [0, 1], what {dtype} values mean is unknown")
 
     def of_others(self, images: np.ndarray, present: np.ndarray, groups: np.ndarray) -> "Fitted":
         """Return these settings, `per: subject`, with the ranges of the subjects `groups` of other data `images`.
@@ -269,10 +288,10 @@ def fit(
     values are taken as stored, and training images that are all of one value.
     """
     rows, dtype = train[present[train]], images.dtype.name
-    if isinstance(settings, AsStored):
-        return Fitted(settings, _stored_range(images, np.flatnonzero(present), place), {}, dtype=dtype)
     if not len(rows):
         raise MandorlaError(f"{place}: no training sample has it; give other data, seed or shares")
+    if isinstance(settings, AsStored):
+        return Fitted(settings, _stored_range(images, np.flatnonzero(present), place), {}, dtype=dtype)
     per = getattr(settings, "per", "dataset")
     if per == "subject":
         own = _of_subjects(settings, images, present, groups)
@@ -325,7 +344,8 @@ def is_range(low: float, high: float) -> bool:
 
 def look(intensity: Mapping[str, Fitted], train: Dataset) -> dict[str, Fitted]:
     """Return `intensity` with what samples of `train` look like."""
-    batch = train.batch(evenly(len(train), NUM_SEEN))
+    values = sum(math.prod(modality.shape) for modality in train.modalities)
+    batch = train.batch(evenly(len(train), max(1, min(NUM_SEEN, MOST_SEEN // values))))
     x = {name: value[batch.present[name]].numpy() for name, value in batch.x.items()}
     return {
         name: replace(fitted, seen=Seen.of(x[name]) if len(x[name]) else None) for name, fitted in intensity.items()
@@ -395,7 +415,7 @@ def _largest(dtype: np.dtype) -> int:
 
 def _stored_range(images: np.ndarray, rows: np.ndarray, place: str) -> Intensity:
     """Return the range that the type of `images` means. Raises `MandorlaError` if it means none, or is left."""
-    if images.dtype not in (np.uint8, np.uint16) and images.dtype.kind != "f":
+    if images.dtype.newbyteorder("=") not in _KNOWN and images.dtype.kind != "f":
         raise MandorlaError(
             f"{place}: the range of type {images.dtype} is unknown; set data.intensity, such as {{kind: percentile}}"
         )

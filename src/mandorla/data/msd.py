@@ -70,7 +70,7 @@ def _read(path: Path, source: str) -> dict[str, Any]:
     try:
         if path.exists():
             check_text(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         source = comes_from(source)
         raise MandorlaError(f"{path}: no such file{source}; put it there, or set data.root or MANDORLA_DATA") from error

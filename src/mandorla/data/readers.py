@@ -49,6 +49,7 @@ from mandorla.errors import MandorlaError
 NIFTI = (".nii.gz", ".nii")
 HDF5 = (".h5", ".hdf5")
 DICOM = (".dcm", ".dicom", ".ima")
+DICOMDIR = "DICOMDIR"  # a list of a medium's files, itself in DICOM
 SOUNDS = (".wav",)
 TABLES = (".csv",)
 SUFFIXES = (*NIFTI, *sorted(IMAGES), ".npy", ".npz", *HDF5, *DICOM, *SOUNDS, *TABLES)
@@ -202,8 +203,8 @@ def _are_series(slices: list[Path]) -> bool:
 def _is_dicom(path: Path) -> bool:
     if suffix(path) in DICOM:
         return path.is_file()
-    if path.suffix[1:].isalpha() or not path.is_file():  # series often have no suffix, or a number
-        return False
+    if path.suffix[1:].isalpha() or not path.is_file() or path.name.upper() == DICOMDIR:
+        return False  # series often have no suffix, or a number
     with open(path, "rb") as file:
         file.seek(128)
         return file.read(4) == b"DICM"
@@ -409,7 +410,8 @@ def _check_header(image, path: Path) -> None:
     if min(codes) > 0:
         wanted = image.header.copy()
         wanted.set_qform(image.affine)  # without shears, which a qform cannot have
-        sform, qform = (Geometry(header.get_qform(), image.shape[:3]) for header in (wanted, stored))
+        shape = (*image.shape[:3], 1, 1)[:3]
+        sform, qform = (Geometry(header.get_qform(), shape) for header in (wanted, stored))
         mirrored = np.linalg.det(sform.affine[:3, :3]) * np.linalg.det(qform.affine[:3, :3]) < 0
         apart = sform.distance(qform) / sform.spacing.min()
         if mirrored or (codes[0] == codes[1] and apart > _APART):  # of other codes they may be two spaces
@@ -577,9 +579,9 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
             if len(line) != len(names):
                 raise MandorlaError(f"row {num} has {len(line)} cells where the first line names {len(names)}")
             for index in places:
-                if not _is_number(line[index]):
+                if not _is_number(line[index]) and (line[index] or options.nan is None):
                     raise MandorlaError(f"row {num}, column {names[index]!r}: {line[index]!r} is no number")
-                values.append(float(line[index]))
+                values.append(float(line[index] or "nan"))  # an empty cell is how pandas writes NaN
     if options.dimensions == 0 and num != 1:
         raise MandorlaError(f"{num} rows where a vector has one; data.read.dimensions 1 makes it a sequence")
     rows = np.array(values).reshape(num, len(wanted))

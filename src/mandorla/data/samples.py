@@ -161,6 +161,11 @@ def read_sample(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     values, marked = {}, {}
     for name, reading in readings.items():
         array = reading.values
+        if turn and turn.moves and array.ndim == 4 and not reading.geometry:
+            raise MandorlaError(
+                f"{places[name]}: does not say where its voxels lie, as {places[first]} does, whose axes are turned; "
+                "give both as NIfTI, or set data.geometry.axes to null where they are stored alike"
+            )
         if turn and reading.geometry:
             array = _laid(reading, turn.of_grid(grid), config.geometry, name in masks, places[name], places[first])
         if name in files:
@@ -171,10 +176,12 @@ def read_sample(files: Mapping[str, str | None], masks: Mapping[str, str | None]
             raise MandorlaError(f"{places[name]}: a mask has one channel, not {len(array)}")
     sizes = {array.shape[1:] for array in values.values()}
     for name, mask in marked.items():
-        if config.size is None and all(files.values()) and mask.shape not in sizes:
+        alike = any(_alike(mask.shape, size) for size in sizes)
+        if all(files.values()) and mask.shape not in sizes and not (alike and config.size):
             own, others = list(mask.shape), " or ".join(str(list(size)) for size in sorted(sizes))
             raise MandorlaError(
-                f"{places[name]}: a mask of {own} pixels, its images have {others}; make them alike, or set data.size"
+                f"{places[name]}: a mask of {own} pixels, its images have {others}; make them alike"
+                f"{', or set data.size' if alike else ''}"
             )
     return Sample(values, marked, grid, turn)
 
@@ -213,7 +220,7 @@ def read_slices(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     sizes = {name: array.shape[2:] for name, array in values.items()}
     values = {name: shrink(array, config.size, places[name]) for name, array in values.items()}
     if config.size:
-        marked = {name: shrink_mask(mask, config.size) for name, mask in marked.items()}
+        marked = {name: _smaller(mask, config.size, places[name]) for name, mask in marked.items()}
     way = Way(sample.grid, sample.turn, axis, kept) if sample.grid else None
     return Slices(values, marked, sizes, numbers, volumes, way)
 
@@ -278,6 +285,22 @@ def _laid(
         raise MandorlaError(
             f"{place}: cannot be resampled to the grid of {first}: {error}; are both of one subject, in one space?"
         ) from error
+
+
+def _smaller(masks: np.ndarray, size: tuple[int, ...], place: str) -> np.ndarray:
+    """Return the masks `(S, *space)` brought down to `size`."""
+    if any(wanted > own for wanted, own in zip(size, masks.shape[1:], strict=True)):
+        own = list(masks.shape[1:])
+        raise MandorlaError(f"{place}: a mask of {own} pixels cannot be brought down to {list(size)}; lower data.size")
+    return shrink_mask(masks, size)
+
+
+def _alike(mask: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Return whether a mask has the proportions of an image of a `size`, up to a pixel of the coarser one."""
+    if len(mask) != len(size):
+        return False
+    scale = max(mask) / max(size)
+    return all(abs(own - scale * edge) <= max(1.0, scale) for own, edge in zip(mask, size, strict=True))
 
 
 def _whole(mask: np.ndarray) -> np.ndarray:

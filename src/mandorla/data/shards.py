@@ -74,7 +74,7 @@ def pack(splits: Splits, out: Path, source: Mapping[str, Any], shard_mib: int) -
         raise MandorlaError("packing needs webdataset: pip install -c constraints.txt 'mandorla[stream]'") from error
     if out.exists():
         raise MandorlaError(f"{out} exists already: choose another folder, or delete it")
-    part = out.with_name(f"{out.name}.part")
+    part = out.with_name(f".{out.name}.partial")
     part.mkdir(parents=True, exist_ok=True)
     with locked(part):
         try:

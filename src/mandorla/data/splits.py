@@ -80,11 +80,13 @@ def split_as_given(
     test_share: float,
     seed: int,
     source: str,
+    strata: Sequence[str] | np.ndarray | None = None,
     excluded: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the rows of each part where `parts` names the part of each row.
 
-    Where no row is in val, or none in test, that part is taken from the groups in train, as `split_by_group` does.
+    Where no row is in val, or none in test, that part is taken from the groups in train, as `split_by_group` does, with
+    `strata` class by class.
     Raises `MandorlaError` for a row without a part or with an unknown one, too few groups in train, a group that lies
     in two parts, which it names, and mistakes in `excluded`, the groups that are in no part.
     """
@@ -108,11 +110,11 @@ def split_as_given(
     _warn_of_like_names(groups, source)
     train = _shuffled([group for group in groups if home[group] == "train"], seed)
     num_train = len(train)
+    stratum = dict.fromkeys(train, "") if strata is None else _commonest(groups, strata)
     for part, share in (("test", test_share), ("val", val_share)):
         if part not in home.values():
-            num = max(1, round(share * num_train))
-            home |= dict.fromkeys(train[:num], part)
-            train = train[num:]
+            drawn, train = _draw(train, max(1, round(share * num_train)), stratum)
+            home |= dict.fromkeys(drawn, part)
     if not train:
         raise MandorlaError(f"{source}: {num_train} group(s) with the split train are too few")
     return _rows(groups, home, excluded, source)

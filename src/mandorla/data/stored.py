@@ -197,9 +197,9 @@ def _divided(
     source: str,
 ) -> dict[str, np.ndarray]:
     shares = (config.val_share, config.test_share, seed, source)
-    if parts is not None:
-        return split_as_given(parts, ids.tolist(), groups, *shares, config.exclude)
     strata = labels[config.stratify].values if config.stratify else None
+    if parts is not None:
+        return split_as_given(parts, ids.tolist(), groups, *shares, strata, config.exclude)
     return split_by_group(groups, *shares, strata, config.exclude)
 
 

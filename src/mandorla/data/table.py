@@ -59,7 +59,7 @@ def pair_table(config: TableConfig) -> Pairs:
     keys = [name for name in KEYS if name in columns] if config.key is None else config.key
     split = config.split or (SPLIT if SPLIT in columns else None)
     taken = {config.subject, *keys, split, *(config.labels or ())}
-    files = [name for name in columns if name not in taken and _holds_places(columns[name])]
+    files = [name for name in columns if name not in taken and holds_places(columns[name])]
     masks = [name for name in files if _is_mask(name)] if config.masks is None else config.masks
     modalities = [name for name in files if name not in masks] if config.modalities is None else config.modalities
     taken |= {*modalities, *masks, *files}
@@ -148,7 +148,8 @@ def find_place(config: FilesConfig, folder: Path, text: str, where: str) -> str:
     )
 
 
-def _holds_places(cells: Sequence[str]) -> bool:
+def holds_places(cells: Sequence[str]) -> bool:
+    """Return whether the cells of a column are places of files, but for those that stand for none."""
     given = [cell for cell in cells if cell.lower() not in NOTHING]
     return bool(given) and all(suffix(split_place(cell)[0]) for cell in given)
 
