@@ -100,7 +100,7 @@ class BarModel:
         count = torch.stack(list(present.values())).sum(0)[:, None]
         return Latents(torch.stack(columns).sum(0) / count, {name: half(image) for name, image in x.items()})
 
-    def decode(self, latents, refined=True):
+    def decode(self, latents, keys=None, refined=True):
         shared = latents.shared
         return {name: draw(shared.argmax(1), u.argmax(1)) for name, u in latents.private.items()}
 

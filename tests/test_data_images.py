@@ -51,7 +51,7 @@ def test_palette_becomes_colour_and_transparency_black(tmp_path):
     Image.fromarray(np.dstack([GREY8, alpha])).save(tmp_path / "grey.png")
     np.testing.assert_allclose(read_image(tmp_path / "grey.png")[0], GREY8 / 255 * (alpha / 255), atol=1 / 255)
     Image.fromarray(GREY8).save(tmp_path / "one.png", transparency=int(GREY8[2, 3]))
-    np.testing.assert_array_equal(decode_image(tmp_path / "one.png")[0], np.where(GREY8 == GREY8[2, 3], 0, GREY8))
+    np.testing.assert_array_equal(decode_image(tmp_path / "one.png")[0], np.where(GREY8[2, 3] == GREY8, 0, GREY8))
 
 
 def test_applies_the_orientation_tag(tmp_path):

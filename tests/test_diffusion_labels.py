@@ -70,6 +70,7 @@ def test_what_a_user_asks_for():
         ({"size": 1}, "no label 'size', only grade, age"),
         ({"grade": "hihg"}, "no class 'hihg', did you mean 'high'"),
         ({"age": "old"}, "'age' is a number, not 'old'"),
+        ({"age": 1e30}, "'age' is .* with a standard deviation of .* in the training: 1e[+]30 means nothing"),
         ({"age": [1, 2, 3]}, "has 3 values for 2 samples"),
     ):
         with pytest.raises(MandorlaError, match=message):

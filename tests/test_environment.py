@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from mandorla.environment import FILE, note_environment
@@ -21,6 +22,13 @@ def test_every_training_is_noted(tmp_path):
     (tmp_path / FILE).write_text("[{")
     note_environment(tmp_path, 5)
     assert [entry["seed"] for entry in entries(tmp_path)] == [5]
+
+
+def test_what_pip_left_behind_without_a_name_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "~umpy-1.26.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    note_environment(tmp_path, 0)
+    assert entries(tmp_path)[0]["packages"]["numpy"] == np.__version__
 
 
 @pytest.mark.parametrize("path", ["", "."])

@@ -246,6 +246,20 @@ def test_whole_patients_are_compared_with_whole_patients():
     assert audited(x, train, test).nearer["pixels"].mean() > 0.7
 
 
+def test_samples_in_order_of_their_classes_are_no_copies():
+    """Only five hundred of the test samples can be compared: of all classes, or all others would be far from them."""
+
+    def sorted_by_class(num: int, seed: int) -> Clouds:
+        clouds, label = Clouds(num, seed), torch.arange(num) * 10 // num
+        shade = (0.2 * clouds.x["a"] + 0.08 * label.view(-1, 1, 1, 1)).clamp(0, 1)
+        clouds.x = {"a": shade, "b": shade.flip(3)}
+        return clouds
+
+    found = audited(sorted_by_class(300, 2).x, sorted_by_class(2000, 0), sorted_by_class(900, 1))
+    assert found.compared == 500
+    assert all(abs(nearer.mean() - 0.5) < 0.06 for nearer in found.nearer.values())
+
+
 def test_half_of_what_is_as_near_to_both():
     same = Clouds(50, 0)
     found = audited({name: z[:10] for name, z in same.x.items()}, same, same)

@@ -1,5 +1,7 @@
 """Coherence of a model that is perfect by construction, and of one whose views ignore each other."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from mandorla.evaluate.coherence import (
     judge_independent,
     swapped,
 )
+from mandorla.evaluate.figures.coherence import _histogram_figure
 from mandorla.latents import Latents
 
 
@@ -149,6 +152,23 @@ def test_dependence_by_hand():
     assert dependence(*apart, 4, 4) == pytest.approx(0.2 * 4 / 4000**0.5, rel=0.6)
     with pytest.raises(MandorlaError, match="4 and 3 labels are no pairs"):
         dependence(a, a[:3], 2, 2)
+
+
+@pytest.mark.parametrize("num_test", [200, 2000])
+def test_a_perfect_generator_reaches_the_ceiling_of_histograms(num_test):
+    """Few test samples are themselves uneven: the ceiling is not of the generated ones' chance alone."""
+    rng, records = np.random.default_rng(0), []
+    for seed in range(20):
+        made, seen = (rng.integers(0, 10, num) for num in (1000, num_test))
+        judge = SimpleNamespace(heads={"class": SimpleNamespace(out_features=10)})
+        test = SimpleNamespace(
+            verdicts={"a": {"class": torch.eye(10)[torch.from_numpy(seen)]}},
+            present={"a": torch.ones(num_test, dtype=torch.bool)},
+        )
+        subject = SimpleNamespace(codes=SimpleNamespace(seed=seed, judges={"a": judge}, test=test))
+        records.append(_histogram_figure(subject, "class", {"a": "class"}, {"a": made}))
+    found, ceiling = (np.mean([getattr(record, key) for record in records]) for key in ("value", "ceiling"))
+    assert found == pytest.approx(ceiling, rel=0.15)
 
 
 def test_histogram_distance_by_hand():

@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from mandorla.errors import MandorlaError
 from mandorla.evaluate import random_features, ranks
 from mandorla.evaluate.images import (
-    attainable_correlation,
+    calibration,
     edge_overlap,
     foreground,
     has_ssim,
@@ -157,13 +157,51 @@ def test_right_uncertainty_reaches_the_attainable_correlation_and_no_more():
     generator = torch.Generator().manual_seed(0)
     std = 0.01 + 0.05 * torch.rand(4, 1, 64, 64, generator=generator)
     drawn = 0.5 + std * torch.randn(10, *std.shape, generator=generator)
-    found, most = spread_and_error(drawn[1:], drawn[0])["correlation"], attainable_correlation(drawn[1:])
+    found, most = (of["correlation"] for of in calibration(drawn[1:], drawn[0]))
     assert most.shape == (4,) and (most > 0.2).all() and (most < 0.8).all()
     np.testing.assert_allclose(found, most, atol=0.04)
     wrong = 0.5 + std.flip(3) * torch.randn(9, *std.shape, generator=generator)
-    assert (spread_and_error(wrong, drawn[0])["correlation"] < attainable_correlation(wrong) - 0.2).all()
+    found, most = (of["correlation"] for of in calibration(wrong, drawn[0]))
+    assert (found < most - 0.2).all()
     with pytest.raises(MandorlaError, match="at least 3"):
-        attainable_correlation(drawn[:2])
+        calibration(drawn[:2], drawn[0])
+
+
+def _one_law(kind: str, num: int, generator: torch.Generator) -> torch.Tensor:
+    """Return 9 draws for each of `num` samples `(9, num, 1, 24, 24)`, all of one law, one of them the truth."""
+    shape = (9, num, 1, 24, 24)
+    if kind == "one error for many pixels":
+        return (
+            (0.5 + 0.1 * torch.randn(*shape[:3], 2, 2, generator=generator))
+            .repeat_interleave(12, 3)
+            .repeat_interleave(12, 4)
+        )
+    if kind == "cut off at 0 and 1":
+        return (0.5 + torch.randn(shape, generator=generator)).clamp(0, 1)
+    place = torch.rand(*shape[:2], 2, generator=generator) * 12 + 6  # of a disc on black
+    row, column = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
+    disc = (row - place[..., :1, None]).square() + (column - place[..., 1:, None]).square() < 16
+    return 0.8 * disc.float()[:, :, None]
+
+
+@pytest.mark.parametrize("kind", ["one error for many pixels", "cut off at 0 and 1", "a disc somewhere"])
+@pytest.mark.parametrize("above", [None, 0.05])
+def test_right_uncertainty_reaches_its_ceiling_whatever_the_errors_are(kind, above):
+    """The ratio would be 1 and the coverage 7 / 9 of errors that are independent and of a foreground known before."""
+    drawn = _one_law(kind, 400, torch.Generator().manual_seed(0))
+    found, right = calibration(drawn[1:], drawn[0], above)
+    for name, values in found.items():
+        assert values.mean() == pytest.approx(right[name].mean(), abs=0.04 if name != "ratio" else 0.2), name
+    plain = spread_and_error(drawn[1:], drawn[0], None if above is None else drawn[0] > above)
+    wrong = {"ratio": 1.0, "coverage": 7 / 9}
+    assert any(abs(plain[name].mean() - value) > 0.1 for name, value in wrong.items()) or above is None
+
+
+def test_samples_without_foreground_have_no_calibration():
+    samples, truth = torch.rand(4, 2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    truth[0], samples[:, 1] = 0, 0
+    found, right = calibration(samples, truth, 0.05)
+    assert [np.isnan(of["coverage"]).tolist() for of in (found, right)] == [[True, False], [False, True]]
 
 
 def test_spread_outside_the_mask_does_not_count():

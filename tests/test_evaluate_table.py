@@ -38,6 +38,11 @@ def test_the_best_is_the_nearest_to_its_ceiling_where_there_is_too_much_of_it():
         ratio = record("ratio", value, better="nearer ceiling", ceiling=1.0)
         return [[ratio, record("of the data", value, better="neither", ceiling=1.0)]]
 
+    def runs(*pairs):
+        return [[record("ratio", value, better="nearer ceiling", ceiling=ceiling)] for value, ceiling in pairs]
+
+    exact = {"ours": runs((0.5, 0.5), (0.9, 0.9)), "theirs": runs((0.3, 0.5), (0.7, 0.9))}
+    assert figures_table(exact).splitlines()[2].startswith("| ratio | **0.700")
     columns = {"ours": run(1.3), "theirs": run(0.8), "third": run(3.0)}
     assert figures_table(columns).splitlines()[2:] == [
         "| ratio | 1.300 | **0.800** | 3.000 | 1.000 | nearer ceiling |",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
 from mandorla.data.readers import ReadOptions, read
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.inputs import read_input
+from mandorla.inputs import find_inputs, read_input
 from mandorla.model import Mandorla
 from mandorla.storage import locked
 
@@ -204,6 +205,30 @@ def test_the_same_command_goes_on_and_another_is_refused(model, t1, tmp_path):
         translate(model, t1, out, seed=1)
     with pytest.raises(MandorlaError, match=r"out: was begun with write \["):
         translate(model, t1, out, write=("mean",))
+    shutil.copytree(t1, tmp_path / "of another hospital")
+    with pytest.raises(MandorlaError, match='out: was begun with Source "../in", not "../of another hospital"'):
+        translate(model, tmp_path / "of another hospital", out)
+
+
+def test_what_the_training_paired_by_a_key_is_paired_so_again(model, tmp_path):
+    for case in ("p1", "p2"):
+        for name in ("t1", "t2"):
+            (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+            write_image(tmp_path / "in" / name / f"{case}_{name}.png", np.zeros((1, 6, 8), np.float32))
+    key = r"(?P<subject>p\d)"
+    for pattern in (".+", key):
+        model.recipe = SimpleNamespace(data=FoldersConfig(folders={"t1": "a", "t2": "b"}, key=pattern))
+        if pattern != key:
+            with pytest.raises(MandorlaError, match="in/t1: no file for p1_t2, p2_t2, which another given"):
+                find_inputs(model, tmp_path / "in", ["t1", "t2"])
+    found = find_inputs(model, tmp_path / "in", ["t1", "t2"])
+    assert [(one.name, one.subject, one.places["t2"].name) for one in found] == [
+        ("p1_t1", "p1", "p1_t2.png"),
+        ("p2_t1", "p2", "p2_t2.png"),
+    ]
+    write_image(tmp_path / "in" / "t2" / "p1_again.png", np.zeros((1, 6, 8), np.float32))
+    with pytest.raises(MandorlaError, match="no file for"):
+        find_inputs(model, tmp_path / "in", ["t1", "t2"])
 
 
 @pytest.mark.parametrize("bad", ["a", "b"])

@@ -160,6 +160,25 @@ def test_two_projects_may_use_one_name(project, tmp_path):
     assert registered()["mine"].number == 33
 
 
+def test_two_projects_may_use_one_name_of_what_they_import(tmp_path):
+    """A file and a package, both beside the file that imports them."""
+    for number, folder in enumerate("ab"):
+        (tmp_path / folder / "my_blocks").mkdir(parents=True)
+        (tmp_path / folder / "my_layers.py").write_text(f"number = {number}")
+        (tmp_path / folder / "my_blocks" / "__init__.py").touch()
+        (tmp_path / folder / "my_blocks" / "deep.py").write_text(f"number = {10 + number}")
+        imports = "from my_blocks import deep\nimport my_layers\n"
+        network = NETS.replace("number = 1", "number = my_layers.number, deep.number")
+        (tmp_path / folder / "mynets.py").write_text(imports + network)
+    for _ in range(2):
+        for number, folder in enumerate("ab"):
+            import_all([str(tmp_path / folder / "mynets.py")], "recipe")
+            assert registered()["mine"].number == (number, 10 + number)
+    forget()
+    import_all([str(tmp_path / "a" / "mynets.py")], "recipe")
+    assert registered()["mine"].number == (0, 10)
+
+
 def test_modules_are_imported_by_name(project, monkeypatch):
     monkeypatch.syspath_prepend(project)
     shutil.copy("mynets.py", "my_module_of_nets.py")

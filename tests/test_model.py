@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from mandorla import model as module
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
-from mandorla.model import Mandorla
+from mandorla.model import Mandorla, _mixed
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, build_encoder_decoder
 from mandorla.vae.model import to_sphere
 
@@ -515,6 +516,29 @@ def test_mixes_of_residuals(digits):
     close(digits.mix(a, b, 0, 1, residual=True), digits.swap(a, b, residual=True))
 
 
+def test_residuals_half_way_are_as_large_as_noise():
+    """A mean of two independent draws of noise has a deviation of .71, which the flow was never trained on."""
+    a, b = (Latents(torch.randn(500, 4), {"t1": torch.randn(500, 8)}, residual=True) for _ in range(2))
+    assert _mixed(a, b, 0.5, 0.5).private["t1"].std() == pytest.approx(1, abs=0.05)
+    plain = _mixed(*(replace(z, residual=False) for z in (a, b)), 0.5, 0.5)
+    torch.testing.assert_close(plain.private["t1"], (a.private["t1"] + b.private["t1"]) / 2)
+
+
+def test_a_component_that_is_asked_for_twice_counts_once(digits):
+    x = some(digits)
+    once, twice = (digits.log_likelihood(x, ["view0"] * times, num_probes=2) for times in (1, 2))
+    torch.testing.assert_close(twice, once)
+
+
+def test_a_run_of_a_gpu_is_read_without_one(polydigits_run, copy_of, monkeypatch):
+    run = copy_of(polydigits_run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("device: cpu", "device: cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(MandorlaWarning, match="config.yaml: asks for device cuda, of which there is none here"):
+        assert mandorla.load(run).sample(1).x["view0"].device.type == "cpu"
+
+
 def test_one_channel_moves_by_standard_deviations(model):
     x = some(model)
     latents = model.encode(x)
@@ -576,7 +600,17 @@ def test_samples_may_begin_anywhere(model):
         (lambda m, x: m.sample(1, seed=-1), "seed must be a whole number of at least 0, not -1"),
         (lambda m, x: m.sample(1, steps=0), "steps must be a whole number of at least 1, not 0"),
         (lambda m, x: m.sample_private(torch.zeros(2, 3)), "latent 'shared' has shape"),
-        (lambda m, x: m.translate(x["view0"], ["view1"]), "no modality is given"),
+        (lambda m, x: m.translate(x["view0"], ["view1"]), "data are a mapping"),
+        (lambda m, x: m.translate(m.encode(x), ["view1"]), "data are a mapping .*, not a Latents"),
+        (lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], keys=[1, 2, 3, 4]), "a key is a tuple .*, not 1"),
+        (
+            lambda m, x: m.translate({"view0": x["view0"]}, ["view1"], keys=[(0,), (1,), (2,), (-1,)]),
+            r"a key is a tuple of whole numbers from 0, not \(-1,\)",
+        ),
+        (lambda m, x: m.traverse(x, "shared", 0.5), "channel must be a whole number of at least 0, not 0.5"),
+        (lambda m, x: m.traverse(x, "shared", 0, reach="a"), "reach is a number of standard deviations, not 'a'"),
+        (lambda m, x: m.inpaint(x, None), "a region is an array"),
+        (lambda m, x: m.inpaint(x, np.full((24, 24), np.nan)), "a region is an array .* has no NaN"),
         (lambda m, x: m.mix(x, x, 0, 1.5), r"private must be a weight in \[0, 1\], not 1.5"),
         (lambda m, x: m.traverse(x, "view9", 0), "unknown modality 'view9'"),
         (lambda m, x: m.traverse({"view0": x["view0"]}, "view1", 0), "the sample has no 'view1'"),

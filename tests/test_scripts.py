@@ -62,11 +62,19 @@ def test_arrays_to_folders(tmp_path):
         (["a=x.npz:bad"], "x.npz:bad: values from"),
         (["a=x.npz:flat"], r"x.npz:flat: shape (3,), expected (N, H, W)"),
         (["a=x.npz:good", "b=x.npz:more"], "arrays of different length: a 1, b 2"),
+        (["../a=x.npz:good"], "../a=x.npz:good: expected NAME=ARRAY, each name once"),
+        (["a=x.npz:good", "a=x.npz:more"], "a=x.npz:more: expected NAME=ARRAY, each name once"),
+        (["a=x.npz:none_there"], "x.npz:none_there: no image"),
+        (["a=x.npz:good", "--num", "-1"], "--num takes a whole number from 1"),
+        (["a=x.npz:good", "--groups", "x.npz:good"], "shape (1, 2, 2), expected a group for each of 1 images"),
+        (["a=x.npz:good", "--groups", "x.npz:slash"], "'a/b-00000' can be no file's name"),
+        (["a=x.txt"], "x.txt: expected FILE.npz:KEY"),
     ],
 )
 def test_arrays_to_folders_refuses(tmp_path, arrays, message):
     good = np.zeros((1, 2, 2))
-    np.savez(tmp_path / "x.npz", good=good, more=np.zeros((2, 2, 2)), bad=good - 1, flat=np.zeros(3))
+    arrays_of = {"good": good, "more": np.zeros((2, 2, 2)), "bad": good - 1, "flat": np.zeros(3)}
+    np.savez(tmp_path / "x.npz", none_there=good[:0], slash=["a/b"], **arrays_of)
     result = run(ROOT / "utils" / "arrays_to_folders.py", "out", *arrays, cwd=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr

@@ -3,17 +3,33 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny import interrupted, same_training, signals_recipe, tiny_recipe
 
 import mandorla
 from mandorla.config import load_settings
+from mandorla.data.intensity import UNIT
+from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.recipe import Recipe
 from mandorla.vae.latent_cache import open_latents
-from mandorla.vae.training import train_vae
+from mandorla.vae.training import _Task, train_vae
+
+
+def test_a_validation_looks_at_samples_in_no_order():
+    """The leak is foretold of one half from the other: of sorted data these would be of different classes."""
+    label = np.repeat(np.arange(10), 40).astype(np.float32)
+    x = {"t1": label[:, None, None, None] / 10 + np.zeros((400, 1, 4, 4), np.float32)}
+    ids = np.arange(400).astype(str)
+    val = StoredDataset(x, {"t1": np.ones(400, bool)}, {"t1": UNIT}, {"class": label}, list(ids), ids, np.arange(400))
+    task = _Task(0, SimpleNamespace(train=val, val=val), None, None, torch.device("cpu"))
+    first, second = np.split(task.check.factors["class"], 2)
+    assert sorted(task.check.ids) == sorted(ids)
+    assert np.bincount(first.astype(int)).min() > 5 and np.bincount(second.astype(int)).min() > 5
 
 
 def test_a_run_folder_holds_everything(polydigits_run):

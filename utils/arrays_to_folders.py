@@ -10,6 +10,7 @@ colours 8.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -24,11 +25,13 @@ def main() -> None:
     parser.add_argument("--groups", metavar="ARRAY", help="group (patient) of each row: the name's first part")
     parser.add_argument("--num", type=int, help="write the first NUM rows only")
     arguments = parser.parse_args()
+    if arguments.num is not None and arguments.num < 1:
+        sys.exit("--num takes a whole number from 1")
     images = {}
     for text in arguments.arrays:
         name, equals, array = text.partition("=")
-        if not (name and equals and array):
-            sys.exit(f"{text}: expected NAME=ARRAY")
+        if not (equals and array) or not is_name(name) or name in images:
+            sys.exit(f"{text}: expected NAME=ARRAY, each name once, one that a folder can have")
         images[name] = to_pixels(read_array(array)[: arguments.num], array)
     if len({len(pixels) for pixels in images.values()}) > 1:
         sys.exit("arrays of different length: " + ", ".join(f"{name} {len(pixels)}" for name, pixels in images.items()))
@@ -36,9 +39,11 @@ def main() -> None:
     names = [f"{row:05d}" for row in range(num)]
     if arguments.groups:
         groups = read_array(arguments.groups)
-        if len(groups) < num:
-            sys.exit(f"{arguments.groups}: {len(groups)} rows, the images have {num}")
+        if groups.ndim != 1 or len(groups) < num:
+            sys.exit(f"{arguments.groups}: shape {groups.shape}, expected a group for each of {num} images")
         names = [f"{group}-{name}" for group, name in zip(groups[:num], names, strict=True)]
+        if wrong := [name for name in names if not is_name(name)]:
+            sys.exit(f"{arguments.groups}: {wrong[0][:80]!r} can be no file's name")
     if arguments.out.exists():
         sys.exit(f"{arguments.out}: exists already")
     for name, pixels in images.items():
@@ -49,14 +54,20 @@ def main() -> None:
     print(f"{arguments.out}: {num} images for each of {', '.join(images)}")
 
 
+def is_name(text: str) -> bool:
+    """Return whether a file or folder can be called so."""
+    return bool(text) and text not in (".", "..") and not set(text) & set("/\\\0") and len(text.encode()) < 200
+
+
 def read_array(text: str) -> np.ndarray:
     """Return the array that FILE.npz:KEY[:CHANNEL] or FILE.npy[:CHANNEL] names."""
-    suffix = ".npz" if ".npz" in text else ".npy"
-    path, _, rest = text.partition(suffix)
-    parts = [part for part in rest.split(":") if part]
+    match = re.fullmatch(r"(.+\.(np[yz]))((?::[^:]+)*)", text)
+    if not match:
+        sys.exit(f"{text}: expected FILE.npz:KEY[:CHANNEL] or FILE.npy")
+    path, suffix, parts = match[1], match[2], match[3].split(":")[1:]
     try:
-        array = np.load(path + suffix, allow_pickle=False)
-        array = array[parts.pop(0)] if suffix == ".npz" else array
+        array = np.load(path, allow_pickle=False)
+        array = array[parts.pop(0)] if suffix == "npz" else array
         return array[..., int(parts[0])] if parts else array
     except (OSError, ValueError, KeyError, IndexError) as error:
         sys.exit(f"{text}: cannot be read as FILE.npz:KEY[:CHANNEL] or FILE.npy ({error})")
@@ -66,6 +77,8 @@ def to_pixels(array: np.ndarray, place: str) -> np.ndarray:
     """Return images (N, H, W) or (N, H, W, 3) as pixels that a PNG can hold; colours have 8 bits."""
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] != 3):
         sys.exit(f"{place}: shape {array.shape}, expected (N, H, W) or (N, H, W, 3)")
+    if not array.size:
+        sys.exit(f"{place}: no image, its shape is {array.shape}")
     colour = array.ndim == 4
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # also false for NaN

@@ -78,6 +78,12 @@ class Arguments:
             raise MandorlaError("a sample without any modality cannot be encoded: leave it out")
         return tensors, masks
 
+    def region(self, region: Tensor | np.ndarray) -> Tensor:
+        """Return a region as a bool tensor on the device. Raises MandorlaError for what is none."""
+        if not isinstance(region, Tensor | np.ndarray) or not (region == region).all():  # noqa: PLR0124, of NaN
+            raise MandorlaError("a region is an array that is true, or not 0, inside: it has no NaN")
+        return torch.as_tensor(region, device=self.device).bool()
+
     def latents(self, source: Latents) -> Latents:
         """Return latents, each part `(B, *shape)` as in the layout, as float32 on the device.
 

@@ -49,7 +49,7 @@ def note_environment(folder: Path, seed: int) -> None:
             "processes": world(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
+        "packages": dict(sorted((name, d.version) for d in distributions() if (name := d.metadata["Name"]))),
     }
     write_text(folder / FILE, json.dumps([*entries, entry], indent=1))
 

@@ -150,7 +150,8 @@ def translate(
         return out
     first = _read_first(job, inputs)
     few = math.ceil(model.at_once / (job.num_made * len(next(iter(first.values.values())))))
-    description = describe(f"{', '.join(wanted)} from {', '.join(given)}", made | {"write": list(write)})
+    what = {"write": list(write), "Source": os.path.relpath(source, out)}
+    description = describe(f"{', '.join(wanted)} from {', '.join(given)}", made | what)
     with continued_folder(out, description) as folder:
         failed = gather_texts(_translate_inputs(job, inputs, few, folder, source))
     if failed:

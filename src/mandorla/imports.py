@@ -11,11 +11,13 @@ from hashlib import sha256
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from mandorla.errors import MandorlaError
 from mandorla.nets.encoder_decoder import EncoderDecoder, register, registered
 
 SUFFIX = ".py"  # of files; everything else is the name of a module
+_beside: list[str] = []  # folders of files that were imported, the latest first
 _files: dict[Path, tuple[int, dict[str, type[EncoderDecoder]]]] = {}  # time of change, what was registered
 
 
@@ -54,8 +56,7 @@ def _import_file(path: Path) -> None:
         for name, network in _files[path][1].items():
             register(name)(network)
         return
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for what the file itself imports from beside it
+    _find_beside(path.parent)
     module_name = f"mandorla_imports_{sha256(str(path).encode()).hexdigest()[:16]}"
     spec = spec_from_file_location(module_name, path)
     module = module_from_spec(spec)
@@ -67,6 +68,28 @@ def _import_file(path: Path) -> None:
         raise
     networks = {name: network for name, network in registered().items() if network.__module__ == module_name}
     _files[path] = changed, networks
+
+
+def _find_beside(folder: Path) -> None:
+    """Let what a file imports be found beside it, before what is called alike beside a file that was imported earlier.
+
+    What was imported from there is forgotten here, and stays with those who have it.
+    """
+    place = str(folder)
+    earlier = {name for name, module in sys.modules.items() if _home(module) in set(_beside) - {place}}
+    alike = {name for name in earlier if (folder / f"{name}.py").is_file() or (folder / name).is_dir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in alike]:
+        del sys.modules[name]
+    if place in _beside or place not in sys.path:
+        sys.path[:] = [other for other in sys.path if other not in _beside]
+        _beside[:] = [place, *(other for other in _beside if other != place)]
+        sys.path += _beside
+
+
+def _home(module: ModuleType) -> str:
+    """Return the folder in which a module or package lies, empty for one that lies in none."""
+    file = Path(getattr(module, "__file__", None) or "")
+    return str(file.parent.parent if file.name == "__init__.py" else file.parent) if file.name else ""
 
 
 def _kind(error: BaseException) -> str:

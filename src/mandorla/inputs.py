@@ -18,7 +18,7 @@ from mandorla.data import source_of
 from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_bids
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.pairing import Found
+from mandorla.data.pairing import Found, read_key
 from mandorla.data.readers import SUFFIXES, ReadOptions, find, is_series, split_place, stem
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.stored import StoredConfig
@@ -95,13 +95,14 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
         files[name] = {source.resolve().name: folder} if is_one else _by_stem(folder)
         if not files[name]:
             raise MandorlaError(f"{folder}: no file in this folder that can be read (looked for {', '.join(SUFFIXES)})")
+    data = source_of(model.recipe.data)
+    files = _by_key(files, data) or files
     stems = sorted(set().union(*files.values()))
     for name, by_stem in files.items():
         if unpaired := [one for one in stems if one not in by_stem]:
             raise MandorlaError(
                 f"{source / name}: no file for {listed(unpaired)}, which another given modality has; add it"
             )
-    data = source_of(model.recipe.data)
     return [Input(one, _subject(data, one), {name: paths[one] for name, paths in files.items()}) for one in stems]
 
 
@@ -296,6 +297,26 @@ def _by_stem(folder: Path, stems: Sequence[str] | None = None) -> dict[str, Path
     if stems is None:
         return files
     return {name: files[name] for name in stems} if files.keys() >= set(stems) else {}
+
+
+def _by_key(files: Mapping[str, Mapping[str, Path]], data: object) -> dict[str, dict[str, Path]] | None:
+    """Return files by the stem of the first given modality's, where `data.key` pairs those whose stems do not; or None.
+
+    As `p07_t1.png` and `p07_t2.png`.
+    """
+    if not isinstance(data, FoldersConfig) or len({frozenset(by_stem) for by_stem in files.values()}) < 2:
+        return None
+    pattern = re.compile(data.key)
+    found: dict[str, dict[str, str]] = {}
+    for name, by_stem in files.items():
+        keys = {one: read_key(pattern, one) for one in by_stem}
+        found[name] = {key[0]: one for one, key in keys.items() if not isinstance(key, str)}
+        if len(found[name]) < len(by_stem):  # no key, or one key of two files
+            return None
+    first = next(iter(found.values()))
+    if any(by_key.keys() != first.keys() for by_key in found.values()):
+        return None
+    return {name: {first[key]: files[name][one] for key, one in by_key.items()} for name, by_key in found.items()}
 
 
 def _subject(data: object, name: str) -> str:

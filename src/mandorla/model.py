@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
-from mandorla.config import checked
+from mandorla.config import CONFIG, checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
 from mandorla.data.intensity import FILE as INTENSITY
@@ -79,7 +79,7 @@ class Mandorla:
     def __init__(self, run: Path):
         self.run = run
         self.recipe = read_run(run)
-        self.device = choose_device(self.recipe.device)
+        self.device = _device_of(self.recipe.device, run)
         self.vae, self.weights = load_vae(run)
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
@@ -297,7 +297,7 @@ class Mandorla:
         nothing is.
         """
         check_whole("num", num, 1)
-        region = torch.as_tensor(region, device=self.device).bool()
+        region = self._arguments.region(region)
         seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
         hidden = {name: _hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
         with warnings.catch_warnings():
@@ -351,7 +351,7 @@ class Mandorla:
         components = whitening.whiten(self.from_residual(self._latents(source)).components)
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
-        wanted = made if wanted is None else self._arguments.listed(wanted)
+        wanted = made if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
         if not wanted:
             raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
         if num_probes is not None:
@@ -410,7 +410,7 @@ class Mandorla:
         wanted = self._arguments.names(wanted)
         if not wanted:
             raise MandorlaError("nothing to draw: ask for at least one modality")
-        if both := sorted(set(wanted) & set(x)):
+        if both := sorted(set(wanted) & set(names_in(x))):
             raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
         check_drawn(num_samples, labels, steps)
         encoded = self.encode(x).components
@@ -431,7 +431,8 @@ class Mandorla:
     ) -> dict[str, Tensor]:
         """Return the modalities of `private_from`, with the shared part of `shared_from`; as many samples in both.
 
-        With `residual` it is the residual of the private part that is kept: the same manner, another subject.
+        With `residual`, or of latents that are residual, it is the residual of the private part that is kept: the same
+        manner, another subject.
         """
         shared, private = self._latents(shared_from), self._latents(private_from)
         if residual:
@@ -464,7 +465,8 @@ class Mandorla:
         """Return samples between `a` and `b`: their shared parts mixed with weight `shared` on that of `b`, in [0, 1],
         their private parts with weight `private`; only modalities that both have.
 
-        Weights 0 and 1 give `swap`. With `residual` it is the residuals of the private parts that are mixed.
+        Weights 0 and 1 give `swap`. With `residual`, or of latents that are residual, it is the residuals of the
+        private parts that are mixed.
         """
         for name, weight in {"shared": shared, "private": private}.items():
             if not isinstance(weight, Real) or not 0 <= weight <= 1:
@@ -487,7 +489,10 @@ class Mandorla:
         if component not in here.components:
             raise MandorlaError(f"nothing to move: the sample has no {component!r}")
         channels = self.vae.layout.shapes[component][0]
-        if not 0 <= channel < channels:
+        if not isinstance(reach, Real) or not math.isfinite(reach):
+            raise MandorlaError(f"reach is a number of standard deviations, not {reach!r}")
+        check_whole("channel", channel, 0)
+        if channel >= channels:
             raise MandorlaError(f"{component!r} has channels 0 to {channels - 1}, not {channel}")
         if component != SHARED:
             here = replace(here, private={component: here.private[component]})
@@ -753,17 +758,32 @@ class Mandorla:
         )
 
 
+def _device_of(name: str, run: Path) -> torch.device:
+    """Return the device that a run asks for, or the CPU, with a warning, where there is none of that kind."""
+    if name == "cuda" and not torch.cuda.is_available():
+        text = "asks for device cuda, of which there is none here: the CPU computes, whatever the time"
+        warnings.warn(f"{run / CONFIG}: {text}", MandorlaWarning, stacklevel=4)
+        return torch.device("cpu")
+    return choose_device(name)
+
+
 def _keys_of(count: int, keys: Sequence[tuple[int, ...]] | None = None) -> list[tuple[int, ...]]:
     """Return the keys of `count` samples, (i,) where none are given."""
-    if keys is not None and len(keys) != count:
+    if keys is None:
+        return [(i,) for i in range(count)]
+    if len(keys) != count:
         raise MandorlaError(f"{len(keys)} keys for {count} samples: give one for each")
-    return [(i,) for i in range(count)] if keys is None else list(keys)
+    for key in keys:
+        if not isinstance(key, tuple) or not all(isinstance(n, int | np.integer) and n >= 0 for n in key):
+            raise MandorlaError(f"a key is a tuple of whole numbers from 0, not {key!r}")
+    return list(keys)
 
 
 def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:
     """Return latents between `a` and `b`, which have the same modalities; the weights are those of `b`."""
     c = a.shared if not shared else to_sphere(torch.lerp(a.shared, b.shared, shared))
-    mixed = {name: torch.lerp(z, b.private[name], private) for name, z in a.private.items()}
+    between = _between if a.residual else torch.lerp
+    mixed = {name: between(z, b.private[name], private) for name, z in a.private.items()}
     detail = {name: _between(z, b.detail[name], private) for name, z in a.detail.items()}
     return replace(a, shared=c, private=mixed, detail=detail)
 

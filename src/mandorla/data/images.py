@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mandorla.errors import MandorlaError
 from mandorla.storage import whole
@@ -76,7 +76,8 @@ def decode_image(path: Path) -> np.ndarray:
             image = ImageOps.exif_transpose(image)
             pixels = None if odd else _pixels(image)
     except Exception as error:  # a broken file makes a decoder raise anything
-        raise MandorlaError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
+        why = "of no kind that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise MandorlaError(f"{path}: cannot be read as an image ({why}); replace or remove it") from error
     if pages > 1:
         raise MandorlaError(f"{path}: holds {pages} images where one is expected; save them as files of their own")
     if pixels is None or bits > 8 * pixels.dtype.itemsize:

@@ -23,6 +23,7 @@ Given = Mapping[str, Value | None | Sequence[Value | None]]
 _AT_ONCE = 512  # composed samples that are asked for their labels at once
 _HALF = 0.5
 _SHOWN = 12  # classes that a message names
+_FAR = 100  # standard deviations from the mean: no number that was meant
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class LabelScale:
                 number = math.nan
             if not math.isfinite(number):
                 raise MandorlaError(f"label {label!r} is a number, not {value!r}")
+            if abs(number - self.mean) > _FAR * self.std:
+                usual = f"{self.mean:.3g} with a standard deviation of {self.std:.3g}"
+                raise MandorlaError(f"label {label!r} is {usual} in the training: {value!r} means nothing to the model")
             return number
         name = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
         if name not in self.classes:

@@ -16,7 +16,7 @@ _HOMES = {
     "figures.fidelity": ("fidelity",),
     "figures.translation": ("signed_rank_p",),
     "images": (
-        "attainable_correlation",
+        "calibration",
         "edge_overlap",
         "foreground",
         "mae",

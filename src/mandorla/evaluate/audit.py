@@ -99,9 +99,10 @@ def audit(
     if not to_training:
         return None
     answers = {name: search.neighbours(index) for name, search in searches.items()}
+    beside = shuffled(np.random.default_rng(seed), num_unseen, whose(test, there))[:compared]  # as those of training
     nearer = {}
     for name in spaces:
-        to_unseen, ours = nearest(made[name], unseen[name][:compared]).distance, to_training[name].numpy()
+        to_unseen, ours = nearest(made[name], unseen[name][beside]).distance, to_training[name].numpy()
         nearer[name] = (ours < to_unseen) + 0.5 * (ours == to_unseen)
     return Audit(
         {name: answer[:num] for name, answer in answers.items()},

@@ -208,17 +208,32 @@ def spread_and_error(samples: Images, truth: Images, mask: Images | None = None)
     }
 
 
-def attainable_correlation(samples: Images, mask: Images | None = None) -> np.ndarray:
-    """Return the `correlation` of `spread_and_error` that K `samples` `(K, B, C, *size)` have among themselves, `(B,)`.
+def calibration(
+    samples: Images, truth: Images, above: float | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return what `spread_and_error` says of K - 1 of K `samples` `(K, B, C, *size)`, twice, each `(B,)`.
 
-    Each sample in turn is taken for the truth, the others for the samples; the mean over them, float64. Even right
-    uncertainty does not tell the sign and size of one error, so that 1 is out of reach.
+    First against the `truth` `(B, C, *size)`; then against the sample that is left out, as if that were the truth: what
+    right uncertainty gives. Both are means over which one is left out. If samples and truth come from one distribution
+    they are alike on average, whatever it is: how errors of neighbouring pixels depend on each other, values that are
+    cut off at 0 and 1, a foreground that the truth itself decides. With `above` only pixels count in which the truth,
+    or what stands for it, is brighter: NaN where none is.
 
-    Raises MandorlaError for fewer than three samples.
+    Raises MandorlaError for fewer than three samples, and as `spread_and_error` does.
     """
-    samples = unit_images(samples, "samples", 2)
+    samples, truth = unit_images(samples, "samples", 2), unit_images(truth, "true images")
     if len(samples) < 3:
         raise MandorlaError(f"{len(samples)} samples, of which one is the truth, have no spread: give at least 3")
-    others = [torch.cat([samples[:k], samples[k + 1 :]]) for k in range(len(samples))]
-    found = [spread_and_error(rest, truth, mask)["correlation"] for rest, truth in zip(others, samples, strict=True)]
-    return np.mean(found, 0)
+    found: tuple[list[dict[str, np.ndarray]], ...] = ([], [])
+    for k, left_out in enumerate(samples):
+        rest = torch.cat([samples[:k], samples[k + 1 :]])
+        for of, true in zip(found, (truth, left_out), strict=True):
+            of.append(spread_and_error(rest, true, None if above is None else foreground(true, above)))
+    return tuple({name: _mean_known([each[name] for each in of]) for name in of[0]} for of in found)
+
+
+def _mean_known(values: list[np.ndarray]) -> np.ndarray:
+    """Return the mean over K of values `(B,)` that are not NaN; NaN where all are."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(0) / known.sum(0)

@@ -35,15 +35,15 @@ _STEPS, _CHECK, _PATIENCE = 500, 25, 100  # at most so many; every so many looke
 
 @dataclass(frozen=True)
 class Information:
-    """Hold an estimate in `nats`, and what it is for permuted pairs, `zeros` `(P,)`."""
+    """Hold an estimate in `nats`, and what it is for permuted pairs, `zeros` `(P,)`.
+
+    `p` is the share of estimates, this one and the permuted ones, that are as large as this one; None where these know
+    nothing of the luck of a training.
+    """
 
     nats: float
     zeros: np.ndarray
-
-    @property
-    def p(self) -> float:
-        """Return the share of estimates, this one and the permuted ones, that are as large as this one."""
-        return float((1 + (self.zeros >= self.nats).sum()) / (1 + len(self.zeros)))
+    p: float | None = None
 
 
 def gaussian_information(
@@ -64,8 +64,9 @@ def gaussian_information(
         return float(-0.5 * np.log1p(-(correlations**2)).sum())
 
     rng = np.random.default_rng(seed)
-    zeros = [nats(q[_permutation(rng, len(q), groups)]) for _ in range(permutations)]
-    return Information(nats(q), np.array(zeros))
+    zeros = np.array([nats(q[_permutation(rng, len(q), groups)]) for _ in range(permutations)])
+    found = nats(q)
+    return Information(found, zeros, float((1 + (zeros >= found).sum()) / (1 + permutations)))
 
 
 def critic_information(
@@ -81,10 +82,11 @@ def critic_information(
     """Train a critic on pairs `a` `(N, F)`, `b` `(N, G)` and estimate the information in the new pairs, `(K, ...)`.
 
     A fifth of the training pairs says when to stop. At most the logarithm of the number of candidates can be found. The
-    zero is that of a second critic, trained on permuted pairs: the first would be confidently wrong of them. `groups`
-    `(N,)` and `new_groups` `(K,)` say whose (which patient's) each pair is: whole groups say when to stop, and are
-    permuted. Raises MandorlaError for fewer than 20 pairs, and for codes that are no pairs, not as long as the new
-    ones, or not finite.
+    zero is that of a second critic, trained on permuted pairs: the first would be confidently wrong of them. It is one
+    critic's, so that there is no p: another training may find a little more or less. In what order pairs are given
+    plays no role. `groups` `(N,)` and `new_groups` `(K,)` say whose (which patient's) each pair is: whole groups say
+    when to stop, and are permuted. Raises MandorlaError for fewer than 20 pairs, and for codes that are no pairs, not
+    as long as the new ones, or not finite.
     """
     (a, b), (new_a, new_b) = _pairs(a, b, groups), _pairs(new_a, new_b, new_groups)
     if (a.shape[1], b.shape[1]) != (new_a.shape[1], new_b.shape[1]):
@@ -96,6 +98,8 @@ def critic_information(
         raise MandorlaError(f"{min(len(a), len(new_a))} pairs are too few to train and test a critic: give 20 or more")
     (a, new_a), (b, new_b) = (_standardised(old, new) for old, new in ((a, new_a), (b, new_b)))
     rng = np.random.default_rng(seed)
+    order = rng.permutation(len(new_a))  # candidates are those of any patient and class
+    new_a, new_b, new_groups = new_a[order], new_b[order], None if new_groups is None else new_groups[order]
     f, g = _train_critic(a, b, rng, seed, groups).read(new_a, new_b)
     null_b = b[_permutation(rng, len(b), groups)]
     null_f, null_g = _train_critic(a, null_b, rng, seed, groups).read(new_a, new_b)
@@ -147,7 +151,7 @@ class _Critic(nn.Module):
 def _train_critic(a: Tensor, b: Tensor, rng: np.random.Generator, seed: int, groups: np.ndarray | None) -> _Critic:
     """Return the critic that does best on a fifth of the pairs while it is trained on the others."""
     order = shuffled(rng, len(a), groups)
-    fit, check = order[len(a) // 5 :], order[: len(a) // 5]
+    fit, check = order[len(a) // 5 :], rng.permutation(order[: len(a) // 5])
     with own_random(seed):
         critic = _Critic(a.shape[1], b.shape[1])
     optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.1)

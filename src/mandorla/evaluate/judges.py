@@ -7,6 +7,7 @@ factor, so that class, private factors and lesions are judged by one network.
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.stored import StoredDataset
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.evaluate.supervised import train_network
 from mandorla.storage import whole
@@ -167,7 +168,10 @@ def find_judges(
     judges = load_judges(path, data.modalities, heads, made_from)
     if judges is None:
         judges = train_judges(data.train, heads, settings.judge_steps, settings.judge_batch_size, seed, device)
-        save_judges(path, judges, made_from)
+        try:
+            save_judges(path, judges, made_from)
+        except (OSError, MandorlaError) as error:  # a run folder of somebody else
+            warnings.warn(f"the judges cannot be kept for another evaluation ({error})", MandorlaWarning, stacklevel=2)
     return {name: judge.to(device) for name, judge in judges.items()}
 
 

@@ -13,7 +13,9 @@ _ALWAYS = (
     " means. ± is one standard error over the n samples of this run. Where several samples are one patient's, they are"
     " not independent: then n counts patients, ± is of the sums over each, and whole patients are permuted, resampled"
     " and left out. Figures stay means over samples; translations and reconstructions alone are averaged per patient"
-    " first, sd is the standard deviation between these. The copy audit counts generated tuples."
+    " first, sd is the standard deviation between these. The copy audit counts generated tuples. Tuples that data"
+    " compose anew of the same images (polydigits, PolyMNIST) count as independent: how a figure would be of other"
+    " images is not in their ±."
 )
 _JUDGES = (
     "The judges are small convolutional networks, one per modality, trained for {steps} steps of {batch} labelled"

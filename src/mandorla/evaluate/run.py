@@ -4,7 +4,8 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,8 @@ from mandorla.evaluate.protocol import protocol
 from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
-from mandorla.parallel import alike, is_first
-from mandorla.storage import read_json, write_bytes, write_text
+from mandorla.parallel import alike, is_first, led
+from mandorla.storage import locked, read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
     from mandorla.model import Mandorla
@@ -156,8 +157,21 @@ def evaluate_run(
     data or baseline do not fit the model.
     """
     _check(model, settings, baseline)
-    clock = _Clock(progress or (lambda what, share: None), settings.suites)
     out = Path(out or model.run)
+    with led(_writable(out), out):
+        return _evaluate(model, settings, progress, data, baseline, out, changed)
+
+
+def _evaluate(
+    model: "Mandorla",
+    settings: EvaluateConfig,
+    progress: Progress | None,
+    data: Splits | None,
+    baseline: "Mandorla | None",
+    out: Path,
+    changed: Sequence[str],
+) -> dict[str, Any]:
+    clock = _Clock(progress or (lambda what, share: None), settings.suites)
     found: dict[Suite, list[Record]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: test samples are what they are
@@ -195,6 +209,20 @@ def evaluate_run(
         page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
         _write(out, page, pictures, metrics)
     return metrics
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    """Keep other evaluations from the folder `out`, which is made; raise MandorlaError at once if it is no place."""
+    place = out / PICTURES
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (probe := place / ".probe").touch()
+        probe.unlink()
+    except OSError as error:
+        raise MandorlaError(f"{out} cannot be written ({error}): give --out another folder") from error
+    with locked(place):
+        yield
 
 
 def _facts(subject: Subject, metrics: dict[str, Any]) -> dict[str, Any]:

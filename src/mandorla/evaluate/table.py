@@ -49,7 +49,11 @@ def best_of(cells: Mapping[str, Sequence[Record]]) -> list[str]:
     means = {name: float(_average(of, "value")) for name, of in cells.items() if of}
     if len(set(means.values())) < 2:
         return []
-    merits = {name: replace(cells[name][0], value=mean).merit for name, mean in means.items()}
+    ceilings = {name: _average(cells[name], "ceiling") for name in means}
+    merits = {
+        name: replace(cells[name][0], value=mean, ceiling=float(ceilings[name]) if ceilings[name] else None).merit
+        for name, mean in means.items()
+    }
     best = [name for name, merit in merits.items() if merit == max(merits.values())]
     return best if len(best) < len(merits) else []
 

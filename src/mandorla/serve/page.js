@@ -43,7 +43,7 @@ function samplePicker(box) {
   const slice = el("select"), sliceLabel = el("label", {}, "Slice", slice);
   let upload = null;
   const files = Object.keys(model.modalities).map((name) => {
-    const field = el("input", { type: "file", accept: model.accepted.join(","), onchange: () => send(name, field) });
+    const field = el("input", { type: "file", accept: model.accepted.join(","), "data-modality": name, onchange: () => send(field) });
     return el("label", {}, name, field);
   });
   const parts = { test: [test.label], seed: [seed.label, drawn.label], upload: [...files, sliceLabel] };
@@ -52,6 +52,8 @@ function samplePicker(box) {
   function show() {
     for (const [name, nodes] of Object.entries(parts)) for (const node of nodes) node.hidden = name !== kind.value;
     sliceLabel.hidden = kind.value !== "upload" || !upload?.slices;
+    // what is not shown must not keep the form from being sent
+    for (const node of Object.values(parts).flat()) $("input, select", node).disabled = node.hidden;
   }
   function write() {
     const how = hidden.value.split(":").slice(3).join(":"); // steps, guidance, labels of one picked from a table
@@ -75,23 +77,30 @@ function samplePicker(box) {
     slice.replaceChildren(...upload.slices.map((value) => el("option", { value }, value)));
     slice.value = chosen ?? upload.slices[Math.floor(upload.slices.length / 2)];
   }
-  async function send(modality, field) {
-    const file = field.files[0];
-    if (!file) return;
-    if (file.size > model.largest) return say(`${file.name}: larger than ${model.largest / 2 ** 20} MiB`, true);
-    say(`reading ${file.name} …`);
-    const query = new URLSearchParams({ name: file.name });
-    if (upload?.mine) query.set("token", upload.token);
+  // The sample is what all fields show, sent anew with every change: a file that is taken away is gone.
+  async function send(changed) {
+    const shown = files.map((label) => $("input", label)).filter((field) => field.files.length);
+    let sent = null;
+    const notes = [];
     try {
-      const options = { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file };
-      upload = { ...(await ask(`api/uploads/${encodeURIComponent(modality)}?${query}`, options)), mine: true };
-      if (upload.slices) fillSlices();
-      say(`uploaded: ${upload.modalities.join(", ")}. ${upload.note}`);
-      write();
+      for (const field of shown) {
+        const file = field.files[0];
+        if (file.size > model.largest) throw new Error(`${file.name}: larger than ${model.largest / 2 ** 20} MiB`);
+        say(`reading ${file.name} …`);
+        const query = new URLSearchParams({ name: file.name });
+        if (sent) query.set("token", sent.token);
+        const options = { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file };
+        sent = await ask(`api/uploads/${encodeURIComponent(field.dataset.modality)}?${query}`, options);
+        notes.push(`${field.dataset.modality} of ${file.name}. ${sent.note}`);
+      }
     } catch (error) {
-      field.value = "";
-      say(error.message, true);
+      changed.value = "";
+      return say(error.message, true);
     }
+    upload = sent;
+    if (upload?.slices) fillSlices();
+    say(notes.length ? `uploaded: ${notes.join(" ")}` : "no file is uploaded");
+    write();
   }
   box.addEventListener("input", (event) => event.target.type !== "file" && write());
   hidden.addEventListener("restore", read);

@@ -68,7 +68,8 @@ class _Task(Task):
         self.seed, self.num_samples = seed, len(splits.train)
         self.augment, self.objective, self.val, self.device = augment, objective, splits.val, device
         self.train = on_device(splits.train, device)
-        self.check = splits.val.batch(evenly(len(splits.val), _VALIDATION)).to(device)
+        rows = np.random.default_rng(0).permutation(evenly(len(splits.val), _VALIDATION))  # data may be sorted
+        self.check = splits.val.batch(rows).to(device)
         own = share(len(self.check.ids))
         self.own_check = Batch(
             *({name: z[own] for name, z in part.items()} for part in (self.check.x, self.check.present))

@@ -107,16 +107,16 @@ def _swap_figures(
             groups=groups,
         ),
     ]
-    few = min(s.settings.num_residual, len(rows))
-    if few and s.model.recipe.diffusion.mode != "private":
-        swaps_of_residual, _ = swapped(s.model, latents[:few], groups[:few], s.seed, residual=True)
+    few = evenly(len(rows), s.settings.num_residual)
+    if len(few) and s.model.recipe.diffusion.mode != "private":
+        swaps_of_residual, _ = swapped(s.model, latents[few], groups[few], s.seed, residual=True)
         records.append(
             s.record(
                 "swap/class residual",
-                (judge_decoded(s.model, judges, swaps_of_residual, label) == truth[:few]).mean(0),
+                (judge_decoded(s.model, judges, swaps_of_residual, label) == truth[few]).mean(0),
                 "As swap/class, with the residual private part of the other sample: its manner under this shared part.",
                 **s.reference,
-                groups=groups[:few],
+                groups=groups[few],
             )
         )
     if factors := s.private_factors:
@@ -200,14 +200,15 @@ def _histogram_figure(
         made = shown[view]
         distances.append(histogram_distance(made, seen, num))
         errors.append(bootstrap_error(lambda a, b=seen, n=num: histogram_distance(a, b, n), (made,), s.seed))
-        floors += [histogram_distance(rng.choice(seen, size=len(made)), seen, num) for _ in range(20)]
+        anew = [(rng.choice(seen, size=len(made)), rng.choice(seen, size=len(seen))) for _ in range(20)]
+        floors += [histogram_distance(*pair, num) for pair in anew]
     return Record(
         f"joint/{name} histogram",
         float(np.mean(distances)),
         None if None in errors else float(np.mean(errors)),
         len(made),
         f"Total variation between the {name} shares of generated and real images as judged, mean over views; ceiling:"
-        " as many real images drawn anew.",
+        " as many real images in the place of both, drawn anew.",
         "lower",
         ceiling=float(np.mean(floors)),
         seed=s.seed,

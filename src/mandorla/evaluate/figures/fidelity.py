@@ -99,7 +99,8 @@ def _read(
 
     def read(rows: np.ndarray) -> dict[tuple[str, str], Tensor]:
         batch = dataset.batch(rows)
-        images = subject.model.decode(subject.model.encode(batch.x, batch.present)) if decoded else batch.x
+        keys = [(int(row),) for row in rows]
+        images = subject.model.decode(subject.model.encode(batch.x, batch.present), keys=keys) if decoded else batch.x
         features = {(space, n): of[n].features(images[n]) for space, of in spaces.items() for n in subject.names}
         return features | {("", name): batch.present[name] for name in subject.names}
 

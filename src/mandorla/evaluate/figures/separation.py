@@ -117,8 +117,8 @@ def information_figures(subject: Subject) -> list[Record]:
             found["gaussian"] = gaussian_information(c, u, seed=s.seed, groups=groups)
         for kind, estimate in found.items():
             num, zero = len(np.unique(groups if kind == "gaussian" else new_groups)), estimate.zeros
-            text = f"Leak: {texts[kind]}; ±: spread of the control: {len(zero)} permutations of the pairs."
-            record = Record(f"information/{kind}/{name}", estimate.nats, float(zero.std()), num, text, "lower")
+            text = f"Leak: {texts[kind]}; control: mean of {len(zero)} permutations of the pairs."
+            record = Record(f"information/{kind}/{name}", estimate.nats, None, num, text, "lower")
             values.setdefault(kind, []).append(
                 replace(record, control=float(zero.mean()), seed=s.seed, unit="nats", p=estimate.p)
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
-from mandorla.evaluate.images import attainable_correlation, foreground, has_ssim, mae, psnr, spread_and_error, ssim
+from mandorla.evaluate.images import calibration, foreground, has_ssim, mae, psnr, ssim
 from mandorla.evaluate.record import Better, Record, deviation
 
 LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
@@ -24,26 +24,27 @@ _BESIDE = {
 }
 _SPREAD: dict[str, tuple[str, Better]] = {
     "ratio": (
-        "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground; below 1"
-        " the model is surer than it is right, above 1 less sure; ceiling: what right uncertainty gives.",
+        "Spread of {num} samples, sqrt(variance (1 + 1/{num})), over the rmse of their mean, in the foreground; below"
+        " the ceiling the model is surer than it is right, above less sure; {told}.",
         "nearer ceiling",
     ),
     "coverage": (
-        "Share of the foreground's true values that lie between the smallest and the largest of {num} samples;"
-        " ceiling: what right uncertainty gives.",
+        "Share of the foreground's true values that lie between the smallest and the largest of {num} samples; {told}.",
         "nearer ceiling",
     ),
     "correlation": (
         "Correlation, over the pixels of the foreground, of the standard deviation of {num} samples with the absolute"
-        " error of their mean; chance: none{told}.",
+        " error of their mean; chance: none; {told}.",
         "higher",
     ),
     "correlation whole": (
-        "As spread correlation, over all pixels: where nothing is, samples do not differ and are right; chance:"
-        " none{told}.",
+        "As spread correlation, over all pixels: where nothing is, samples do not differ and are right; chance: none;"
+        " {told}.",
         "higher",
     ),
 }
+_TOLD = "ceiling: what right uncertainty gives, one more sample, each in turn, in the place of the truth"
+_FOREGROUND = 0.05  # true values above which pixels are no background
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             mean = f"the mean of {num} samples"
             add("mean", measure, lambda x: x.mean(0), mean)
             add("single", measure, lambda x: x[0], "a single sample")
-            inside = " where the truth is above .05,"
-            add("mean foreground", measure, lambda x: x.mean(0), mean + inside, foreground(truth))
-            add("single foreground", measure, lambda x: x[0], f"a single sample{inside}", foreground(truth))
+            inside, mask = " where the truth is above .05,", foreground(truth, _FOREGROUND)
+            add("mean foreground", measure, lambda x: x.mean(0), mean + inside, mask)
+            add("single foreground", measure, lambda x: x[0], f"a single sample{inside}", mask)
     if f"clean_{wanted}" in batch.factors:
         clean = torch.as_tensor(batch.factors[f"clean_{wanted}"])[rows]
 
@@ -141,39 +142,23 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
         baseline = None if rivals is None else likeness(rivals.mean(0))
         ours, subjects = likeness(samples.mean(0)), np.unique(group)
         found.append(_Measured("anatomy psnr", subjects, ours, text, "dB", "higher", references, baseline))
-    return found + (_spread(samples, truth, group) if num > 1 else [])
+    return found + (_spread(samples, truth, group) if num > 2 else [])
 
 
 def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured]:
     """Measure whether the spread of the samples `(K, B, C, *size)` says how wrong their mean is."""
-    mask, num = foreground(truth), len(samples)
-    here = mask.flatten(1).any(1)
-    if not here.any():
-        return []
-    samples, mask, group = samples[:, here], mask[here], group[here.numpy()]
-    references = {
-        "ratio": {"ceiling": np.ones(1)},
-        "coverage": {"ceiling": np.array([(num - 1) / (num + 1)])},
-        "correlation": {"chance": np.zeros(1)},
-        "correlation whole": {"chance": np.zeros(1)},
-    }
-    found = spread_and_error(samples, truth[here], mask)
-    found["correlation whole"] = spread_and_error(samples, truth[here])["correlation"]
-    if num > 2:
-        references["correlation"]["ceiling"] = by_group(attainable_correlation(samples, mask), group)
-        references["correlation whole"]["ceiling"] = by_group(attainable_correlation(samples), group)
-    told = "; ceiling: with a sample, each in turn, for the truth, and the others for the samples" * (num > 2)
-    return [
-        _Measured(
-            f"spread {name}",
-            np.unique(group),
-            by_group(scores, group),
-            _SPREAD[name][0].format(num=num, told=told),
-            better=_SPREAD[name][1],
-            references=references[name],
-        )
-        for name, scores in found.items()
-    ]
+    (found, right), (whole, right_whole) = (calibration(samples, truth, above) for above in (_FOREGROUND, None))
+    found["correlation whole"], right["correlation whole"] = whole["correlation"], right_whole["correlation"]
+    measured = []
+    for name, scores in found.items():
+        here = np.isfinite(scores) & np.isfinite(right[name])
+        if here.any():
+            references = {"ceiling": by_group(right[name][here], group[here])}
+            references |= {"chance": np.zeros(1)} if name.startswith("correlation") else {}
+            text, better = _SPREAD[name][0].format(num=len(samples) - 1, told=_TOLD), _SPREAD[name][1]
+            subjects, values = np.unique(group[here]), by_group(scores[here], group[here])
+            measured.append(_Measured(f"spread {name}", subjects, values, text, better=better, references=references))
+    return measured
 
 
 def by_group(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
