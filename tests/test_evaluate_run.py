@@ -319,21 +319,26 @@ def test_a_report_on_signals_shows_them(signals_run, tmp_path):
 
 
 @pytest.mark.parametrize("lacking", [None, "train", "val", "test"])
-def test_labels_of_files_are_measured(lacking, scans_run, copy_of, monkeypatch):
-    """A class by name and a packed mask; a class that one sample lacks is left out."""
+@pytest.mark.parametrize("share", ["some", "all"])
+def test_labels_of_files_are_measured(lacking, share, scans_run, copy_of, monkeypatch):
+    """A class by name and a packed mask; a class that some samples lack is measured on the others."""
     model = mandorla.load(copy_of(scans_run))
     if lacking:
         data = model.data()
         part = getattr(data, lacking)
         kind = part.labels["kind"].copy()
-        kind[part.rows[:4]] = -1
+        kind[part.rows[: 4 if share == "some" else None]] = -1
         data = replace(data, **{lacking: replace(part, labels=part.labels | {"kind": kind})})
         monkeypatch.setattr(model, "data", lambda: data)
+    measured = lacking in (None, "val") or share == "some"
     settings = model.recipe.evaluate.model_copy(update={"suites": ("disentanglement", "coherence")})
-    names = by_name(evaluate_run(model, settings)).keys()
-    assert {"lesion/known from t1", "lesion/contrast kept", "lesion/dice"} <= names
-    assert ("shared/class" in names) == (lacking is None)
-    assert ("no classes 'kind' of every sample" in _page(model.run)) == (lacking is not None)
+    found = by_name(evaluate_run(model, settings))
+    assert {"lesion/known from t1", "lesion/contrast kept", "lesion/dice"} <= found.keys()
+    assert ("shared/class" in found) == ("coherence/cross" in found) == ("swap/class" in found) == measured
+    assert ("no label 'kind' with classes" in _page(model.run)) == (not measured)
+    if measured:
+        right = found["shared/class/t1"].value * (len(model.data().test) - 4 * (lacking == "test"))
+        assert right == pytest.approx(round(right)), "of those that have it, so many are right"
 
 
 def test_a_mask_of_another_size_is_one_clear_line(scans_run, copy_of, monkeypatch):
@@ -742,7 +747,10 @@ def test_labels_that_other_data_lack_are_not_judged(scans_run, tmp_path):
     test = replace(data.test, labels={})
     settings = model.recipe.evaluate.model_copy(update={"suites": ("coherence",)})
     metrics = evaluate_run(model, settings, data=replace(data, test=test), out=tmp_path / "out")
-    assert metrics["records"] == [] and "no classes &#39;kind&#39;" in (tmp_path / "out" / "report.html").read_text()
+    assert (
+        metrics["records"] == []
+        and "no label &#39;kind&#39; with classes" in (tmp_path / "out" / "report.html").read_text()
+    )
 
 
 def test_an_audit_beside_too_few_test_samples_is_refused(scans_run, copy_of, monkeypatch):

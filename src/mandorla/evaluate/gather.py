@@ -45,6 +45,11 @@ class Gathered:
         """Return whose (which patient's) each sample is, `(N,)`; each its own where that is not known."""
         return self.factors.get("group", self.indices)
 
+    def known(self, factor: str, view: str | None = None) -> np.ndarray:
+        """Return which samples have a class of a factor and, where one is named, a modality, bool `(N,)`."""
+        known = self.factors[factor] >= 0
+        return known if view is None else known & self.present[view]
+
     def thinned(self, num: int) -> "Gathered":
         """Return `num` of the samples, evenly spaced, or all if there are no more."""
         rows = evenly(len(self.indices), num)

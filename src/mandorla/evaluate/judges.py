@@ -157,7 +157,7 @@ def find_judges(
     heads: dict[str, Heads] = {}
     for name in probe.x:
         factors = (settings.label, f"{settings.private_label}_{name}", settings.lesion)
-        found = {f: _num_classes(data, probe, f) for f in factors if f in probe.factors}
+        found = {f: _num_classes(data, probe, f, name) for f in factors if f in probe.factors}
         found = {f: num for f, num in found.items() if num}
         heads |= {name: found} if found else {}
     if not heads:
@@ -175,18 +175,24 @@ def find_judges(
     return {name: judge.to(device) for name, judge in judges.items()}
 
 
-def _num_classes(data: Splits, probe: Batch, factor: str) -> int:
-    """Return how many classes a factor has; none if some sample lacks it. Raises MandorlaError if it is a number."""
+def _num_classes(data: Splits, probe: Batch, factor: str, name: str) -> int:
+    """Return how many classes a factor has; none if it is known of no training or no test sample with a modality.
+
+    Raises MandorlaError if it is a number.
+    """
     if not isinstance(data.train, StoredDataset):
         return int(probe.factors[factor].max()) + 1
-    labels = [part.labels[factor] for part in data.parts.values() if factor in getattr(part, "labels", {})]
     if factor not in data.classes:
         raise MandorlaError(
             f"evaluate.label, private_label or lesion: {factor!r} holds numbers, not classes, which alone are measured:"
             f" name a label with classes ({', '.join(data.classes) or 'these data have none'}), or leave it out"
         )
-    complete = min(values.min() for values in labels) >= 0
-    return len(data.classes[factor]) if complete else 0
+    for part in (data.train, data.test):
+        if factor in getattr(part, "labels", {}):  # other data than the run's own may lack it
+            known = (part.labels[factor][part.rows] >= 0) & part.present[name][part.rows]
+            if not known.any():
+                return 0
+    return len(data.classes[factor])
 
 
 def _digest_labels(data: Splits, factors: set[str]) -> str:

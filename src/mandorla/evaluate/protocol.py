@@ -136,7 +136,7 @@ def _left_out(subject: Subject, measured: Collection[str]) -> list[str]:
         settings.lesion: ({"disentanglement"}, "the lesion test"),
     }
     notes = [
-        f"Left out: {what}; this data has no classes '{factor}' of every sample."
+        f"Left out: {what}; this data has no label '{factor}' with classes that training and test samples have."
         for factor, (suite, what) in needs.items()
         if suite & suites and factor not in judged
     ]

@@ -94,7 +94,7 @@ def _likeness(s: Codes, val: Dataset) -> list[Record]:
 
 def coherence_without_prior(s: Codes) -> list[Record]:
     """Measure self and cross coherence with the two stand-ins for p(u | c); nothing where no class is known."""
-    rows = np.flatnonzero(np.all(list(s.test.present.values()), axis=0))
+    rows = s.labelled(s.settings.label) if s.views else s.complete
     rows = rows[evenly(len(rows), s.settings.num_generated)]
     if not s.views or len(rows) < 2:
         return []

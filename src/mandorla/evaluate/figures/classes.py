@@ -21,7 +21,7 @@ def class_figures(subject: Codes) -> list[Record]:
             "ceiling/class",
             definition=f"Accuracy of '{label}' by a supervised classifier on real test images, mean over views.",
             chance=known["chance"],
-            **s.joined(judged),
+            **s.joined(judged, label),
         )
     ]
     shared, folded = (
@@ -43,16 +43,17 @@ def class_figures(subject: Codes) -> list[Record]:
             continue
         reference = {**known, "better": better}
         text = text.format(label)
-        records.append(s.record(name, definition=f"{text}, mean over views.", **s.joined(scores), **reference))
+        records.append(s.record(name, definition=f"{text}, mean over views.", **s.joined(scores, label), **reference))
         for view, right in scores.items():
-            reference["ceiling"] = float(judged[view].mean())
-            records.append(s.record(f"{name}/{view}", right, f"{text}, {view}.", **reference, groups=s.whose(view)))
+            reference |= {"ceiling": float(judged[view].mean()), "groups": s.whose(view, label)}
+            records.append(s.record(f"{name}/{view}", right, f"{text}, {view}.", **reference))
     if all(present.all() for part in (train, test) for present in part.present.values()):
         votes = sum(np.log(test.verdicts[view][label] + 1e-9) for view in views).argmax(1) == test.factors[label]
+        votes = votes[test.known(label)]
         right = s.read_off("linear", train.latents.shared, label, views[0], test.latents.shared)
         text = f"Logistic regression of '{label}' on the shared part read from all views; ceiling: all judges together."
         best = {"chance": known["chance"], "ceiling": float(votes.mean())}
-        records.append(s.record("shared/class/all", right, text, **best, groups=s.whose()))
+        records.append(s.record("shared/class/all", right, text, **best, groups=s.whose(views[0], label)))
     return records + _private_factor_figures(subject) + _residual_figures(subject)
 
 
@@ -86,9 +87,8 @@ def _residual_figures(subject: Codes) -> list[Record]:
         leak = text.startswith("Leak")
         reference = {**(s.reference if leak else s.private_reference), "better": "lower" if leak else "higher"}
         reference["control"] = float(np.concatenate(list(scores["plain"].values())).mean())
-        records.append(
-            s.record(f"private/residual/{name}", definition=text, **few.joined(scores["residual"]), **reference)
-        )
+        told = few.joined(scores["residual"], factors)
+        records.append(s.record(f"private/residual/{name}", definition=text, **told, **reference))
     return records
 
 
@@ -111,8 +111,8 @@ def _private_factor_figures(subject: Codes) -> list[Record]:
         name = kind if probe == "linear" else f"{kind} {probe}"
         if private:
             text = f"{of} private part, mean over views."
-            records.append(s.record(f"private/{name}", definition=text, **s.joined(private), **reference))
-        leaked = s.joined(shared)
+            records.append(s.record(f"private/{name}", definition=text, **s.joined(private, factors), **reference))
+        leaked = s.joined(shared, factors)
         records.append(s.record(f"shared/{name}", definition=leak, better="lower", **leaked, **reference))
     return records + _faint_figures(subject)
 
@@ -136,7 +136,7 @@ def _faint_figures(subject: Codes) -> list[Record]:
             for of in (s.train, s.test)
         )
         scores = {v: s.read_off("mlp", train[v], f, v, test[v], whiten=True) for v, f in factors.items()}
-        told = s.joined(scores)
+        told = s.joined(scores, factors)
         definition = f"{text}; mean over views."
         records.append(
             s.record(f"shared/{kind} {name}", definition=definition, better="lower", **told, **s.private_reference)

@@ -29,7 +29,9 @@ from mandorla.vae.model import to_sphere
 def coherence_figures(subject: Subject) -> list[Record]:
     """Measure whether generated views belong together: given one view or more, after a swap, and out of nothing."""
     s, label = subject.codes, subject.settings.label
-    views, rows = s.views, s.complete[evenly(len(s.complete), s.settings.num_generated)]
+    views = s.views
+    rows = s.labelled(label, *s.private_factors.values()) if views else s.complete
+    rows = rows[evenly(len(rows), s.settings.num_generated)]
     if not views or len(rows) < 2:
         return []
     judges = {view: s.judges[view] for view in views}

@@ -19,10 +19,10 @@ def lesion_figures(subject: Subject) -> list[Record]:
     if shown not in s.judges or factor not in s.judges[shown].heads:
         return []
     truth = s.truth(factor, shown)
-    heads = [s.judges[name].heads[factor].out_features for name in s.names]
-    if min(heads) < 2 or any(len(np.unique(s.train.factors[factor][s.train.present[name]])) < 2 for name in s.names):
+    told = [np.unique(s.train.factors[factor][s.train.known(factor, name)]) for name in s.names]
+    if min(map(len, told)) < 2 or not all(name in s.judges and factor in s.judges[name].heads for name in s.names):
         return _kept_figures(subject)  # all have a lesion, or none: there is nothing to tell apart
-    seen = auc(s.test.verdicts[shown][factor][s.test.present[shown]][:, 1], truth)
+    seen = auc(s.test.verdicts[shown][factor][s.test.known(factor, shown)][:, 1], truth)
     others = [name for name in s.names if name != shown]
     records = []
 
@@ -36,22 +36,22 @@ def lesion_figures(subject: Subject) -> list[Record]:
 
     for name in others:
         scores = s.probed("linear", s.train.alone[name], factor, name, s.test.alone[name])[:, 1]
-        blind = auc(s.test.verdicts[name][factor][s.test.present[name]][:, 1], s.truth(factor, name))
+        blind = auc(s.test.verdicts[name][factor][s.test.known(factor, name)][:, 1], s.truth(factor, name))
         text = f"Logistic regression of the lesion on the shared part of {name}; control: a classifier on real {name}"
-        known = s.truth(factor, name), s.whose(name)
+        known = s.truth(factor, name), s.whose(name, factor)
         add(f"lesion/known from {name}", scores, *known, text, better="lower", control=blind)
     scores = s.probed("linear", s.train.latents.private[shown], factor, shown, s.test.latents.private[shown])[:, 1]
     add(
         f"lesion/known from private {shown}",
         scores,
         truth,
-        s.whose(shown),
+        s.whose(shown, factor),
         f"Logistic regression of the lesion on {shown}'s private part",
     )
 
     batch, judge = subject.translated, s.judges[shown]
     for name in (name for name in others if (name, shown) in subject.routes):
-        rows = (batch.present[name] & batch.present[shown]).numpy()
+        rows = (batch.present[name] & batch.present[shown]).numpy() & (batch.factors[factor] >= 0)
         if not rows.any():
             continue
         made = subject.translations[name][shown][:, rows]

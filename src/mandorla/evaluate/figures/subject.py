@@ -48,22 +48,42 @@ class Codes:
     @property
     def views(self) -> list[str]:
         """Return the modalities whose class is judged: all of them or, where the data has no class, none."""
-        return [name for name, judge in self.judges.items() if self.settings.label in judge.heads]
+        return [name for name in self.judges if self._is_judged(self.settings.label, name)]
+
+    def _is_judged(self, factor: str, view: str) -> bool:
+        """Return whether a judge knows a factor of a view that samples of both parts have."""
+        judged = factor in self.judges[view].heads
+        return judged and all(part.known(factor, view).any() for part in (self.train, self.test))
 
     @property
     def complete(self) -> np.ndarray:
         """Return the places of the test samples that lack no modality, `(n,)`."""
         return np.flatnonzero(np.all(list(self.test.present.values()), axis=0))
 
-    def whose(self, view: str | None = None) -> np.ndarray:
-        """Return whose (which patient's) each test sample, or each that has `view`, is; each its own if not known."""
-        return self.test.whose if view is None else self.test.whose[self.test.present[view]]
+    def labelled(self, *factors: str) -> np.ndarray:
+        """Return the places of the test samples that lack no modality and no class of these factors, `(n,)`."""
+        return self.complete[np.all([self.test.known(factor)[self.complete] for factor in factors], axis=0)]
 
-    def joined(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return `scores` of the test samples by view, one after the other, and whose they are, for `record`."""
+    def whose(self, view: str | None = None, factor: str | None = None) -> np.ndarray:
+        """Return whose (which patient's) each test sample, or each that has `view` and `factor`, is.
+
+        Each is its own where that is not known.
+        """
+        if view is None:
+            return self.test.whose
+        return self.test.whose[self.test.present[view] if factor is None else self.test.known(factor, view)]
+
+    def joined(
+        self, scores: Mapping[str, np.ndarray], factors: Mapping[str, str] | str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return `scores` of the test samples by view, one after the other, and whose they are, for `record`.
+
+        They are of the samples that have the view and, where they tell of one, the factor, one for all views or each.
+        """
+        of = dict.fromkeys(scores, factors) if factors is None or isinstance(factors, str) else factors
         return {
             "scores": np.concatenate(list(scores.values())),
-            "groups": np.concatenate([self.whose(view) for view in scores]),
+            "groups": np.concatenate([self.whose(view, of[view]) for view in scores]),
         }
 
     @property
@@ -74,32 +94,33 @@ class Codes:
     def probed(
         self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor, whiten: bool = False
     ) -> np.ndarray:
-        """Return the class probabilities of a probe of `factor`, on the test samples that have `view`, `(B, classes)`.
+        """Return the class probabilities of a probe of `factor`, on the test samples that have it and `view`,
+        `(B, classes)`.
 
         `code` are the training samples' codes, `test` the test samples'; `whiten` is that of `probe`.
         """
-        rows, test_rows = self.train.present[view], self.test.present[view]
+        rows, test_rows = self.train.known(factor, view), self.test.known(factor, view)
         labels = self.train.factors[factor][rows]
         return probe(kind, features(code)[rows], labels, features(test)[test_rows], self.seed, whiten)
 
     def truth(self, factor: str, view: str) -> np.ndarray:
-        """Return the true `factor` of the test samples that have `view`."""
-        return self.test.factors[factor][self.test.present[view]]
+        """Return the true `factor` of the test samples that have it and `view`."""
+        return self.test.factors[factor][self.test.known(factor, view)]
 
     def read_off(
         self, kind: Kind, code: Tensor, factor: str, view: str, test: Tensor, whiten: bool = False
     ) -> np.ndarray:
         """Return where a probe is right about `factor`; arguments as of `probed`."""
         guess = self.probed(kind, code, factor, view, test, whiten)
-        return hits(guess, self.truth(factor, view), self.train.factors[factor][self.train.present[view]])
+        return hits(guess, self.truth(factor, view), self.train.factors[factor][self.train.known(factor, view)])
 
     def chance(self, factor: str) -> float:
         """Return the accuracy of the best constant answer."""
-        return chance_share(self.train.factors[factor], self.test.factors[factor])
+        return chance_share(*(part.factors[factor][part.known(factor)] for part in (self.train, self.test)))
 
     def judged(self, factor: str, view: str) -> np.ndarray:
         """Return where the judge of `view` is right about `factor` on real test images: the ceiling."""
-        rows = self.test.present[view]
+        rows = self.test.known(factor, view)
         return self.test.verdicts[view][factor][rows].argmax(1) == self.test.factors[factor][rows]
 
     @property
@@ -113,7 +134,7 @@ class Codes:
     def private_factors(self) -> dict[str, str]:
         """Return the private factor of each view whose judge knows it."""
         factors = {view: f"{self.settings.private_label}_{view}" for view in self.views}
-        return {view: factor for view, factor in factors.items() if factor in self.judges[view].heads}
+        return {view: factor for view, factor in factors.items() if self._is_judged(factor, view)}
 
     @property
     def private_reference(self) -> dict[str, float]:
