@@ -7,7 +7,10 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "mandorla"
 CHAPTERS = {
-    "use": ("Use a trained run", ["model", "arguments", "latents", "files", "edits", "inputs", "outputs", "serve/*"]),
+    "use": (
+        "Use a trained run",
+        ["model", "arguments", "regions", "latents", "files", "edits", "inputs", "outputs", "serve/*"],
+    ),
     "networks": ("Networks", ["nets/*"]),
     "data": ("Data", ["data/*"]),
     "stage-1": ("Stage 1", ["vae/*", "trials"]),

@@ -14,8 +14,9 @@ from mandorla import model as module
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
-from mandorla.model import Mandorla, _mixed
+from mandorla.model import _mixed
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, build_encoder_decoder
+from mandorla.regions import cells_in
 from mandorla.vae.model import to_sphere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*much darker or brighter")  # than noise, which tests feed
@@ -240,13 +241,13 @@ def test_the_cells_that_a_region_touches_are_those_that_its_pixels_are_in(size, 
     config = ConvolutionalConfig(patch=patch, channels=(4,), hidden=4)
     cells = -(-size // patch)
     network = build_encoder_decoder(config, Modality("a", 1, (size,)), (2, cells), (2, cells))
-    model = SimpleNamespace(vae=SimpleNamespace(networks={"a": network}))
+    vae = SimpleNamespace(networks={"a": network})
     for pixel in range(size):
         region = torch.arange(size) == pixel
         for name in ("shared", "a"):
-            found = Mandorla._touched(model, region, name, 2, (cells,))
+            found = cells_in(vae, region, name, torch.zeros(2, 1, cells))
             assert found.shape == (2, cells) and found.nonzero()[:, 1].tolist() == [pixel // patch] * 2
-    assert Mandorla._touched(model, region[1:], "a", 2, (cells,)) is None, "no region of these images"
+    assert cells_in(vae, region[1:], "a", torch.zeros(2, 1, cells)) is None, "no region of these images"
 
 
 def test_in_painting_of_maps_that_are_unlike(model, monkeypatch):
@@ -259,8 +260,7 @@ def test_in_painting_of_maps_that_are_unlike(model, monkeypatch):
     if any(z.ndim < 3 for z in latents.components.values()):
         return
     first = model.modalities[0].name
-    real = Mandorla._touched
-    monkeypatch.setattr(Mandorla, "_touched", lambda s, r, name, *of: real(s, r, name, *of) if name == first else None)
+    monkeypatch.setattr(module, "cells_in", lambda v, r, name, z: cells_in(v, r, name, z) if name == first else None)
     region = torch.ones(model.modalities[0].size, dtype=torch.bool)
     drawn = model.inpaint(latents, region).latents
     for name, z in latents.components.items():

@@ -34,12 +34,12 @@ from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
-from mandorla.nets.blocks import touched
 from mandorla.parallel import divide
 from mandorla.recipe import read_run
 from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
+from mandorla.regions import cells_in, fitting, hide
 from mandorla.vae.latent_cache import LatentPart, encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import hash_tensors, load_vae
@@ -299,7 +299,7 @@ class Mandorla:
         check_whole("num", num, 1)
         region = self._arguments.region(region)
         seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
-        hidden = {name: _hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
+        hidden = {name: hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
         with warnings.catch_warnings():
             if hidden:
                 warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: these are the model's own
@@ -311,7 +311,7 @@ class Mandorla:
             )
         if not self.diffusion.config.region_share:
             raise MandorlaError("stage 2 never saw regions: train it with diffusion.region_share=0.2, or so")
-        cells = {name: self._touched(region, name, len(latents), latents.components[name].shape[2:]) for name in maps}
+        cells = {name: cells_in(self.vae, region, name, latents.components[name]) for name in maps}
         cells = {name: here.repeat_interleave(num, 0) for name, here in cells.items() if here is not None}
         if not cells:
             sizes = sorted({tuple(modality.size) for modality in self.modalities if modality.size})
@@ -329,7 +329,7 @@ class Mandorla:
         drawn = replace(drawn, detail=self._detail(list(drawn.private), seed, keys) | latents.detail)
         x = self.decode(drawn)
         for name in seen or {}:
-            if name in x and (inside := _fitting(region, x[name].shape[2:], len(latents) // num)) is not None:
+            if name in x and (inside := fitting(region, x[name].shape[2:], len(latents) // num)) is not None:
                 x[name] = x[name].where(inside.repeat_interleave(num, 0)[:, None], seen[name].repeat_interleave(num, 0))
         return Samples(x, drawn)
 
@@ -650,20 +650,6 @@ class Mandorla:
             raise MandorlaError(f"{text}, or train mode joint")
         return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
 
-    def _touched(self, region: Tensor, name: str, count: int, grid: torch.Size) -> Tensor | None:
-        """Return which cells of a component's map a region touches, bool `(count, *grid)`; None where it does not fit.
-
-        Of the shared part it is what the region touches in any modality.
-        """
-        found = []
-        for modality, network in self.vae.networks.items():
-            size = network.modality.size
-            if name not in (SHARED, modality) or len(size) != len(grid):
-                continue
-            if (inside := _fitting(region, size, count)) is not None:
-                found.append(touched(network.fill_up(inside.float()), tuple(grid)) > 0)
-        return torch.stack(found).any(0) if found else None
-
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
         images = {n: self.vae.decode(n, latents.shared, u).clamp(0, 1) for n, u in latents.private.items()}
@@ -793,27 +779,6 @@ def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
     mixed = torch.lerp(a, b, weight)
     sizes = [z.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1)) for z in (a, b, mixed)]
     return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
-
-
-def _fitting(region: Tensor, size: Sequence[int], count: int) -> Tensor | None:
-    """Return a region `(*size)` or `(count, *size)` for each of `count` images; None if it is none of theirs."""
-    if tuple(region.shape) not in (tuple(size), (count, *size)):
-        return None
-    return region.expand(count, *size)
-
-
-def _hide(x: Tensor, region: Tensor) -> Tensor:
-    """Return images `(B, C, *size)` with the mean of what lies around a region `(*size)` or `(B, *size)` in its place.
-
-    Images that the region does not fit stay as they are.
-    """
-    inside = _fitting(region, x.shape[2:], len(x))
-    if inside is None:
-        return x
-    around = ~inside[:, None]
-    over = tuple(range(2, x.ndim))
-    mean = (x * around).sum(over, keepdim=True) / around.sum(over, keepdim=True).clamp_min(1)
-    return x.where(around, mean)
 
 
 def _draws_of(keys: Sequence[tuple[int, ...]], num: int) -> list[tuple[int, ...]]:
