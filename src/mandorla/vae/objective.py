@@ -25,13 +25,15 @@ from torch import Tensor, nn
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch, rows_of
-from mandorla.latents import SHARED
+from mandorla.latents import SHARED, Components
 from mandorla.nets.blocks import resize
 from mandorla.nets.encoder_decoder import Convolutional, Perceptron
 from mandorla.parallel import counts_of, gather, mean_of_all, share_of
 from mandorla.vae.losses import agreement, alignment, dependence, kl, private_recovery, reconstruction
 from mandorla.vae.memory import Memory
 from mandorla.vae.model import VAE, pool, random_subsets
+
+Term = tuple[str, Tensor, float]  # name, value and weight in the loss
 
 
 class LossConfig(Settings):
@@ -89,58 +91,86 @@ class Objective(nn.Module):
 
         `batch.present` is on the host: where nothing is missing no step waits for a GPU.
         """
-        vae, config = self.vae, self.config
-        features, codes = vae.encode(batch.x, batch.present)
+        features, codes = self.vae.encode(batch.x, batch.present)
         present = joined(batch.present)
         codes = joined(codes, counts_of(torch.ones_like(present[self.names[0]])))
-        there = masks_on(present, codes[self.names[0]].device)
-        whole = pool(codes, there).detach()
-        terms: dict[str, list[Tensor]] = {}
         loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
-
-        def add(name: str, value: Tensor, weight: float) -> None:
-            nonlocal loss
+        terms: dict[str, list[Tensor]] = {}
+        for name, value, weight in self._terms(batch, features, codes, present, self.agrees_alone(progress)):
             loss = loss + weight * value
             terms.setdefault(name, []).append(value.detach())
-
-        count = len(batch.x)
-        if config.agreement_weight:
-            add(
-                "agreement",
-                agreement(codes, present, config.temperature, config.max_cells),
-                config.agreement_weight,
-            )
-        if config.alignment_weight:
-            add("alignment", alignment(codes, present), config.alignment_weight)
-        for name, x in () if self.agrees_alone(progress) else batch.x.items():
-            rows = present[name]
-            if rows.sum() < 4:
-                continue
-            counts = counts_of(rows)
-            x, own = rows_of(x, batch.present[name]), share_of(counts)
-            held = codes | {name: let_through(codes[name], config.target_gradient)}
-            heard = some(there[name], 1 - config.private_dropout)
-            seen = there | {name: heard | there[name] & ~others(there, name)}
-            c = rows_of(pool(held, random_subsets(seen) if config.subsets else seen), rows)
-            c = c + config.shared_noise * noise_like(c)
-            posterior = vae.posterior(name, features[name], c[own].detach())
-            mean, log_std = gather(torch.cat(posterior, 1), counts).chunk(2, 1)
-            u = mean + log_std.exp() * noise_like(mean)
-            values = x.shape[1:].numel()
-            told = rows_of(heard, rows).to(u)
-            decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
-            std = config.decoder_std or self.likeliest_std(name, x, decoded)
-            missed = gather(reconstruction(x, decoded, std, self.laplace), counts)
-            add("reconstruction", missed.mean(), 1 / count)
-            add("kl", (told * kl(mean, log_std)).mean(), config.kl_weight / values / count)
-            if config.swap_weight:
-                shown, recovered = self.swap(name, rows_of(whole, rows), u.detach())
-                add("swap_shared", shown, config.swap_weight / count)
-                add("swap_private", recovered, config.swap_weight / count)
-            if config.leak_weight:
-                past = self.past[name]
-                add("leak", leak(mean, rows_of(whole, rows), config.max_cells, past), config.leak_weight / count)
         return loss, {name: torch.stack(values).mean() for name, values in terms.items()} | {"loss": loss.detach()}
+
+    def _terms(
+        self, batch: Batch, features: Components, codes: Components, present: dict[str, Tensor], alone: bool
+    ) -> Iterator[Term]:
+        """Yield all terms of a batch: agreement and, unless that is `alone`, those of each modality."""
+        config = self.config
+        if config.agreement_weight:
+            value = agreement(codes, present, config.temperature, config.max_cells)
+            yield "agreement", value, config.agreement_weight
+        if config.alignment_weight:
+            yield "alignment", alignment(codes, present), config.alignment_weight
+        if alone:
+            return
+        there = masks_on(present, codes[self.names[0]].device)
+        whole = pool(codes, there).detach()
+        for name, x in batch.x.items():
+            rows = present[name]
+            if rows.sum() >= 4:
+                x = rows_of(x, batch.present[name])
+                c, heard = self._shared_for(name, codes, there, rows)
+                given = features[name], rows_of(whole, rows), c, heard
+                for term, value, weight in self._terms_of(name, x, *given, counts_of(rows)):
+                    yield term, value, weight / len(batch.x)
+
+    def _shared_for(
+        self, name: str, codes: Components, there: dict[str, Tensor], rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the noisy c from which the `rows` of a modality are decoded, and which are decoded with u, `(B,)`.
+
+        c is read from a random subset of the modalities that are `there`. Those without u are decoded as in a
+        translation: not from the modality itself, unless there is no other.
+        """
+        config = self.config
+        held = codes | {name: let_through(codes[name], config.target_gradient)}
+        heard = some(there[name], 1 - config.private_dropout)
+        seen = there | {name: heard | there[name] & ~others(there, name)}
+        c = rows_of(pool(held, random_subsets(seen) if config.subsets else seen), rows)
+        return c + config.shared_noise * noise_like(c), rows_of(heard, rows)
+
+    def _terms_of(
+        self,
+        name: str,
+        x: Tensor,
+        features: Tensor,
+        whole: Tensor,
+        c: Tensor,
+        heard: Tensor,
+        counts: Sequence[int] | None,
+    ) -> Iterator[Term]:
+        """Yield the terms of a modality, of which this process has the images `x` and their `features`.
+
+        Of all processes, which have so many (`counts`), are: `whole`, the code of all that is there; `c`, from which is
+        decoded; and which rows are `heard`, decoded with u.
+        """
+        vae, config = self.vae, self.config
+        own = share_of(counts)
+        posterior = vae.posterior(name, features, c[own].detach())
+        mean, log_std = gather(torch.cat(posterior, 1), counts).chunk(2, 1)
+        u = mean + log_std.exp() * noise_like(mean)
+        told = heard.to(u)
+        decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
+        std = config.decoder_std or self.likeliest_std(name, x, decoded)
+        missed = gather(reconstruction(x, decoded, std, self.laplace), counts)
+        yield "reconstruction", missed.mean(), 1.0
+        yield "kl", (told * kl(mean, log_std)).mean(), config.kl_weight / x.shape[1:].numel()
+        if config.swap_weight:
+            shown, recovered = self.swap(name, whole, u.detach())
+            yield "swap_shared", shown, config.swap_weight
+            yield "swap_private", recovered, config.swap_weight
+        if config.leak_weight:
+            yield "leak", leak(mean, whole, config.max_cells, self.past[name]), config.leak_weight
 
     def agrees_alone(self, progress: float) -> bool:
         """Return whether agreement is the only term at `progress`."""
