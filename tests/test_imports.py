@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,7 @@ def test_two_projects_may_use_one_name_of_what_they_import(tmp_path):
         for number, folder in enumerate("ab"):
             import_all([str(tmp_path / folder / "mynets.py")], "recipe")
             assert registered()["mine"].number == (number, 10 + number)
+            assert import_module("mynets").Mine.number == (number, 10 + number), "also by its path of import"
     forget()
     import_all([str(tmp_path / "a" / "mynets.py")], "recipe")
     assert registered()["mine"].number == (0, 10)

@@ -51,12 +51,12 @@ def settle(imports: Sequence[str]) -> tuple[str, ...]:
 
 
 def _import_file(path: Path) -> None:
+    _find_beside(path.parent)
     changed = path.stat().st_mtime_ns
     if path in _files and _files[path][0] == changed:
         for name, network in _files[path][1].items():
             register(name)(network)
         return
-    _find_beside(path.parent)
     module_name = f"mandorla_imports_{sha256(str(path).encode()).hexdigest()[:16]}"
     spec = spec_from_file_location(module_name, path)
     module = module_from_spec(spec)
@@ -76,6 +76,8 @@ def _find_beside(folder: Path) -> None:
     What was imported from there is forgotten here, and stays with those who have it.
     """
     place = str(folder)
+    if _beside[:1] == [place] and place in sys.path:
+        return
     earlier = {name for name, module in sys.modules.items() if _home(module) in set(_beside) - {place}}
     alike = {name for name in earlier if (folder / f"{name}.py").is_file() or (folder / name).is_dir()}
     for name in [name for name in sys.modules if name.partition(".")[0] in alike]:
