@@ -181,6 +181,12 @@ def test_a_run_folder_may_be_called_like_a_setting(calls, tmp_path, monkeypatch)
     assert calls[0] == ("read_recipe", ("lr=0.1", ["seed=3"], "diffusion"), {})
 
 
+def test_a_long_change_is_no_file(calls):
+    long = f"run={'x' * 5000}"
+    assert run("train", "vae", "mine.yaml", long) == 0
+    assert calls[0] == ("read_recipe", ("mine.yaml", [long], "vae"), {})
+
+
 def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
     assert run("train", "vae", "--dry-run", "seed=3") == 0
     assert capsys.readouterr().out == "run: runs/x\nseed: 3\n"

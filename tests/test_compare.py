@@ -4,12 +4,14 @@ import io
 import json
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from mandorla.compare import compare, compare_records, draw_curves, read_curves
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.pictures import curves
 from mandorla.evaluate.record import Record
 from mandorla.recipe import read_run
 
@@ -92,6 +94,13 @@ def test_curves_are_drawn_where_they_are():
     low, high = {"stage 1, loss": ([1, 2], [0.0, 1.0])}, {"stage 1, loss": ([1, 2], [0.0, 2.0])}
     pictures = [np.asarray(Image.open(io.BytesIO(draw_curves({"a": low, "b": x})))) for x in (high, low)]
     assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+
+
+def test_drawing_leaves_a_notebook_its_backend():
+    matplotlib.use("svg")
+    draw_curves({"a": {"loss": ([1, 2], [0.0, 1.0])}, "b": {}})
+    curves("vae", [(1, "train", {"loss": 1.0})])
+    assert matplotlib.get_backend() == "svg"
 
 
 def test_what_is_no_run_or_no_figures_is_named(polydigits_run, copy_of, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,19 @@ def test_a_recipe_is_judged_as_it_is_and_mended_in_the_proposal(folder, tmp_path
     (tmp_path / "better.yaml").write_text(findings.config)
     better = find_out(str(tmp_path / "better.yaml"))
     assert better.num_mend == 0 and not better.changes
+
+
+def test_the_proposal_means_the_same_in_another_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "run: runs/mine\nevaluate: {features: {own: net.onnx}}\n"
+        'data: {kind: folders, root: mine, folders: {ct: ct, mr: mr}, key: "(?P<subject>p..)_(?P<s>s.)"}'
+    )
+    Path("there").mkdir()
+    check_data("mine.yaml", recipe_out=Path("there/better.yaml"))
+    one, other = read_recipe("mine.yaml"), read_recipe("there/better.yaml")
+    assert Path(other.run).resolve() == Path(one.run).resolve() == tmp_path / "runs" / "mine"
+    assert other.evaluate.settle() == one.evaluate.settle() and other.data.settle().root == one.data.settle().root
 
 
 def test_values_without_a_known_range_are_to_mend_in_a_recipe(tmp_path):

@@ -389,7 +389,7 @@ def test_sampled_volumes_are_nifti(tmp_path, monkeypatch, capfd):
     assert SimpleITK.ReadImage(out / "t2" / "0001.nii.gz").GetSpacing() == (1, 1, 1)
     assert capfd.readouterr() == ("", "")
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.warns(MandorlaWarning, match="alone; reading this needs nibabel"):
+    with pytest.warns(MandorlaWarning, match="alone; this needs nibabel"):
         assert not (files.sample(model, tmp_path / "more", num=1, seed=0, steps=None) / "t1").exists()
 
 

@@ -15,6 +15,7 @@ from tiny import POLYDIGITS, interrupted, same_training, scans_recipe, signals_r
 
 from mandorla.cli import main
 from mandorla.data import load_data, pack_data, source_of
+from mandorla.data.arrays import ArraysConfig
 from mandorla.data.dataset import Splits
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.shards import ARRAYS, INDEX, SUMS, ShardsConfig, pack
@@ -100,6 +101,19 @@ def test_webdataset_reads_them(scans, tmp_path):
         np.testing.assert_array_equal(sample["label_lesion_mask.npy"], splits.train.labels["lesion_mask"][row])
         assert sample["json"]["id"] == splits.train.ids[index] and sample["json"]["group"] == splits.train.groups[index]
         assert sample["json"]["labels"]["kind"] in ("small", "middle", "large")
+
+
+def test_what_is_not_known_is_null_for_other_programs(tmp_path):
+    ages = np.where(np.arange(20) % 2, 40.0, np.nan)
+    np.savez(tmp_path / "all.npz", a=np.random.default_rng(0).random((20, 1, 8, 8)), age=ages)
+    images = {"a": "all.npz:a", "b": "all.npz:a"}
+    config = ArraysConfig(root=str(tmp_path), images=images, labels={"age": "all.npz:age"})
+    pack(load_data(config, 0), tmp_path / "packed", {}, 1)
+    (path,) = (tmp_path / "packed").glob("train-*.tar")
+    with tarfile.open(path) as tar:
+        texts = [tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".json")]
+    known = [json.loads(text, parse_constant=pytest.fail)["labels"]["age"] for text in texts]
+    assert set(known) == {None, "40"}  # few values: classes
 
 
 def on_shards(recipe: Recipe, run: Path, packed: Path) -> Recipe:

@@ -78,6 +78,18 @@ def test_mistakes_name_the_file(root, path, message):
         pair_files(config(root))
 
 
+def test_a_folder_called_test_beside_others_is_no_division(tmp_path):
+    for folder in ("a", "b", "test"):
+        paint(tmp_path / "facades" / folder / "0.png", 0)
+    assert pair_files(config(tmp_path)).parts is None
+
+
+def test_a_table_that_says_another_part_is_refused(root):
+    (root / "who.csv").write_text("subject,split\ntrain/0,train\ntrain/1,test\n")
+    with pytest.raises(MandorlaError, match="'train/1' lies in the folder train, but its split is said to be test"):
+        pair_files(config(root, participants="who.csv"))
+
+
 def test_an_odd_width_is_no_pair(root):
     paint(root / "facades" / "train" / "9.png", 9, width=15)
     with pytest.raises(MandorlaError, match="train/9.png:left: 15 pixels wide"):

@@ -49,6 +49,12 @@ def test_a_file_comes_before_a_name_and_a_folder_is_a_run(tmp_path, monkeypatch)
     assert read_recipe("moved", ["run=other"]).run == "other"
 
 
+def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("phantom").mkdir()
+    assert read_recipe("phantom").data.kind == "phantom"
+
+
 def test_unknown_recipe(tmp_path):
     with pytest.raises(MandorlaError, match="no recipe 'polydigit': give a YAML file, .* or one of .*phantom"):
         read_recipe("polydigit")

@@ -6,6 +6,7 @@ judged under the given recipe; where it was guessed, under the proposed one.
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -76,7 +77,8 @@ def find_out(source: str, overrides: Sequence[str] = (), recipe_out: Path | None
     changes = advise(facts, recipe.data, guessed is not None)
     asked = [f"{change.key}={json.dumps(change.value)}" for change in changes]
     networks = _networks(facts, changes, overrides) if guessed else []
-    proposed = _settle(read_recipe(base, [*given, *networks, *asked]))
+    folder = recipe_out.parent if recipe_out else Path()
+    proposed = _settle(read_recipe(base, [*given, *networks, *asked]), folder)
     problems = [*_misnamed(facts), *judge(facts, proposed.data if guessed else recipe.data)]
     name = shlex.quote(str(recipe_out or "mine.yaml"))
     advice = f"{'This is' if recipe_out else 'Save this as'} {name}; then: mandorla train vae {name}"
@@ -118,11 +120,12 @@ def _taken(source: str, guessed: Guess | None, recipe: Recipe) -> list[str]:
     ]
 
 
-def _settle(recipe: Recipe) -> Recipe:
-    """Return `recipe` so that it means the same wherever its file lies."""
-    root = getattr(recipe.data, "root", None)
-    data = recipe.data.model_copy(update={"root": str(Path(root).resolve())}) if root else recipe.data
-    return recipe.model_copy(update={"data": data, "imports": settle(recipe.imports)})
+def _settle(recipe: Recipe, folder: Path) -> Recipe:
+    """Return `recipe` so that it means the same in a file in `folder`; what it reads has absolute paths there."""
+    data = recipe.data.settle() if getattr(recipe.data, "root", None) else recipe.data
+    run = recipe.run if Path(recipe.run).is_absolute() else os.path.relpath(recipe.run, folder)
+    settled = {"data": data, "imports": settle(recipe.imports), "evaluate": recipe.evaluate.settle(), "run": run}
+    return recipe.model_copy(update=settled)
 
 
 def _cut(stock: Stock) -> str:

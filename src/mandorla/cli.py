@@ -6,6 +6,7 @@ taken up again by typing it once more.
 """
 
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -504,7 +505,7 @@ def _read_recipe(settings: list[str] | None, run: Path | None, stage: Stage | No
     """Return the recipe that `[RECIPE] [KEY.SUB=VALUE]...` names; `stage` is what it is read for."""
     from mandorla.recipe import read_recipe
 
-    sources = [text for text in settings or [] if "=" not in text or Path(text).exists()]
+    sources = [text for text in settings or [] if "=" not in text or os.path.exists(text)]
     overrides = [text for text in settings or [] if text not in sources]
     if len(sources) > 1:
         raise MandorlaError(f"one recipe at a time, got {' '.join(sources)}; changes to it are written key.sub=value")

@@ -3,8 +3,10 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+from mandorla.charts import panels
 from mandorla.config import differences
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.pictures import STAGES, read_log
@@ -82,26 +84,13 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 def draw_curves(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
     """Return a PNG with a panel for each figure and in it a line for each run, `curves[run][figure]`."""
-    import io
 
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
-    for place, name in enumerate(names, 1):
-        axes = figure.add_subplot(rows, columns, place, title=name)
-        axes.title.set_fontsize("medium")
+    def draw(name: str, axes) -> None:
         for (run, of_run), style in zip(curves.items(), ("C0-", "C1--"), strict=True):
             if name in of_run:
                 axes.plot(*of_run[name], style, marker=".", label=run)
-        axes.tick_params(labelsize="small")
-    handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+
+    return panels({name: partial(draw, name) for of_run in curves.values() for name in of_run})
 
 
 def _as_measured(run: Path) -> Recipe:

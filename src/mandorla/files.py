@@ -25,12 +25,13 @@ from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.geometry import across
 from mandorla.data.images import TIFF
 from mandorla.data.intensity import Fitted
-from mandorla.data.readers import library, split_place
+from mandorla.data.readers import split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
 from mandorla.diffusion.labels import Value, to_labels
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_arrays, read_input
 from mandorla.model import Mandorla
+from mandorla.optional import library
 from mandorla.outputs import (
     arrays_in,
     continued_folder,

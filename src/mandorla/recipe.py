@@ -70,18 +70,16 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
     What it imports is imported. Raises MandorlaError if there is no such recipe, a key is wrong, or an override is of
     no use to the training of `stage`.
     """
-    path = Path(source)
-    if source and path.is_dir():
+    path, shipped = Path(source), {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+    if source and path.is_dir() and ((path / CONFIG).is_file() or source not in shipped):
         recipe = _load_run(path, overrides)
     elif path.is_file():
         recipe = load_settings(Recipe, path=path, overrides=overrides)
+    elif source in shipped:
+        recipe = load_settings(Recipe, path=shipped[source], overrides=overrides, folder=Path())
     else:
-        path = SHIPPED / f"{source}.yaml"
-        if not path.is_file():
-            names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-            what = f"no recipe {source!r}" if source else "no recipe is named"
-            raise MandorlaError(f"{what}: give a YAML file, a run folder, or one of {names}")
-        recipe = load_settings(Recipe, path=path, overrides=overrides, folder=Path())
+        what = f"no recipe {source!r}" if source else "no recipe is named"
+        raise MandorlaError(f"{what}: give a YAML file, a run folder, or one of {', '.join(shipped)}")
     if stage:
         _check_used(overrides, stage)
         check_trackers(recipe.track)

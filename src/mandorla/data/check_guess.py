@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from mandorla.data import pair_files, read_config
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
-from mandorla.data.pairing import in_order, is_mask, to_modality
+from mandorla.data.pairing import in_order, is_mask, to_modality, to_part
 from mandorla.data.readers import find, stem, suffix
+from mandorla.data.splits import PARTS
 from mandorla.data.table import holds_places, read_table
 from mandorla.errors import MandorlaError
 
@@ -26,7 +27,6 @@ ENOUGH_SUBJECTS = 10  # so many different beginnings of names are taken for subj
 SUBJECTS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "case", "id")  # columns of a table
 TABLES = (".csv", ".tsv")
 CASES = "dataset.json"
-DIVISION = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SAID = ("msd", "bids", "table")  # what says itself how it pairs: if it does so wrongly, that is to be told
 _SEPARATOR = "[_/ -]"
 _TOKEN = "[^_/ -]+"
@@ -182,7 +182,7 @@ def _subfolders(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     for name in names:
         if len(name.parts) > 1:
             inside.setdefault(name.parts[0], []).append(str(Path(*name.parts[1:-1], stem(name))))
-    if set(map(str.lower, inside)) <= DIVISION:
+    if all(to_part(name) in PARTS for name in inside):
         return
     images = {top: stems for top, stems in inside.items() if not is_mask(to_modality(top) or "")}
     images = images if len(images) > 1 else inside
@@ -204,7 +204,7 @@ def _divided(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     """Yield globs where folders of a division have a folder for each modality: `train/t1/p07.png`."""
     inside: dict[str, list[str]] = {}
     for name in names:
-        if len(name.parts) < 3 or name.parts[0].lower() not in DIVISION:
+        if len(name.parts) < 3 or to_part(name.parts[0]) not in PARTS:
             return
         inside.setdefault(name.parts[1], []).append(str(Path(*name.parts[2:-1], stem(name))))
     if len({name.parts[:2] for name in names}) < len({name.parts[0] for name in names}) * len(inside):

@@ -13,7 +13,8 @@ import numpy as np
 
 from mandorla.data.geometry import Geometry
 from mandorla.data.intensity import Intensity
-from mandorla.data.readers import NIFTI, library, suffix
+from mandorla.data.readers import NIFTI, suffix
+from mandorla.optional import library
 from mandorla.storage import whole
 
 LEVELS = 100  # of integers that a range of values must have, or it is written as floats

@@ -18,16 +18,23 @@ those of `*/t1/*.png` for `train/t1/a.png`, these are the division.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
-from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key, to_part
+from mandorla.data.pairing import (
+    Found,
+    KeyPattern,
+    Pairs,
+    Unpairable,
+    divide_by_folder,
+    pair,
+    read_key,
+    with_parts,
+)
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import SUFFIXES, find, split_place, stem, to_regex
 from mandorla.data.root import comes_from
-from mandorla.data.splits import PARTS
 from mandorla.errors import MandorlaError
 
 
@@ -53,7 +60,7 @@ def pair_folders(config: FoldersConfig) -> Pairs:
     if both := config.folders.keys() & config.masks.keys():
         raise MandorlaError(f"data.masks: {min(both)!r} is a modality in data.folders; name the mask otherwise")
     found: list[Found | Unpairable] = []
-    part_of: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, where in (config.folders | config.masks).items():
         setting = f"data.{'folders' if name in config.folders else 'masks'}.{name}"
         if isinstance(where, list):
@@ -63,35 +70,12 @@ def pair_folders(config: FoldersConfig) -> Pairs:
         else:
             named = _in_glob(config, where, setting)
         for place, text in named:
-            part_of[place] = to_part(text.partition("/")[0]) if "/" in text else ""
+            names[place] = text
             key = read_key(pattern, text)
             found.append(Unpairable(place, key) if isinstance(key, str) else Found(place, name, *key))
-    divided = "train" in part_of.values() or set(part_of.values()) <= set(PARTS)
-    if divided:
-        beside = "lies beside the folders train, val and test"
-        found = [item if part_of[item.place] in PARTS else Unpairable(item.place, beside) for item in found]
-    home = _divide(found, part_of) if divided else {}
-    pairs = add_labels(pair(found, list(config.folders), config, "data.folders", list(config.masks)), config)
-    if not home:
-        return pairs
-    for key, said in zip(pairs.ids, pairs.parts or (), strict=False):
-        if said != home[key]:
-            raise MandorlaError(f"{key!r} lies in the folder {home[key]}, but its split is said to be {said}; mend one")
-    return replace(pairs, parts=[home[key] for key in pairs.ids])
-
-
-def _divide(found: Sequence[Found | Unpairable], part_of: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of each key, by the part of each place. Raises `MandorlaError` for a key in two parts."""
-    home: dict[str, Found] = {}
-    for item in found:
-        if isinstance(item, Found):
-            other = home.setdefault(item.key, item)
-            if part_of[other.place] != part_of[item.place]:
-                raise MandorlaError(
-                    f"{item.place}: {item.key!r} lies in {part_of[item.place]}, and by {other.place} in "
-                    f"{part_of[other.place]}; move it into one part, or make the key tell them apart"
-                )
-    return {key: part_of[item.place] for key, item in home.items()}
+    found, home = divide_by_folder(found, names)
+    pairs = pair(found, list(config.folders), config, "data.folders", list(config.masks))
+    return with_parts(add_labels(pairs, config), home)
 
 
 def _in_folder(config: FoldersConfig, folder: Path, setting: str) -> Iterator[tuple[str, str]]:

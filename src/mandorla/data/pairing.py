@@ -19,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator
 
 from mandorla.data.readers import split_place
+from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
 
@@ -42,7 +43,7 @@ MASKS = {  # mask: what else it is called
     "lesion_mask": ("lesion", "lesions"),
     "roi_mask": ("roi",),
 }
-PARTS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+PART_ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 NOTHING = {"", "n/a", "na", "nan", "none", "null"}  # what stands in a table for no value
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?", re.ASCII)
 
@@ -241,6 +242,44 @@ def pair_rows(rows: Iterable[Row | Unpairable], modalities: Sequence[str], confi
     )
 
 
+def divide_by_folder(
+    found: Iterable[Found | Unpairable], names: Mapping[str, str]
+) -> tuple[list[Found | Unpairable], dict[str, str]]:
+    """Return what was `found`, and the part of each key by the first folder in the name of its place.
+
+    `names` are those of all places. Folders are a division where one is called train, or all are called train, val or
+    test; what lies beside them belongs to no sample then. Raises `MandorlaError` for a key in two parts.
+    """
+    part_of = {place: to_part(name.partition("/")[0]) if "/" in name else "" for place, name in names.items()}
+    if "train" not in part_of.values() and not set(part_of.values()) <= set(PARTS):
+        return list(found), {}
+    beside = "lies beside the folders train, val and test"
+    found = [item if part_of[item.place] in PARTS else Unpairable(item.place, beside) for item in found]
+    home: dict[str, Found] = {}
+    for item in found:
+        if isinstance(item, Found):
+            other = home.setdefault(item.key, item)
+            if part_of[other.place] != part_of[item.place]:
+                raise MandorlaError(
+                    f"{item.place}: {item.key!r} lies in {part_of[item.place]}, and by {other.place} in "
+                    f"{part_of[other.place]}; move it into one part, or make the key tell them apart"
+                )
+    return found, {key: part_of[item.place] for key, item in home.items()}
+
+
+def with_parts(pairs: Pairs, home: Mapping[str, str]) -> Pairs:
+    """Return `pairs` divided as their keys are at `home`, if they are at all.
+
+    Raises `MandorlaError` for a sample of which a table says another part.
+    """
+    if not home:
+        return pairs
+    for key, said in zip(pairs.ids, pairs.parts or (), strict=False):
+        if said not in (None, home[key]):
+            raise MandorlaError(f"{key!r} lies in the folder {home[key]}, but its split is said to be {said}; mend one")
+    return replace(pairs, parts=[home[key] for key in pairs.ids])
+
+
 def read_key(pattern: re.Pattern[str], text: str) -> tuple[str, str] | str:
     """Return the key and the subject that `pattern` reads off `text`, or in words why it cannot.
 
@@ -278,7 +317,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 def to_part(name: str) -> str:
     """Return `name` as one of train, val and test if it means one of them, else as it is."""
     name = name.strip()
-    return PARTS.get(name.lower(), name.lower() if name.lower() in ("train", "val", "test") else name)
+    return PART_ALIASES.get(name.lower(), name.lower() if name.lower() in PARTS else name)
 
 
 def to_values(texts: Sequence[str]) -> list[str | float | None]:

@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -45,6 +44,7 @@ from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.spectrogram import SpectrogramConfig, log_mel
 from mandorla.data.splits import FILE as SPLITS
 from mandorla.errors import MandorlaError
+from mandorla.optional import library
 
 NIFTI = (".nii.gz", ".nii")
 HDF5 = (".h5", ".hdf5")
@@ -239,15 +239,6 @@ def _readers() -> dict[str, Callable[[Path, str | None, ReadOptions], Reading]]:
     readers = dict.fromkeys(IMAGES, _read_picture) | dict.fromkeys(NIFTI, _read_nifti)
     readers |= dict.fromkeys(HDF5, _read_hdf5) | dict.fromkeys(DICOM, _read_dicom) | dict.fromkeys(TABLES, _read_table)
     return readers | dict.fromkeys(SOUNDS, _read_sound) | {".npy": _read_npy, ".npz": _read_npz}
-
-
-def library(module: str, extra: str) -> ModuleType:
-    """Return an optional library. Raises `MandorlaError` that says how to install it."""
-    try:
-        return __import__(module)
-    except ImportError as error:
-        needed = f"pip install -c constraints.txt 'mandorla[{extra}]'"
-        raise MandorlaError(f"reading this needs {module}: {needed}") from error
 
 
 def forget() -> None:

@@ -16,6 +16,7 @@ Reference: the WebDataset format, https://github.com/webdataset/webdataset.
 
 import io
 import json
+import math
 import mmap
 import re
 import shutil
@@ -37,6 +38,7 @@ from mandorla.data.root import RootedConfig
 from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
+from mandorla.optional import library
 from mandorla.storage import locked, read_json
 
 INDEX, ARRAYS, SUMS = "index.json", "index.npz", "SHA256SUMS"
@@ -68,10 +70,7 @@ def pack(splits: Splits, out: Path, source: Mapping[str, Any], shard_mib: int) -
     The folder appears under its name when all of it is written. Raises `MandorlaError` if it exists, another command
     is writing it, or `webdataset` is not installed.
     """
-    try:
-        from webdataset import TarWriter
-    except ImportError as error:
-        raise MandorlaError("packing needs webdataset: pip install -c constraints.txt 'mandorla[stream]'") from error
+    writer = library("webdataset", "stream").TarWriter
     if out.exists():
         raise MandorlaError(f"{out} exists already: choose another folder, or delete it")
     part = out.with_name(f".{out.name}.partial")
@@ -80,7 +79,7 @@ def pack(splits: Splits, out: Path, source: Mapping[str, Any], shard_mib: int) -
         try:
             for leftover in part.iterdir():
                 leftover.unlink()
-            _write(splits, part, dict(source), shard_mib * 2**20, TarWriter)
+            _write(splits, part, dict(source), shard_mib * 2**20, writer)
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -187,7 +186,8 @@ def _meta(row: _Row, classes: Mapping[str, Sequence[str]]) -> bytes:
     labels = {}
     for name, value in row.values.items():
         value = value.item() if isinstance(value, np.generic) else value
-        labels[name] = classes[name][value] if name in classes and value >= 0 else value
+        known = value >= 0 if name in classes else math.isfinite(value)
+        labels[name] = None if not known else classes[name][value] if name in classes else value
     return json.dumps({"id": row.name, "group": row.group, "labels": labels}).encode()
 
 

@@ -10,15 +10,22 @@ https://arxiv.org/abs/1611.07004.
 """
 
 import re
-from dataclasses import replace
 from typing import Literal
 
 from mandorla.data.images import SUFFIXES
-from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, pair, read_key, to_part
+from mandorla.data.pairing import (
+    Found,
+    KeyPattern,
+    Pairs,
+    Unpairable,
+    divide_by_folder,
+    pair,
+    read_key,
+    with_parts,
+)
 from mandorla.data.participants import ParticipantsConfig, add_labels
 from mandorla.data.readers import find, stem, suffix
 from mandorla.data.root import comes_from
-from mandorla.data.splits import PARTS
 from mandorla.errors import MandorlaError
 
 
@@ -49,20 +56,14 @@ def pair_side_by_side(config: SideBySideConfig) -> Pairs:
     paths = [path for path in find(folder) if suffix(path) in SUFFIXES]
     if not paths:
         raise MandorlaError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}){source}; mend data.folder")
-    names = {path: path.relative_to(folder).with_name(stem(path)).as_posix() for path in paths}
-    first = {path: to_part(name.partition("/")[0]) if "/" in name else "" for path, name in names.items()}
-    divided = any(part in PARTS for part in first.values())
-    found: list[Found | Unpairable] = []
-    parts: dict[str, str] = {}
-    for path, name in names.items():
+    names = {str(path): path.relative_to(folder).with_name(stem(path)).as_posix() for path in paths}
+    images: list[Found | Unpairable] = []
+    for place, name in names.items():
         key = read_key(re.compile(config.key), name)
-        if divided and first[path] not in PARTS:
-            found.append(Unpairable(str(path), "lies beside the folders train, val and test"))
-        elif isinstance(key, str):
-            found.append(Unpairable(str(path), key))
-        else:
-            halves = zip(config.modalities, ("left", "right"), strict=True)
-            found += [Found(f"{path}:{half}", modality, *key) for modality, half in halves]
-            parts[key[0]] = first[path]
-    pairs = add_labels(pair(found, config.modalities, config, str(folder)), config)
-    return replace(pairs, parts=[parts[key] for key in pairs.ids]) if divided else pairs
+        images.append(Unpairable(place, key) if isinstance(key, str) else Found(place, "", *key))
+    images, home = divide_by_folder(images, names)
+    found: list[Found | Unpairable] = []
+    for image in images:
+        halves = zip(config.modalities, ("left", "right"), strict=True) if isinstance(image, Found) else ()
+        found += [image._replace(place=f"{image.place}:{half}", name=name) for name, half in halves] or [image]
+    return with_parts(add_labels(pair(found, config.modalities, config, str(folder)), config), home)

@@ -23,6 +23,7 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate.images import Images, unit_images
 from mandorla.evaluate.judges import Judge
 from mandorla.evaluate.settings import OWN_SPACES
+from mandorla.optional import library
 
 JUDGE, RANDOM = OWN_SPACES
 _CHUNK = 64
@@ -58,12 +59,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MandorlaError(
-                f"{path}: needs onnxruntime: pip install -c constraints.txt 'mandorla[onnx]'"
-            ) from error
+        onnxruntime = library("onnxruntime", "onnx")
         if not path.is_file():
             raise MandorlaError(f"{path}: no such file; mend the path in evaluate.features")
         options = onnxruntime.SessionOptions()

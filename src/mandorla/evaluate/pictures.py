@@ -4,15 +4,16 @@ A picture is transparent between its tiles and its lettering is mid-grey, so tha
 Volumes show their middle slice, signals and plain vectors lines.
 """
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mandorla.charts import panels
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.settings import Suite
 from mandorla.pictures import grid
@@ -212,45 +213,20 @@ def read_log(stage: Path) -> list[tuple[int, str, dict[str, float]]]:
 
 def curves(stage: str, lines: list[tuple[int, str, dict[str, float]]]) -> Picture:
     """Draw every figure of the log of a stage, at least one line, over the steps, training beside validation."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    def draw(name: str, axes) -> None:
+        for part, colour in (("train", "#4c8dd6"), ("val", "#e08b3c")):
+            points = [(step, figures[name]) for step, of, figures in lines if of == part and name in figures]
+            if points:
+                marker = "." if len(points) < 3 else ""
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, label=part, marker=marker)
 
     names = list(dict.fromkeys(name for *_, figures in lines for name in figures))
-    columns = min(4, len(names))
-    count = -(-len(names) // columns)
-    grey = "#808080"
-    with matplotlib.rc_context(
-        {"text.color": grey, "axes.edgecolor": grey, "axes.labelcolor": grey, "xtick.color": grey, "ytick.color": grey}
-        | {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "axes.titlesize": 9}
-    ):
-        figure, axes = pyplot.subplots(count, columns, figsize=(2.6 * columns, 1.9 * count), squeeze=False)
-        for axis, name in zip(axes.flat, names, strict=False):
-            for part, colour in (("train", "#4c8dd6"), ("val", "#e08b3c")):
-                points = [(step, figures[name]) for step, of, figures in lines if of == part and name in figures]
-                if points:
-                    axis.plot(
-                        *zip(*points, strict=True),
-                        color=colour,
-                        linewidth=1.4,
-                        label=part,
-                        marker="." * (len(points) < 3),
-                    )
-            axis.set_title(name)
-        for axis in axes.flat[len(names) :]:
-            axis.axis("off")
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        axes.flat[0].legend(handles, labels, frameon=False)
-        figure.tight_layout()
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=130, transparent=True)
-        pyplot.close(figure)
     return Picture(
         f"training_{stage}",
         "Training",
         STAGES[stage].capitalize(),
         "Every logged figure over the training steps.",
         f"Small line charts of {', '.join(names)} over training steps.",
-        file.getvalue(),
+        panels({name: partial(draw, name) for name in names}),
     )

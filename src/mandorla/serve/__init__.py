@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.optional import how_to_install
 
 
 def serve(run: Path, port: int) -> None:
@@ -25,6 +26,6 @@ def serve(run: Path, port: int) -> None:
     try:
         from mandorla.serve.app import listen
     except ModuleNotFoundError as error:
-        raise MandorlaError(f"the page needs {error.name}: pip install -c constraints.txt 'mandorla[serve]'") from error
+        raise MandorlaError(how_to_install(error.name, "serve")) from error
     warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: who uploads one is told on the page
     listen(model, port)
