@@ -12,7 +12,7 @@ CHAPTERS = {
         ["model", "arguments", "regions", "latents", "files", "edits", "inputs", "outputs", "serve/*"],
     ),
     "networks": ("Networks", ["nets/*"]),
-    "data": ("Data", ["data/*"]),
+    "data": ("Data", ["data/*", "check/*"]),
     "stage-1": ("Stage 1", ["vae/*", "trials"]),
     "stage-2": ("Stage 2", ["diffusion/*"]),
     "refiner": ("The refiner", ["refiner/*"]),

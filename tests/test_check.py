@@ -10,12 +10,12 @@ from PIL import Image
 from tiny import POLYDIGITS, write_scans
 
 from mandorla.check import check_data, find_out
+from mandorla.check.advice import judge
+from mandorla.check.facts import examine
+from mandorla.check.guess import guess
+from mandorla.check.page import print_page, render
+from mandorla.check.source import NUM_COMPOSED, gather
 from mandorla.cli import main
-from mandorla.data.check import examine
-from mandorla.data.check_advice import judge
-from mandorla.data.check_guess import guess
-from mandorla.data.check_page import print_page, render
-from mandorla.data.check_source import NUM_COMPOSED, gather
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_recipe
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mandorla.check.advice import LARGEST, Problem, advise, judge
+from mandorla.check.facts import Facts, examine
+from mandorla.check.guess import TABLES, Guess, guess
+from mandorla.check.page import Findings, print_page, render
+from mandorla.check.source import Stock, gather
 from mandorla.config import CONFIG, dump_brief
-from mandorla.data.check import Facts, examine
-from mandorla.data.check_advice import LARGEST, Problem, advise, judge
-from mandorla.data.check_guess import TABLES, Guess, guess
-from mandorla.data.check_page import Findings, print_page, render
-from mandorla.data.check_source import Stock, gather
 from mandorla.errors import MandorlaError
 from mandorla.imports import settle
 from mandorla.recipe import Recipe, read_recipe

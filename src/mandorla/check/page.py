@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mandorla.data.check import PERCENTILES, Facts, LabelFacts, ModalityFacts
-from mandorla.data.check_advice import Change, Problem, show
+from mandorla.check.advice import Change, Problem, show
+from mandorla.check.facts import PERCENTILES, Facts, LabelFacts, ModalityFacts
 from mandorla.pages import fill
 from mandorla.pictures import grid
 from mandorla.tables import print_table
@@ -52,7 +52,7 @@ def render(findings: Findings) -> str:
     """Return the page as HTML."""
     facts = findings.facts
     return fill(
-        "data/check.html.jinja",
+        "check/page.html.jinja",
         {
             "title": findings.title,
             "taken": findings.taken,

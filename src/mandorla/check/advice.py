@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mandorla.check.facts import Double, Facts, ModalityFacts
 from mandorla.data import DataConfig
-from mandorla.data.check import Double, Facts, ModalityFacts
 from mandorla.data.intensity import AsStored, Percentile, is_range
 from mandorla.data.samples import FilesConfig
 from mandorla.data.stored import StoredConfig

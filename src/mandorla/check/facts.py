@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mandorla.check.source import Look, Seen, Stock
 from mandorla.data import DataConfig
-from mandorla.data.check_source import Look, Seen, Stock
 from mandorla.data.dataset import evenly
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
