@@ -14,7 +14,7 @@ from mandorla import model as module
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
-from mandorla.model import _mixed
+from mandorla.model import _TRANSLATE, _mixed
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, build_encoder_decoder
 from mandorla.regions import cells_in
 from mandorla.vae.model import to_sphere
@@ -217,7 +217,8 @@ def test_variations_keep_as_much_as_is_asked_for(model):
     latents = model.encode(x)
     close(model.vary(x, 0.0).x, model.decode(latents))
     anew = model.vary(x, 1.0, seed=2)
-    close(anew.latents.private, model.complete(Latents(latents.shared, {}), seed=2).private)
+    blank = Latents(latents.shared, {name: torch.zeros_like(u) for name, u in latents.private.items()})
+    close(anew.latents.private, model.vary(blank, 1.0, seed=2).latents.private)
     torch.testing.assert_close(anew.latents.shared, latents.shared)
     shared = model.vary(x, 0.5, part="shared").latents
     close(shared.private, latents.private)
@@ -233,6 +234,66 @@ def test_variations_keep_as_much_as_is_asked_for(model):
     for strength in (1.5, "a"):
         with pytest.raises(MandorlaError, match="strength is a number from 0 to 1"):
             model.vary(x, strength)
+
+
+def test_no_operation_draws_the_noise_of_another(model):
+    """What is drawn given a sample must not be what made it; here stage 2 gives back the noise that it gets."""
+    asked: dict[str, np.ndarray] = {}
+
+    def generate(noise, known, wanted, *_, **__):
+        asked[what] = torch.cat([z.flatten(1) for z in noise.values()], 1).numpy()
+        return {name: noise[name] for name in wanted}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.diffusion, "generate", generate)
+        x = some(model)
+        first = next(iter(x))
+        latents = model.encode(x)
+        wanted = [name for name in x if name != first]
+        calls = {
+            "sample": lambda: model.sample(4),
+            "best of": lambda: model.sample(4, best_of=2),
+            "private": lambda: model.sample_private(latents.shared),
+            "complete": lambda: model.complete(Latents(latents.shared, {})),
+            "vary": lambda: model.vary(x, 1.0),
+            "translate": lambda: model.translate({first: x[first]}, wanted),
+        }
+        for what, call in calls.items():  # noqa: B007
+            call()
+    rows = np.concatenate(list(asked.values()))
+    assert len(np.unique(rows, axis=0)) == len(rows) == 28
+
+
+def test_a_draw_of_what_was_read_is_as_wide_as_its_posterior(digits):
+    x = some(digits)
+    mean, one, same = digits.encode(x), digits.encode(x, seed=0), digits.encode(x, seed=0)
+    close(one.private, same.private)
+    assert torch.equal(one.shared, mean.shared)
+    draws = torch.stack([digits.encode(x, seed=seed).private["view0"] for seed in range(200)])
+    features, codes = digits.vae.encode(x, {name: torch.ones(4, dtype=torch.bool) for name in x})
+    _, log_std = digits.vae.posterior("view0", features["view0"], mean.shared)
+    torch.testing.assert_close(draws.std(0), log_std.exp(), rtol=0.25, atol=0)
+    few = digits.encode({name: z[:2] for name, z in x.items()}, seed=0)
+    close(few.private, one[:2].private)
+
+
+def test_stage_2_does_not_take_what_is_missing_for_seen(signals_run):
+    model = mandorla.load(signals_run)
+    x = some(model)
+    last = list(x)[-1]
+    present = {name: torch.tensor([name != last, True, True, True]) for name in x}
+    latents = model.encode(x, present)
+    assert latents[1:].present[last].all() and not latents.present[last].all()
+    for call in (
+        lambda: model.complete(latents),
+        lambda: model.log_likelihood(latents),
+        lambda: model.vary(latents, 0.5),
+    ):
+        with pytest.raises(MandorlaError, match=f"1 of 4 samples lack '{last}': encode samples that have the same"):
+            call()
+    assert torch.isfinite(model.log_likelihood(latents[1:], num_probes=1)).all()
+    rest = {name: u for name, u in latents.private.items() if name != last}
+    assert set(model.complete(Latents(latents.shared, rest)).private) == set(x)
 
 
 @pytest.mark.parametrize(("size", "patch"), [(50, 8), (33, 8), (32, 8), (50, 4)])
@@ -412,7 +473,7 @@ def test_what_is_wanted_does_not_change_the_shared_part(digits):
     """Asked for together or alone, a translation keeps the shared code of what is given."""
     x = {"view0": some(digits)["view0"]}
     latents = digits.encode(x)
-    keys = [(index, 0) for index in range(4)]
+    keys = [(_TRANSLATE, index, 0) for index in range(4)]
     drawn = digits._generate(latents.components, ["view1"], keys, seed=0)
     assert torch.equal(drawn.shared, latents.shared)
     assert torch.equal(drawn.private["view0"], latents.private["view0"])

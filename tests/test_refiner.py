@@ -25,7 +25,8 @@ LAYOUT = Layout({SHARED: (3,), "a": (2, 3, 3), "b": (4,), "table": (2,)})
 
 
 def small(layout: Layout = LAYOUT) -> Refiner:
-    return Refiner(RefinerConfig(network=UNetConfig(channels=(4, 4), embedding=8)), MODALITIES, layout)
+    config = RefinerConfig(network=UNetConfig(channels=(4, 4), embedding=8))
+    return Refiner(config, MODALITIES, layout, {m.name: m.size for m in MODALITIES})
 
 
 def batch(num: int):
@@ -77,6 +78,20 @@ def test_guidance_leads_to_images_whose_codes_are_right():
     )
     expected = 0.1 * 2.0 * brighter.view(-1, 1, 1, 1).expand_as(plain)
     torch.testing.assert_close(led - plain, expected, atol=1e-5, rtol=0)
+
+
+def test_maps_lie_where_the_cells_were_read():
+    """6 pixels filled up to 8: a cell of four covers two of them, the last one none of the image."""
+    layout = Layout({SHARED: (1, 4), "a": (1, 4)})
+    refiner = Refiner(
+        RefinerConfig(network=UNetConfig(channels=(4,), embedding=8)), (Modality("a", 1, (6,)),), layout, {"a": (8,)}
+    )
+    seen = {}
+    refiner.networks[0].forward = lambda x, times, vector: seen.update(x=x) or x[:, :1]
+    cells = torch.arange(4.0).view(1, 1, 4)
+    latents = Latents(cells, {"a": cells})
+    refiner.refine("a", latents, torch.zeros(1, 1, 6), torch.zeros(1, 1, 6), RefinerConfig(steps=1), None)
+    torch.testing.assert_close(seen["x"][0, 2], torch.tensor([0.0, 0, 1, 1, 2, 2]))
 
 
 def test_maps_need_no_guidance():

@@ -101,6 +101,24 @@ def test_random_subsets_are_all_alike(there):
     torch.testing.assert_close(counts / 70_000, torch.ones(len(subsets)) / len(subsets), atol=0.006, rtol=0)
 
 
+def test_random_subsets_of_many_modalities():
+    drawn = torch.stack(list(random_subsets({str(n): torch.ones(400, dtype=torch.bool) for n in range(28)}).values()))
+    assert ((drawn.float().mean(1) > 0.35) & (drawn.float().mean(1) < 0.65)).all()
+
+
+def test_cells_of_a_shared_map_lie_at_one_place_in_all_modalities():
+    """Networks that fill up to 56 and to 52 pixels: refused; to 48 both: not."""
+    config = ModelConfig(
+        shared=LatentConfig(channels=2, stride=4),
+        private=LatentConfig(channels=2),
+        encoder_decoder=ConvolutionalConfig(patch=4, channels=(4, 4), hidden=4),
+        encoder_decoder_of={"b": ConvolutionalConfig(patch=4, channels=(4,), hidden=4)},
+    )
+    assert VAE(config, (Modality("a", 1, (48,)), Modality("b", 1, (48,)))).covered == {"a": (48,), "b": (48,)}
+    with pytest.raises(MandorlaError, match=r"fill images up .* here a \(56,\), b \(52,\): cells of the shared map"):
+        VAE(config, (Modality("a", 1, (50,)), Modality("b", 1, (50,))))
+
+
 def test_three_unlike_modalities_side_by_side():
     modalities = (Modality("image", 3, (12, 9)), Modality("sound", 1, (33,)), Modality("facts", 5, ()))
     vae = VAE(

@@ -1,7 +1,7 @@
 """What users hand to a model: checked, and as tensors on its device, or an error that says what to give."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class Arguments:
         for name, z in source.detail.items():
             if z.shape != (count, *sizes[self.names(name)[0]]):
                 raise MandorlaError(f"detail of {name!r} has shape {tuple(z.shape)}, not {(count, *sizes[name])}")
-        return replace(source.having(components), detail={name: z.to(self.device) for name, z in source.detail.items()})
+        return source.having(components).to(self.device)
 
 
 def check_whole(name: str, value: int, least: int) -> None:

@@ -27,12 +27,16 @@ class Latents:
 
     `detail[name]` `(B, C, *size)` is the noise of which a refiner draws what a modality's image shows beyond its codes:
     private as well, and no component, since stage 2 does not model it. Where it is left out, `decode` draws it.
+
+    `present[name]` bool `(B,)` says which samples have a modality; left out, all do. What stands in the private part of
+    one that is missing means nothing.
     """
 
     shared: Tensor | None
     private: dict[str, Tensor]
     residual: bool = False
     detail: dict[str, Tensor] = field(default_factory=dict)
+    present: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def components(self) -> Components:
@@ -56,13 +60,14 @@ class Latents:
         return self.map(lambda z: z.to(device))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Latents":
-        """Apply `change` to every component, and to the detail."""
+        """Apply `change` to every component, to the detail, and to what says which samples have a modality."""
         changed = self.having({name: change(z) for name, z in self.components.items()})
-        return replace(changed, detail={name: change(z) for name, z in self.detail.items()})
+        detail, present = ({name: change(z) for name, z in part.items()} for part in (self.detail, self.present))
+        return replace(changed, detail=detail, present=present)
 
     def having(self, components: Mapping[str, Tensor]) -> "Latents":
-        """Return latents with these components, and residual or not, and with the detail, as these are."""
-        return replace(Latents.of(components), residual=self.residual, detail=self.detail)
+        """Return latents with these components, all else as it is here."""
+        return replace(self, shared=components.get(SHARED), private=Latents.of(components).private)
 
 
 @dataclass(frozen=True)

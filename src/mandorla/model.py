@@ -46,7 +46,9 @@ from mandorla.vae.store import hash_tensors, load_vae
 
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
-_DETAIL = 2**32 - 1  # ends the keys of a refiner's noise, and no others
+# What noise is for begins its key, or ends it; no sample has such a number. So no operation draws the noise of another:
+# else what is drawn given a sample would be what made it.
+_ENCODE, _COMPLETE, _VARY, _INPAINT, _PRIVATE, _TRANSLATE, _STEP, _DETAIL = range(2**32 - 8, 2**32)
 _CHUNK = 256  # samples that go through a network at once, at most
 _VALUES = 2**21  # and their values, about: what does not fit into a processor's cache takes half as long again
 _ON_GPU = 8  # times as many on a GPU, which otherwise waits for Python
@@ -119,22 +121,40 @@ class Mandorla:
     # ----------------------------------------------------------------------------------------------------- stage 1
 
     @torch.no_grad()
-    def encode(self, x: Data, present: Mapping[str, Tensor] | None = None, residual: bool = False) -> Latents:
+    def encode(
+        self,
+        x: Data,
+        present: Mapping[str, Tensor] | None = None,
+        residual: bool = False,
+        seed: int | None = None,
+    ) -> Latents:
         """Return the shared part, read from all modalities given, and the posterior mean of each one's private part.
 
         `present[name]` (bool, `(B,)`) says which samples have a modality; left out, all have all that are given. What
         stands in `x` for a modality that a sample does not have is not looked at.
 
+        With a `seed` private parts are drawn from their posterior instead, as stage 2 learned them: their means vary
+        less, most where a modality tells little of its private part.
+
         With `residual` each private part is replaced by the noise from which stage 2 makes it given the shared part:
         what a digit's manner of writing is beyond the digit. It needs a stage 2 of mode joint or conditional.
         """
         tensors, masks = self._checked(x, present)
+        count = len(next(iter(tensors.values())))
+        if seed is not None:
+            check_whole("seed", seed, 0)
 
         def encode(rows: slice) -> Components:
             here = ({name: z[rows] for name, z in part.items()} for part in (tensors, masks))
-            return encode_batch(self.vae, *here).latents.components
+            encoded = encode_batch(self.vae, *here)
+            if seed is None:
+                return encoded.latents.components
+            noise = sample_noise(self.vae.layout, seed, [(_ENCODE, i) for i in range(count)[rows]])
+            return encoded.draw({name: z.to(self.device) for name, z in noise.items()})
 
-        latents = Latents.of(self._in_chunks(len(next(iter(tensors.values()))), encode))
+        latents = Latents.of(self._in_chunks(count, encode))
+        if not all(rows.all() for rows in masks.values()):
+            latents = replace(latents, present=masks)
         return self.to_residual(latents) if residual else latents
 
     @torch.no_grad()
@@ -232,7 +252,7 @@ class Mandorla:
         check_whole("num", num, 1)
         if not isinstance(known, Latents):
             raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {type_name(known)}")
-        components = self.from_residual(known).components if known.components else {}
+        components = self.from_residual(self._whole(known)).components if known.components else {}
         others = [name for name in self.diffusion.layout.shapes if name not in components]
         wanted = others if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
         self._arguments.names([name for name in wanted if name != SHARED])
@@ -240,7 +260,7 @@ class Mandorla:
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
         count = len(next(iter(components.values()))) if components else 1
         components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
-        keys = _draws_of(_keys_of(count), num)
+        keys = _draws_of(_keys_of(count), num, _COMPLETE)
         return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
     def vary(
@@ -256,7 +276,7 @@ class Mandorla:
 
         They come one after another, `(B * num, ...)`. `part` says what varies, given the other part; "both" needs a
         stage 2 of mode joint. Detail that a refiner draws varies with the private part. `labels` are those of the B
-        samples, as for `sample`.
+        samples, as for `sample`. What was varied already needs another `seed`, or it goes the same way again.
         """
         if not isinstance(strength, Real) or not 0 <= strength <= 1:
             raise MandorlaError(f"strength is a number from 0 to 1, not {strength!r}")
@@ -264,7 +284,7 @@ class Mandorla:
         latents = self.from_residual(self._latents(source))
         names = self._drawn(latents, part)
         detail = self._detail(list(latents.private), 0, _keys_of(len(latents))) | latents.detail
-        latents, keys = _times(replace(latents, detail=detail), num)
+        latents, keys = _times(replace(latents, detail=detail), num, _VARY)
         known = {name: z for name, z in latents.components.items() if name not in names}
         begin = {name: latents.components[name] for name in names}
         asked = self._asked(labels, len(keys) // num, num)
@@ -320,7 +340,7 @@ class Mandorla:
                 f" {len(latents)} samples, not the shape {tuple(region.shape)}"
             )
         names = list(cells)
-        latents, keys = _times(latents, num)
+        latents, keys = _times(latents, num, _INPAINT)
         begin = {name: latents.components[name] for name in names}
         held = {name: ~here for name, here in cells.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
@@ -345,10 +365,12 @@ class Mandorla:
         `wanted` are components, "shared" or modalities; by default all that stage 2 makes. Exact, at a cost that grows
         with the number of values; `num_probes` random directions estimate it for large latents. Differences between
         samples of one model mean something; the shared part lies on a sphere, so that its own density has no absolute
-        one. Given `labels`, as for `sample`: which label fits best is what the model takes a sample for.
+        one. Given `labels`, as for `sample`: which label fits best is what the model takes a sample for. Of data,
+        private parts are drawn from their posterior, as stage 2 learned them (see `encode`).
         """
         diffusion, whitening = self._stage_2
-        components = whitening.whiten(self.from_residual(self._latents(source)).components)
+        latents = self._whole(self._latents(source) if isinstance(source, Latents) else self.encode(source, seed=0))
+        components = whitening.whiten(self.from_residual(latents).components)
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
         wanted = made if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
@@ -383,8 +405,8 @@ class Mandorla:
         """
         names = self._arguments.names(wanted or self.vae.layout.modalities)
         shared = self._latents(Latents(shared, {})).shared
-        asked = self._asked(labels, len(shared))
-        return self._generate({SHARED: shared}, names, [(index,) for index in range(len(shared))], seed, labels=asked)
+        asked, keys = self._asked(labels, len(shared)), [(_PRIVATE, index) for index in range(len(shared))]
+        return self._generate({SHARED: shared}, names, keys, seed, labels=asked)
 
     def translate(
         self,
@@ -420,7 +442,7 @@ class Mandorla:
             return {name: z[None] for name, z in self.decode(Latents(c, central), refined=False).items()}
         known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
         count = len(encoded[SHARED])
-        keys = _draws_of(_keys_of(count, keys), num_samples)
+        keys = _draws_of(_keys_of(count, keys), num_samples, _TRANSLATE)
         latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, count, num_samples))
         drawn = Latents(latents.shared, {name: latents.private[name] for name in wanted})
         decoded = self.decode(drawn, seed, keys)
@@ -509,7 +531,8 @@ class Mandorla:
         """Return each private part as the noise from which stage 2 makes it, given the shared part (abduction).
 
         The flow p(u | c) is followed backwards: the residual depends on the shared part as far as the flow is wrong and
-        no further, and both together still determine the private part. Whitened: about standard normal.
+        no further, and both together still determine the private part. Whitened: standard normal, as far as private
+        parts are drawn as stage 2 learned them; those of posterior means vary less (see `encode`).
         """
         return self._through_flow(latents, lambda flow, z, *rest: flow.abduct(z, *rest), residual=True)
 
@@ -616,7 +639,8 @@ class Mandorla:
 
         def draw(rows: slice) -> Components:
             def noise(*step: int) -> Components:
-                drawn = sample_noise(self.vae.layout, seed, [(*key, *step) for key in keys[rows]])
+                own = [(*key, *step, *[_STEP] * len(step)) for key in keys[rows]]
+                drawn = sample_noise(self.vae.layout, seed, own)
                 return {name: drawn[name].to(self.device) for name in diffusion.layout.shapes}
 
             here, from_here, kept, asked = (
@@ -644,11 +668,22 @@ class Mandorla:
     def _drawn(self, latents: Latents, part: Part) -> list[str]:
         """Return the names of the components that `part` means. Raises MandorlaError if stage 2 does not draw them."""
         check_part(part)
+        self._whole(latents)
         mode = self.diffusion.config.mode
         if part != "private" and mode != "joint":
             text = f"this stage 2 was trained in mode {mode!r} and draws private parts alone: give part private"
             raise MandorlaError(f"{text}, or train mode joint")
         return [name for name in latents.components if part in ("both", "shared" if name == SHARED else "private")]
+
+    def _whole(self, latents: Latents) -> Latents:
+        """Return `latents`. Raises MandorlaError where samples lack a modality: stage 2 would take it for seen."""
+        for name, rows in latents.present.items():
+            if name in latents.private and not rows.all():
+                raise MandorlaError(
+                    f"{int((~rows).sum())} of {len(rows)} samples lack {name!r}: encode samples that have the same"
+                    " modalities together, each group by itself"
+                )
+        return latents
 
     def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
         """Return the modalities of few `latents`, as `decode` does."""
@@ -781,14 +816,14 @@ def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
     return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
 
 
-def _draws_of(keys: Sequence[tuple[int, ...]], num: int) -> list[tuple[int, ...]]:
-    """Return the keys of `num` draws for each of `keys`, one after another."""
-    return [(*key, draw) for key in keys for draw in range(num)]
+def _draws_of(keys: Sequence[tuple[int, ...]], num: int, what_for: int) -> list[tuple[int, ...]]:
+    """Return the keys of `num` draws for each of `keys`, one after another, of what the noise is for."""
+    return [(what_for, *key, draw) for key in keys for draw in range(num)]
 
 
-def _times(latents: Latents, num: int) -> tuple[Latents, list[tuple[int, ...]]]:
-    """Return each of B latents `num` times, one after another, and the keys (sample, draw) of them."""
-    keys = _draws_of(_keys_of(len(latents)), num)
+def _times(latents: Latents, num: int, what_for: int) -> tuple[Latents, list[tuple[int, ...]]]:
+    """Return each of B latents `num` times, one after another, and the keys (what for, sample, draw) of them."""
+    keys = _draws_of(_keys_of(len(latents)), num, what_for)
     return latents[torch.arange(len(latents)).repeat_interleave(num)], keys
 
 

@@ -21,7 +21,7 @@ Universal Guidance for Diffusion Models, Bansal et al., 2023, https://arxiv.org/
 Flow Matching for Generative Modeling, Lipman et al., 2023, https://arxiv.org/abs/2210.02747 (Eq. 23).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,21 @@ _LEAST = 1e-12  # size of a slope
 class Refiner(nn.Module):
     """Draw the detail of decoded images, in [0, 1]; modalities without pixels have none.
 
-    `layout` is that of the latents. `scale` holds s_m of each of the modalities `names`.
+    `layout` is that of the latents, and `covered` the size that the cells of each modality's maps cover, from its first
+    pixel on. `scale` holds s_m of each of the modalities `names`.
     """
 
-    def __init__(self, config: RefinerConfig, modalities: Sequence[Modality], layout: Layout):
+    def __init__(
+        self,
+        config: RefinerConfig,
+        modalities: Sequence[Modality],
+        layout: Layout,
+        covered: Mapping[str, tuple[int, ...]],
+    ):
         super().__init__()
         with_pixels = [m for m in modalities if m.size]
         self.names, networks = [m.name for m in with_pixels], []
+        self.covered = [covered[name] for name in self.names]
         for m in with_pixels:
             codes = [layout.shapes[name] for name in (SHARED, m.name)]
             maps, vectors = (sum(shape[0] for shape in codes if (len(shape) > 1) == is_map) for is_map in (True, False))
@@ -115,6 +123,7 @@ class Refiner(nn.Module):
     def _velocity(
         self, place: int, detail: Tensor, decoded: Tensor, codes: tuple[Tensor, Tensor], times: Tensor
     ) -> Tensor:
-        maps = [F.interpolate(z, detail.shape[2:]) for z in codes if z.ndim > 2]
+        image = (..., *(slice(size) for size in detail.shape[2:]))
+        maps = [F.interpolate(z, self.covered[place])[image] for z in codes if z.ndim > 2]
         vectors = [detail.new_zeros(len(detail), 0), *(z for z in codes if z.ndim == 2)]
         return self.networks[place](torch.cat([detail, 2 * decoded - 1, *maps], 1), times, torch.cat(vectors, 1))

@@ -39,7 +39,7 @@ def load_refiner(run: Path, vae: VAE, vae_weights: str) -> Refiner | None:
     tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
     try:
         with built_for(tensors):
-            refiner = Refiner(read_run(run).refiner, vae.modalities, vae.layout)
+            refiner = Refiner(read_run(run).refiner, vae.modalities, vae.layout, vae.covered)
         refiner.load_state_dict(tensors)
     except RuntimeError as error:
         raise MandorlaError(f"{run / FOLDER} does not fit refiner in {run_config(run)}: train it again") from error

@@ -43,7 +43,7 @@ def train_refiner(recipe: Recipe) -> None:
     data = follow_record(run, load_data(begun.data, begun.seed))
     device, seed = choose_device(recipe.device), recipe.seed
     torch.manual_seed(seed)
-    refiner, vae = Refiner(recipe.refiner, vae.modalities, vae.layout).to(device), vae.to(device)
+    refiner, vae = Refiner(recipe.refiner, vae.modalities, vae.layout, vae.covered).to(device), vae.to(device)
     if not refiner.names:
         raise MandorlaError(f"{run}: no modality has pixels, so there is no detail to learn: leave the refiner out")
     with in_turn():

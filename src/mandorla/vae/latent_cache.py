@@ -62,10 +62,11 @@ class Encoded:
     std: dict[str, Tensor]
     present: dict[str, Tensor]
 
-    def draw(self) -> Components:
-        """Draw all components: c as it is, u from its posterior."""
-        drawn = {name: mean + self.std[name] * torch.randn_like(mean) for name, mean in self.latents.private.items()}
-        return {SHARED: self.latents.shared} | drawn
+    def draw(self, noise: Components | None = None) -> Components:
+        """Draw all components: c as it is, u from its posterior, by standard normal `noise`, if it is given."""
+        means = self.latents.private
+        noise = noise or {name: torch.randn_like(mean) for name, mean in means.items()}
+        return {SHARED: self.latents.shared} | {name: z + self.std[name] * noise[name] for name, z in means.items()}
 
     @property
     def given(self) -> dict[str, Tensor]:

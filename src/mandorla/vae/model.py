@@ -79,6 +79,20 @@ class VAE(nn.Module):
                 for m in modalities
             }
         )
+        if config.shared.stride and len(set(self.covered.values())) > 1:
+            sizes = ", ".join(f"{name} {size}" for name, size in self.covered.items())
+            raise MandorlaError(
+                f"networks fill images up so that their strides divide them, here {sizes}: cells of the shared map"
+                " would lie elsewhere in each; set a data.size that all strides divide, or networks of one stride"
+            )
+
+    @property
+    def covered(self) -> dict[str, tuple[int, ...]]:
+        """Return the size that the cells of each modality's maps cover: that of the image, filled up by its network."""
+        return {
+            name: tuple(network.fill_up(torch.zeros(network.modality.size)).shape)
+            for name, network in self.networks.items()
+        }
 
     def encode(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return each modality's features, of the present samples only, and shared codes, zero where it is missing.
@@ -138,7 +152,10 @@ def random_subsets(present: dict[str, Tensor], uniform: Tensor | None = None) ->
     """
     mask = torch.stack(list(present.values()), 1)
     count = 2 ** mask.sum(1) - 1  # of non-empty subsets; the bits of a number from 1 to that say who is in
-    number = 1 + ((torch.rand(len(mask), device=mask.device) if uniform is None else uniform) * count).long()
+    if uniform is None:
+        bits = torch.float64 if mask.shape[1] > 20 else torch.float32  # which has 24 of them
+        uniform = torch.rand(len(mask), device=mask.device, dtype=bits)
+    number = 1 + (uniform * count).long()
     bit = (mask.cumsum(1) - 1).clamp_min(0)
     drawn = mask & (number[:, None] >> bit & 1).bool()
     return dict(zip(present, drawn.unbind(1), strict=True))
