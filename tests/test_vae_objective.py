@@ -260,10 +260,22 @@ def test_steps_are_alike_where_nothing_is_missing():
     assert objective.kind(whole, 0.6) is None, "nobody knows what a network of the user's own does"
 
 
+@pytest.mark.parametrize(("num", "training"), [(2, True), (3, True), (1, False)])
+def test_few_samples_train_a_decoder_too(num, training):
+    """Small batches, and few validation samples, by which the best weights are chosen."""
+    objective = build().train(training)
+    loss, terms = objective(batch(num))
+    assert {"reconstruction", "kl"} <= set(terms) and not {"leak", "swap_private"} & set(terms)
+    assert torch.isfinite(loss)
+    if training:
+        loss.backward()
+        assert reached(objective, "t1.up")
+
+
 def test_missing_modalities_count_for_nothing():
     objective, given = build(), batch()
-    given.present["pd"][3:] = False  # three are too few for a term of their own
-    given.x["pd"][3:] = torch.nan
+    given.present["pd"][1:] = False  # one is too few for a term of its own
+    given.x["pd"][1:] = torch.nan
     loss, terms = objective(given)
     loss.backward()
     assert loss.isfinite()

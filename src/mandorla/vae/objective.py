@@ -117,7 +117,7 @@ class Objective(nn.Module):
         whole = pool(codes, there).detach()
         for name, x in batch.x.items():
             rows = present[name]
-            if rows.sum() >= 4:
+            if rows.sum() >= (_LEAST if self.training else 1):
                 x = rows_of(x, batch.present[name])
                 c, heard = self._shared_for(name, codes, there, rows)
                 given = features[name], rows_of(whole, rows), c, heard
@@ -165,6 +165,8 @@ class Objective(nn.Module):
         missed = gather(reconstruction(x, decoded, std, self.laplace), counts)
         yield "reconstruction", missed.mean(), 1.0
         yield "kl", (told * kl(mean, log_std)).mean(), config.kl_weight / x.shape[1:].numel()
+        if len(whole) < _LEAST_APART:
+            return
         if config.swap_weight:
             shown, recovered = self.swap(name, whole, u.detach())
             yield "swap_shared", shown, config.swap_weight
@@ -224,6 +226,8 @@ class Objective(nn.Module):
 
 
 _PACE = 0.02  # of the moving average of the error
+_LEAST = 2  # samples with a modality in a batch that train its decoder: of one there are no statistics to normalise by
+_LEAST_APART = 4  # that tell whether u and c depend on each other, and what another u shows
 
 
 def joined(parts: dict[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Tensor]:
