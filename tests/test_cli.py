@@ -187,6 +187,13 @@ def test_a_long_change_is_no_file(calls):
     assert calls[0] == ("read_recipe", ("mine.yaml", [long], "vae"), {})
 
 
+def test_a_terminal_that_cannot_show_a_sign_gets_another():
+    text = "import mandorla.cli\ntry: mandorla.cli.main(['--version'])\nfinally: print('\\u2192')"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, check=True)
+    assert done.stdout.endswith(b"?\n")
+
+
 def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
     assert run("train", "vae", "--dry-run", "seed=3") == 0
     assert capsys.readouterr().out == "run: runs/x\nseed: 3\n"

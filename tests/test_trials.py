@@ -4,14 +4,25 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny import interrupted, same_training, scans_recipe, tiny_recipe
+from tiny import interrupted, same_training, scans_recipe, tiny_recipe, write_scans
 
 import mandorla.evaluate.judges
 import mandorla.vae.training
-from mandorla.errors import MandorlaError
+from mandorla.data import load_data
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.record import Record
-from mandorla.trials import ABLATIONS, Result, Trial, ablation_trials, recommend, run_trials, size_trials
+from mandorla.trials import (
+    ABLATIONS,
+    Result,
+    Trial,
+    _made_from,
+    ablation_trials,
+    recommend,
+    run_trials,
+    size_trials,
+)
 
 GRID = ["vae.model.shared.channels=2,4"]
 
@@ -129,6 +140,27 @@ def test_what_is_interrupted_goes_on_and_judges_are_shared(swept, tmp_path, monk
     assert same_training(folder / "vae", swept[0] / "sweep" / "shared=2" / "seed0" / "vae")
     assert first.mean("training/seconds") > 1000, "both parts count"
     assert len(trained) == 1
+
+
+def test_a_trial_that_diverges_is_left_out(swept, copy_of):
+    run = copy_of(swept[0])
+    read = reader(run)
+    trials = [Trial("wild", ("vae.training.learning_rate=1e30",)), *size_trials(read, GRID)]
+    with pytest.warns(MandorlaWarning, match="wild is left out: .*not finite"):
+        results = run_trials("sweep", trials, read)
+    assert [result.trial for result in results] == trials[1:]
+    with pytest.raises(MandorlaError, match="not finite"):
+        run_trials("sweep", trials[:1], read)
+
+
+def test_figures_of_other_data_are_not_kept(tmp_path):
+    (tmp_path / "scans").mkdir()
+    write_scans(tmp_path / "scans")
+    recipe = scans_recipe(tmp_path / "run", tmp_path / "scans")
+    one = _made_from(recipe, load_data(recipe.data, 0).fingerprint)
+    arrays = dict(np.load(tmp_path / "scans" / "scans.npz"))
+    np.savez(tmp_path / "scans" / "scans.npz", **arrays | {"t1": arrays["t1"] * 0.5})
+    assert one != _made_from(recipe, load_data(recipe.data, 0).fingerprint)
 
 
 def test_ablation_of_files_with_labels(scans_run, tmp_path, monkeypatch):

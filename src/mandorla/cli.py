@@ -5,6 +5,7 @@ traceback as well. A warning (`MandorlaWarning`) is one line on stderr. An inter
 taken up again by typing it once more.
 """
 
+import io
 import json
 import os
 import shlex
@@ -71,6 +72,8 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="New folder to wri
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: those of the process) and exit."""
     sys.path.append("")  # the current folder, where a user's own encoder/decoder may lie
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever a terminal cannot show
+        sys.stdout.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -14,13 +14,14 @@ import json
 import re
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.record import Record
 from mandorla.recipe import HOW_READ, Recipe
 from mandorla.storage import read_json, write_text
@@ -120,7 +121,8 @@ def ablation_trials(read: Read) -> list[Trial]:
 def run_trials(kind: Kind, trials: Sequence[Trial], read: Read, num_seeds: int = 1) -> list[Result]:
     """Train and measure all `trials` with as many seeds, from the recipe's upward; write and print the table.
 
-    Raises MandorlaError, before anything is trained, if a trial's settings are wrong.
+    A trial that cannot be trained or measured is warned of and left out. Raises MandorlaError, before anything is
+    trained, if a trial's settings are wrong, and if no trial is left.
     """
     from rich.console import Console
 
@@ -134,9 +136,15 @@ def run_trials(kind: Kind, trials: Sequence[Trial], read: Read, num_seeds: int =
     console, results, bench = Console(markup=False), [], _Bench(run)
     for number, trial in enumerate(trials, 1):
         measured = []
-        for seed in seeds:
-            console.rule(f"{number} of {len(trials)}: {trial.name}, seed {seed}")
-            measured.append(bench.measure(recipes[trial, seed]))
+        try:
+            for seed in seeds:
+                console.rule(f"{number} of {len(trials)}: {trial.name}, seed {seed}")
+                measured.append(bench.measure(recipes[trial, seed]))
+        except MandorlaError as error:
+            if number == len(trials) and not results:
+                raise
+            warnings.warn(f"{trial.name} is left out: {error}", MandorlaWarning, stacklevel=2)
+            continue
         common = [name for name in measured[0] if all(name in records for records in measured)]
         results.append(Result(trial, {name: [records[name] for records in measured] for name in common}))
         _write(run / kind, results, base, num_seeds)
@@ -188,11 +196,11 @@ class _Bench:
         from mandorla.vae.training import fit_vae
 
         folder = Path(recipe.run)
-        kept, made_from = _kept(folder), _made_from(recipe)
-        if kept.get("made_from") == made_from:
-            return {record["name"]: Record(**record) for record in kept["records"]}
         if recipe.seed not in self.data:
             self.data = {recipe.seed: load_data(recipe.data, recipe.seed)}
+        kept, made_from = _kept(folder), _made_from(recipe, self.data[recipe.seed].fingerprint)
+        if kept.get("made_from") == made_from:
+            return {record["name"]: Record(**record) for record in kept["records"]}
         began = time.perf_counter()
         try:
             splits = fit_vae(recipe, self.data[recipe.seed])
@@ -215,11 +223,11 @@ def _kept(folder: Path) -> dict[str, Any]:
     return read_json(folder / _FILE) if (folder / _FILE).is_file() else {}
 
 
-def _made_from(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings that figures depend on."""
+def _made_from(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
+    """Return what figures depend on: settings, and a hash of the data."""
     settings = recipe.model_dump(mode="json", include={"seed", "data", "vae", "evaluate"})
     settings["data"] = {key: value for key, value in settings["data"].items() if key not in HOW_READ}
-    return settings
+    return settings | {"contents": fingerprint}
 
 
 def _folder(run: Path, kind: Kind, trial: Trial, seed: int) -> Path:
