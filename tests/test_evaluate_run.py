@@ -1,6 +1,7 @@
 """A whole evaluation of a model with known answers: figures, files, repetition, missing modalities, mistakes."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -774,3 +775,13 @@ def test_an_audit_fails_where_samples_are_copies(copies, scans_run, copy_of, mon
     assert audit_run(run, ["evaluate.num_generated=12"], threshold=0.5 if copies else 1.0) is not copies
     assert (run / "audit" / "report.html").exists() and not (run / "report.html").exists()
     assert capsys.readouterr().out.endswith(f"report: {run / 'audit' / 'report.html'}\n")
+
+
+def test_stage_1_alone_has_its_figures(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "diffusion")
+    with pytest.raises(MandorlaError, match="no trained stage 2"):
+        evaluate(run)
+    few = ["evaluate.num_train=60", "evaluate.num_test=40", "evaluate.judge_steps=3"]
+    found = {record.name for record in evaluate(run, ["evaluate.suites=[disentanglement]", *few])}
+    assert {"shared/class", "separation/shared_kept"} <= found and (run / "report.html").is_file()

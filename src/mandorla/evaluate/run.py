@@ -93,7 +93,8 @@ def evaluate(
 
     settings = read_evaluation(Path(run), overrides)
     model = mandorla.load(run)
-    model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
+    if set(settings.suites) - {"disentanglement"}:  # which stage 1 alone has
+        model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
     rival = mandorla.load(baseline) if baseline else None
     splits = other_data(model, data) if data else None
     with Bar(transient=True) as bar, alike():
