@@ -7,7 +7,7 @@ import torch
 from mandorla.data.dataset import Batch, Modality
 from mandorla.nets.encoder_decoder import EncoderDecoder, register
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig
-from mandorla.vae.separation import _first_half, _of_another, explained, foretold, separation
+from mandorla.vae.separation import _first_half, explained, foretold, partners, separation
 
 
 @register("halves of x")
@@ -100,7 +100,8 @@ def test_a_batch_is_divided_and_swapped_by_patient():
     assert whole["private_kept"] == pytest.approx(1, abs=1e-4) and whole["private_known"] < 0.1
     assert "private_known" not in known and known["shared_kept"] > 0.99, "of one patient there is no other"
     own, lone = np.array([0, 0, 1, 1, 1, 2]), np.arange(5)
-    assert (own[_of_another(own)] != own).all() and _of_another(lone).tolist() == [4, 0, 1, 2, 3]
-    assert _of_another(np.zeros(5)).tolist() == [4, 0, 1, 2, 3], "of one patient, another sample"
+    assert (own[partners(np.arange(6), own)] != own).all()
+    assert partners(np.arange(5), lone).tolist() == [4, 0, 1, 2, 3]
+    assert partners(np.arange(5), np.zeros(5)).tolist() == [4, 0, 1, 2, 3], "of one patient, another sample"
     assert _first_half(own).tolist() == [True, True, False, False, False, False]
     assert _first_half(lone).tolist() == [True, True, False, False, False]

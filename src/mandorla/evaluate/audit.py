@@ -30,6 +30,7 @@ from mandorla.evaluate.arrays import Array, code_rows
 from mandorla.evaluate.features import random_network
 from mandorla.evaluate.gather import whose
 from mandorla.evaluate.information import shuffled
+from mandorla.nets.blocks import resize
 
 _LARGEST = 32  # images are averaged down to at most this many pixels a side
 _NEXT = 10  # neighbours after the first that set the scale of the ratio
@@ -118,15 +119,8 @@ def flatten_tuples(x: Mapping[str, Tensor]) -> Tensor:
     """Join all modalities of a tuple to one vector `(B, F)`, large images averaged down."""
     parts = []
     for image in x.values():
-        size = [min(side, _LARGEST) for side in image.shape[2:]]
-        if size and list(image.shape[2:]) != size:
-            pool = (
-                torch.nn.functional.adaptive_avg_pool1d,
-                torch.nn.functional.adaptive_avg_pool2d,
-                torch.nn.functional.adaptive_avg_pool3d,
-            )[len(size) - 1]
-            image = pool(image.float(), size)
-        parts.append(image.float().clamp(0, 1).flatten(1).cpu())
+        small = resize(image.float(), tuple(min(side, _LARGEST) for side in image.shape[2:]))
+        parts.append(small.clamp(0, 1).flatten(1).cpu())
     return torch.cat(parts, dim=1)
 
 

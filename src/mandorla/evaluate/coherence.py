@@ -16,7 +16,6 @@ https://arxiv.org/abs/2105.02470 (PolyMNIST).
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,15 +25,14 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, classes, tensor
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
-
-if TYPE_CHECKING:
-    from mandorla.model import Mandorla
+from mandorla.model import Mandorla
+from mandorla.vae.separation import partners
 
 _CHUNK = 2000  # tuples whose images are read, or held after decoding, at once
 
 
 def conditional_coherence(
-    model: "Mandorla",
+    model: Mandorla,
     judges: Mapping[str, Judge],
     label: str,
     shared: Mapping[str, Tensor],
@@ -58,7 +56,7 @@ def conditional_coherence(
 
 
 def coherence_from(
-    model: "Mandorla",
+    model: Mandorla,
     judges: Mapping[str, Judge],
     label: str,
     x: Mapping[str, Tensor],
@@ -96,14 +94,13 @@ def donors(whose: np.ndarray, seed: int) -> np.ndarray:
     """
     order = np.random.default_rng(seed).permutation(len(whose))
     _, first, patient = np.unique(np.asarray(whose)[order], return_index=True, return_inverse=True)
-    order = order[np.argsort(first[patient], kind="stable")]
-    donor = np.empty_like(order)
-    donor[order] = np.roll(order, np.bincount(patient).max() % len(order) or 1)
-    return donor
+    patients = np.empty(len(order), int)
+    patients[order] = first[patient]
+    return partners(order, patients)
 
 
 def swapped(
-    model: "Mandorla", latents: Latents, whose: np.ndarray, seed: int, residual: bool = False
+    model: Mandorla, latents: Latents, whose: np.ndarray, seed: int, residual: bool = False
 ) -> tuple[Latents, np.ndarray]:
     """Give every sample the private parts of one of another patient, or their residuals; return them and who gave.
 
@@ -119,7 +116,7 @@ def judge_all(judges: Mapping[str, Judge], x: Mapping[str, Tensor], label: str) 
     return np.stack([judge.classes(x[name], label) for name, judge in judges.items()])
 
 
-def judge_decoded(model: "Mandorla", judges: Mapping[str, Judge], latents: Latents, label: str) -> np.ndarray:
+def judge_decoded(model: Mandorla, judges: Mapping[str, Judge], latents: Latents, label: str) -> np.ndarray:
     """Return the class that each judge sees in its view of decoded `latents`, `(M, B)`.
 
     Some samples at a time: images of all of them would take gigabytes.
@@ -141,7 +138,7 @@ def agreement(seen: Array) -> np.ndarray:
 
 
 def judge_independent(
-    model: "Mandorla", judges: Mapping[str, Judge], latents: Latents, label: str, seed: int
+    model: Mandorla, judges: Mapping[str, Judge], latents: Latents, label: str, seed: int
 ) -> np.ndarray:
     """Return what `judge_decoded` does, each view decoded with the shared part of another sample, drawn for it alone.
 

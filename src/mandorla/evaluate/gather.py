@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 from mandorla.data.dataset import Dataset, evenly, pieces
 from mandorla.evaluate.judges import Judge
 from mandorla.latents import Latents
+from mandorla.model import Mandorla
 from mandorla.parallel import divide
-
-if TYPE_CHECKING:
-    from mandorla.model import Mandorla
 
 _CHUNK = 250
 _SMALL = 1  # factors of at most this many dimensions are kept; masks and images are not
@@ -83,7 +80,7 @@ def _numbers(factor: np.ndarray) -> Tensor:
     return torch.tensor([int.from_bytes(digest[:8], "little", signed=True) for digest in digests])
 
 
-def gather(model: "Mandorla", dataset: Dataset, indices: np.ndarray, judges: Mapping[str, Judge]) -> Gathered:
+def gather(model: Mandorla, dataset: Dataset, indices: np.ndarray, judges: Mapping[str, Judge]) -> Gathered:
     """Encode, judge and sum up the samples at `indices`; processes may divide them."""
     names = [modality.name for modality in dataset.modalities]
 

@@ -23,6 +23,7 @@ from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.evaluate.supervised import train_network
+from mandorla.nets.blocks import conv
 from mandorla.storage import whole
 
 Heads = dict[str, int]  # factor -> number of classes
@@ -45,8 +46,7 @@ class Judge(nn.Module):
         width = modality.channels
         for channels in (max(_LEAST, _WIDTH // 2**level) for level in reversed(range(depth))):
             if dimensions:
-                conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
-                layers += [conv(width, channels, kernel_size=4, stride=2, padding=1), nn.SiLU()]
+                layers += [conv(dimensions, width, channels, 4, stride=2, padding=1), nn.SiLU()]
             else:
                 layers += [nn.Linear(width, channels), nn.SiLU()]
             width = channels

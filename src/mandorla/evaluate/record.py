@@ -69,7 +69,8 @@ class Record:
         """Return the mean of `scores` `(N,)` with its standard error; n counts the `groups` `(N,)`, where there are."""
         value, error = float(np.mean(scores)), standard_error(scores, groups)
         n = len(scores if groups is None else np.unique(groups))
-        return cls(name, value, error, n, definition, better, chance, ceiling, control, unit, seed, sd, p)
+        given = {"chance": chance, "ceiling": ceiling, "control": control, "unit": unit, "seed": seed, "sd": sd, "p": p}
+        return cls(name, value, error, n, definition, better, **given)
 
     @property
     def group(self) -> str:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +35,9 @@ from mandorla.evaluate.protocol import protocol
 from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
+from mandorla.model import Mandorla
 from mandorla.parallel import alike, is_first, led
 from mandorla.storage import locked, read_json, write_bytes, write_text
-
-if TYPE_CHECKING:
-    from mandorla.model import Mandorla
 
 Progress = Callable[[str, float], None]  # what is done next, and the share of all work that is behind
 PICTURES, REPORT = "pictures", "report.html"
@@ -143,11 +141,11 @@ def audit_run(run: Path | str, overrides: Sequence[str] = (), threshold: float =
 
 
 def evaluate_run(
-    model: "Mandorla",
+    model: Mandorla,
     settings: EvaluateConfig,
     progress: Progress | None = None,
     data: Splits | None = None,
-    baseline: "Mandorla | None" = None,
+    baseline: Mandorla | None = None,
     out: Path | None = None,
     changed: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -164,11 +162,11 @@ def evaluate_run(
 
 
 def _evaluate(
-    model: "Mandorla",
+    model: Mandorla,
     settings: EvaluateConfig,
     progress: Progress | None,
     data: Splits | None,
-    baseline: "Mandorla | None",
+    baseline: Mandorla | None,
     out: Path,
     changed: Sequence[str],
 ) -> dict[str, Any]:
@@ -266,7 +264,7 @@ def _pictures_of_before(out: Path) -> set[str]:
     return {str(name) for name in names} if isinstance(names, list) else set()
 
 
-def _check(model: "Mandorla", settings: EvaluateConfig, baseline: "Mandorla | None") -> None:
+def _check(model: Mandorla, settings: EvaluateConfig, baseline: Mandorla | None) -> None:
     """Raise MandorlaError, before anything is computed, where something does not fit the model."""
     names = [modality.name for modality in model.modalities]
     for name in (name for route in settings.routes for name in route):
@@ -291,7 +289,7 @@ def _check(model: "Mandorla", settings: EvaluateConfig, baseline: "Mandorla | No
             )
 
 
-def other_data(model: "Mandorla", source: str) -> Splits:
+def other_data(model: Mandorla, source: str) -> Splits:
     """Return the run's data with the test part of the recipe `source`, on the run's scale of intensities.
 
     Raises MandorlaError if it has other modalities than the model, or other classes of one label.

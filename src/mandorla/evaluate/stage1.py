@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,16 +25,14 @@ from mandorla.evaluate.images import psnr
 from mandorla.evaluate.judges import Judge
 from mandorla.evaluate.record import Record
 from mandorla.latents import Latents
+from mandorla.model import Mandorla
 from mandorla.vae.latent_cache import encode_batch
 from mandorla.vae.losses import kl
-
-if TYPE_CHECKING:
-    from mandorla.model import Mandorla
 
 _CHUNK = 250
 
 
-def stage1_figures(model: "Mandorla", judges: Mapping[str, Judge], data: Splits) -> list[Record]:
+def stage1_figures(model: Mandorla, judges: Mapping[str, Judge], data: Splits) -> list[Record]:
     """Return sizes, rate, likeness and separation and, where `judges` know the class, probes and coherence.
 
     `data` are those of the model's run; probes are fitted on training samples.

@@ -39,7 +39,7 @@ def separation(vae: VAE, batch: Batch) -> dict[str, float]:
         if len(c) < _FEW:
             continue
         u, _ = vae.posterior(name, features[name], c)
-        other = u[_of_another(whose)]
+        other = u[torch.from_numpy(partners(np.arange(len(whose)), whose))]
         swapped = {name: vae.decode(name, c, other).clamp(0, 1)}
         again, shared = vae.encode(swapped, all_present(swapped))
         found["shared_kept"].append(explained(c, shared[name]))
@@ -55,11 +55,16 @@ def explained(truth: Tensor, guess: Tensor) -> float:
     return float(1 - (guess - truth).square().sum() / spread)
 
 
-def _of_another(whose: np.ndarray) -> Tensor:
-    """Return for each sample another one `(B,)`: another patient's, if nobody has more than half of them."""
-    order, partner = np.argsort(whose, kind="stable"), np.empty(len(whose), int)
-    partner[order] = np.roll(order, np.unique(whose, return_counts=True)[1].max() % len(order) or 1)
-    return torch.from_numpy(partner)
+def partners(order: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return for each sample another one `(B,)`: another patient's, if nobody has more than half of them.
+
+    All are chosen once: a cyclic shift of the samples in `order`, brought together by `patients` `(B,)`, by as many as
+    the largest has.
+    """
+    order = order[np.argsort(patients[order], kind="stable")]
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, np.unique(patients, return_counts=True)[1].max() % len(order) or 1)
+    return partner
 
 
 def _first_half(whose: np.ndarray) -> np.ndarray:

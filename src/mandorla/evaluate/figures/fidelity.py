@@ -21,7 +21,7 @@ from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.gather import choose, whose
 from mandorla.evaluate.images import edge_overlap, has_ssim, ms_ssim, mutual_information
 from mandorla.evaluate.information import shuffled
-from mandorla.evaluate.record import Better, Record, averaged, jackknife_error
+from mandorla.evaluate.record import Better, Record, averaged, deviation, jackknife_error
 from mandorla.parallel import divide
 
 ALL = "all together"  # modalities, their features side by side
@@ -190,7 +190,7 @@ def _variety(subject: Subject) -> list[Record]:
                 "nearer ceiling",
                 ceiling=float(usual.mean()),
                 seed=subject.seed,
-                sd=float(made.std()),
+                sd=deviation(made),
             )
         )
     return records

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +18,8 @@ from mandorla.evaluate.judges import Judge, find_judges
 from mandorla.evaluate.probes import Kind, chance_share, features, hits, probe
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.settings import EvaluateConfig, Suite
+from mandorla.model import Mandorla, Samples
 from mandorla.parallel import in_turn
-
-if TYPE_CHECKING:
-    from mandorla.model import Mandorla, Samples
 
 Images = dict[str, Tensor]
 Route = tuple[str, str]  # given, wanted
@@ -33,7 +30,7 @@ JUDGED: set[Suite] = {"disentanglement", "coherence", "fidelity"}  # what classi
 class Codes:
     """Hold what is measured of codes: the model, its judges, the gathered training and test samples."""
 
-    model: "Mandorla"
+    model: Mandorla
     settings: EvaluateConfig
     seed: int
     judges: Mapping[str, Judge]
@@ -153,10 +150,10 @@ class Subject:
     The rest is computed when it is first asked for.
     """
 
-    model: "Mandorla"
+    model: Mandorla
     data: Splits
     settings: EvaluateConfig
-    baseline: "Mandorla | None" = None
+    baseline: Mandorla | None = None
 
     @property
     def seed(self) -> int:
@@ -201,7 +198,7 @@ class Subject:
         return Codes(model, settings, self.seed, self.judges, train, test)
 
     @cached_property
-    def samples(self) -> "Samples":
+    def samples(self) -> Samples:
         """Return jointly generated tuples."""
         return self.model.sample(self.settings.num_generated, seed=self.seed)
 
@@ -233,7 +230,7 @@ class Subject:
         held_out = choose(self.data.test, settings.num_test, self.seed)
         return audit(self.samples.x, self.data.train, rows, self.data.test, held_out, self.seed)
 
-    def _translate(self, model: "Mandorla") -> dict[str, Images]:
+    def _translate(self, model: Mandorla) -> dict[str, Images]:
         wanted: dict[str, list[str]] = {}
         for given, name in self.routes:
             wanted.setdefault(given, []).append(name)
