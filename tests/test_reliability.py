@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -203,6 +204,23 @@ def test_two_commands_on_one_run_folder(tmp_path, recipe):
         status, errors = run(tmp_path, *recipe)
     assert status == 2 and "another command is writing here; wait for it, or stop it" in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("stage", ["vae", "diffusion", "refiner"])
+def test_a_training_that_is_refused_changes_nothing(copy_of, polydigits_run, stage):
+    """Another has begun there and kept nothing so far: its settings, record and description are what it goes by."""
+    run_folder = copy_of(polydigits_run)
+    shutil.rmtree(run_folder / stage, ignore_errors=True)
+    (run_folder / stage).mkdir()
+    (run_folder / stage / "model.json").write_text("{}")
+    if stage != "vae":
+        (run_folder / stage / "model.json").write_text((polydigits_run / "diffusion" / "model.json").read_text())
+    other = tiny_recipe(run_folder, "polydigits", "data.size=32" if stage == "vae" else f"{stage}.training.steps=3")
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    train = {"vae": train_vae, "diffusion": train_diffusion, "refiner": train_refiner}[stage]
+    with locked(run_folder / stage), pytest.raises(MandorlaError, match="another command is writing here"):
+        train(other)
+    assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -136,6 +136,16 @@ def run_config(run: Path) -> Path:
     return run / CONFIG
 
 
+def make_run(recipe: Recipe) -> Path:
+    """Make the run folder of `recipe` and return it. Raises MandorlaError if there can be none of that name."""
+    run = Path(recipe.run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MandorlaError(f"{run} cannot be a run folder ({error.strerror}): choose another by run=...") from error
+    return run
+
+
 def claim_run(recipe: Recipe, stage: Stage) -> Path:
     """Write the resolved recipe into its run folder and return the folder.
 
@@ -143,7 +153,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     follows stage 1 warns where the recipe says anything else about it than what was trained. Raises MandorlaError if
     the run was begun with other values and something was trained with those: two trainings do not share a folder.
     """
-    run = Path(recipe.run)
+    run = make_run(recipe)
     if (run / CONFIG).is_file():
         begun = _load_run(run)
         for block in dict.fromkeys((*_BLOCKS["vae"], *_BLOCKS[stage])):
@@ -163,10 +173,6 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
     settled = {"data": data, "imports": settle(recipe.imports), "evaluate": recipe.evaluate.settle()}
     recipe = recipe.model_copy(update={"run": ".", **settled})
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MandorlaError(f"{run} cannot be a run folder ({error.strerror}): choose another by run=...") from error
     write_text(run / CONFIG, dump(recipe))
     return run
 

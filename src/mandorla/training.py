@@ -32,7 +32,7 @@ from mandorla.device import own_random
 from mandorla.environment import begun_with, note_environment
 from mandorla.errors import MandorlaError
 from mandorla.nets.blocks import trains_in_bf16
-from mandorla.parallel import anyone, is_first, wait, world
+from mandorla.parallel import anyone, is_first, led, wait, world
 from mandorla.replay import Replay
 from mandorla.sharded import divided, full, on_first
 from mandorla.storage import locked, write_bytes
@@ -138,6 +138,17 @@ class Task:
         return [module]
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other commands from training in it; processes that work together call this together.
+
+    Raises MandorlaError if another command is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with led(locked(folder), None):
+        yield
+
+
 def fit(
     task: Task,
     module: nn.Module,
@@ -145,28 +156,34 @@ def fit(
     folder: Path,
     track: Sequence[Name] = ("tensorboard",),
     strategy: Literal["ddp", "fsdp"] = "ddp",
+    alone: bool = False,
 ) -> None:
     """Train `module`, or go on where `folder` says that an earlier call stopped.
 
     `track` names the trackers that the figures go to. Processes that work together have all weights each (`strategy`
     ddp), or divide them (fsdp); they call the methods of `task` together, each with the indices of the whole batch.
-    Control-C saves the state after the current step. Raises MandorlaError if the loss stops being finite, or memory
-    does not suffice.
+    `alone` says that the caller keeps other commands away (`alone_in`). Control-C saves the state after the current
+    step. Raises MandorlaError if another command trains there, the loss stops being finite, or memory does not suffice.
     """
-    training = _Training(task, module, config, folder, strategy)
-    if training.step == config.steps:
-        if not (folder / WEIGHTS).is_file():
+    with nullcontext() if alone else alone_in(folder):
+        training = _Training(task, module, config, folder, strategy)
+        if training.step < config.steps:
+            _go_on(training, track)
+        elif not (folder / WEIGHTS).is_file():
             raise MandorlaError(
                 f"{folder} ended its training, but {WEIGHTS} is missing: restore it, or delete {folder}"
             )
-        return
+
+
+def _go_on(training: "_Training", track: Sequence[Name]) -> None:
+    """Take all steps from the one that `training` is at."""
+    task, module, config, folder = training.task, training.module, training.config, training.folder
 
     def batch_at(step: int) -> Any:
         indices = batch_indices(task.seed, step, config.batch_size, task.copies * task.num_samples)
         return task.fetch(indices, step)
 
     with (
-        locked(folder) if is_first() else nullcontext(),
         ThreadPoolExecutor(1) as ahead,
         progress_line() as progress,
         Log(folder, track, training.step, training.waiting) as training.log,

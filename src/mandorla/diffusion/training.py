@@ -21,7 +21,7 @@ from mandorla.parallel import in_turn
 from mandorla.pictures import grid
 from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
-from mandorla.training import Task, fit
+from mandorla.training import Task, alone_in, fit
 from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
 from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import load_vae
@@ -51,21 +51,20 @@ def train_diffusion(recipe: Recipe) -> None:
             " vae.copies or data.augment: delete it to train stage 2 on the present ones"
         )
     scales, labels = _labels(run, recipe.diffusion.labels)
-    with in_turn():
-        run = claim_run(recipe, "diffusion")
-        (run / FOLDER).mkdir(exist_ok=True)
-        write_description(run, vae_weights, data, scales)
-    seed = recipe.seed
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.seed)
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
     task, share = _Task(recipe, vae, parts, whitening, labels, device), recipe.diffusion.weak_share
-    how = (recipe.track, recipe.trainer.strategy)
+    how = (recipe.track, recipe.trainer.strategy, True)
     config = recipe.diffusion.training
-    if share:
-        shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
-        fit(task.weaker(), copy.deepcopy(diffusion), shorter, run / FOLDER / WEAK, *how)
-    fit(task, diffusion, config, run / FOLDER, *how)
+    with alone_in(run / FOLDER):
+        with in_turn():
+            claim_run(recipe, "diffusion")
+            write_description(run, vae_weights, data, scales)
+        if share:
+            shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
+            fit(task.weaker(), copy.deepcopy(diffusion), shorter, run / FOLDER / WEAK, *how)
+        fit(task, diffusion, config, run / FOLDER, *how)
 
 
 class _Task(Task):

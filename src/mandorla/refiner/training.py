@@ -18,7 +18,7 @@ from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import FOLDER, belongs_to, write_description
 from mandorla.sharded import gathered
-from mandorla.training import Task, fit
+from mandorla.training import Task, alone_in, fit
 from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
 from mandorla.vae.model import VAE
 from mandorla.vae.store import load_vae
@@ -46,12 +46,12 @@ def train_refiner(recipe: Recipe) -> None:
     refiner, vae = Refiner(recipe.refiner, vae.modalities, vae.layout, vae.covered).to(device), vae.to(device)
     if not refiner.names:
         raise MandorlaError(f"{run}: no modality has pixels, so there is no detail to learn: leave the refiner out")
-    with in_turn():
-        run = claim_run(recipe, "refiner")
-        (run / FOLDER).mkdir(exist_ok=True)
-        write_description(run, vae_weights)
-    task = _Task(recipe, refiner, vae, data, parts, device)
-    fit(task, refiner, recipe.refiner.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
+    with alone_in(run / FOLDER):
+        with in_turn():
+            claim_run(recipe, "refiner")
+            write_description(run, vae_weights)
+        task = _Task(recipe, refiner, vae, data, parts, device)
+        fit(task, refiner, recipe.refiner.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)
 
 
 class _Task(Task):

@@ -13,9 +13,9 @@ from mandorla.device import choose_device
 from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
 from mandorla.processes import expect
-from mandorla.recipe import Recipe, claim_run
+from mandorla.recipe import Recipe, claim_run, make_run
 from mandorla.sharded import gathered
-from mandorla.training import Task, fit
+from mandorla.training import Task, alone_in, fit
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
@@ -49,13 +49,14 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     if device.type == "cpu" and not in_parts and all(len(m.size) == 2 for m in splits.modalities):
         objective = objective.to(memory_format=torch.channels_last)
     augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
-    with in_turn():
-        run = claim_run(recipe, "vae")
-        splits = keep_record(run, splits)
-        (run / FOLDER).mkdir(exist_ok=True)
-        write_description(run, vae)
-    task = _Task(recipe.seed, splits, augment, objective, device)
-    fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
+    run = make_run(recipe)
+    with alone_in(run / FOLDER):
+        with in_turn():
+            claim_run(recipe, "vae")
+            splits = keep_record(run, splits)
+            write_description(run, vae)
+        task = _Task(recipe.seed, splits, augment, objective, device)
+        fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)
     return splits
 
 
