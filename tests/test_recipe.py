@@ -41,7 +41,7 @@ def test_a_file_comes_before_a_name_and_a_folder_is_a_run(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("phantom").write_text("{run: mine, seed: 7}")
     assert read_recipe("phantom").seed == 7
-    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'a run'))}"]), "vae")
+    run = claim(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'a run'))}"]), "vae")
     again = read_recipe(str(run))
     assert again == load_settings(Recipe, path=run / "config.yaml")
     run.rename("moved")
@@ -70,8 +70,13 @@ def trained(run: Path) -> None:
     (run / "vae" / "weights.safetensors").touch()
 
 
+def claim(recipe: Recipe, stage: str) -> Path:
+    with claim_run(recipe, stage) as run:
+        return run
+
+
 def claimed(run: Path, *changes: str, stage="vae") -> Path:
-    return claim_run(read_recipe("polydigits", [f"run={json.dumps(str(run))}", *changes]), stage)
+    return claim(read_recipe("polydigits", [f"run={json.dumps(str(run))}", *changes]), stage)
 
 
 def test_claim_writes_the_resolved_recipe(tmp_path):
@@ -101,6 +106,15 @@ def test_what_ended_before_anything_was_kept_may_be_begun_otherwise(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "model.json").write_text("{}")
     claimed(tmp_path, "vae.training.learning_rate=1e-3")
+
+
+def test_what_a_stage_trains_first_counts(tmp_path):
+    claimed(tmp_path)
+    claimed(tmp_path, "diffusion.mode=private", stage="diffusion")
+    (tmp_path / "diffusion" / "weak").mkdir(parents=True)
+    (tmp_path / "diffusion" / "weak" / "last.safetensors").touch()
+    with pytest.raises(MandorlaError, match="begun with diffusion.mode=private, not joint: .* delete .*diffusion to"):
+        claimed(tmp_path, "diffusion.mode=joint", stage="diffusion")
 
 
 def test_what_can_be_no_folder_is_named(tmp_path):
@@ -163,7 +177,7 @@ def test_a_run_can_be_used_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("MANDORLA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
-    claim_run(read_recipe("folders", ["run=r"]), "vae")
+    claim(read_recipe("folders", ["run=r"]), "vae")
     assert read_run(Path("r")).data.root == str(tmp_path / "data")
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
@@ -176,8 +190,27 @@ def test_a_run_can_be_used_from_any_folder(tmp_path, monkeypatch):
     assert read_run(run).data.root == str(tmp_path / "moved")
     trained(tmp_path / "r")
     Path("here").mkdir()
-    claim_run(read_recipe("../r", ["data.root=here", "data.workers=2", "data.cache=.kept"]), "vae")
+    claim(read_recipe("../r", ["data.root=here", "data.workers=2", "data.cache=.kept"]), "vae")
     assert read_run(run).data.root == str(tmp_path / "elsewhere" / "here"), "the data of a trained run may move"
+
+
+def test_a_later_stage_keeps_where_the_data_lay(tmp_path, monkeypatch):
+    """Its drive may be absent, and MANDORLA_DATA be of other data: stage 2 needs neither."""
+    monkeypatch.setenv("MANDORLA_DATA", str(tmp_path / "others"))
+    (tmp_path / "others").mkdir()
+    run = claim(read_recipe("folders", [f"run={json.dumps(str(tmp_path / 'r'))}", "data.root=/drive/mine"]), "vae")
+    assert read_run(run).data.root == str(tmp_path / "others")
+    for stage in ("diffusion", "refiner"):
+        claim(read_recipe(str(run)), stage)
+        assert load_settings(Recipe, path=run / "config.yaml").data.root == "/drive/mine"
+
+
+def test_nothing_is_written_where_something_else_refuses(tmp_path):
+    run = claimed(tmp_path / "run")
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(MandorlaError), claim_run(read_recipe(str(run), ["seed=1"]), "vae"):
+        raise MandorlaError("other data")
+    assert (run / "config.yaml").read_text() == before
 
 
 def test_paths_in_a_recipe_are_relative_to_it(tmp_path, monkeypatch):
@@ -229,7 +262,7 @@ def test_the_last_command_says_what_is_evaluated(tmp_path):
 
 
 def test_what_is_measured_may_change_for_one_call(tmp_path):
-    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'r'))}"]), "vae")
+    run = claim(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'r'))}"]), "vae")
     before = (run / "config.yaml").read_text()
     settings = read_evaluation(run, ["evaluate.num_test=77", "evaluate.suites=[audit]"])
     assert settings.num_test == 77 and settings.suites == ("audit",)
@@ -255,12 +288,12 @@ def test_what_is_measured_may_change_for_one_call(tmp_path):
     ],
 )
 def test_keys_of_no_use_to_an_evaluation_say_where_they_belong(tmp_path, override, text):
-    run = claim_run(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'r'))}"]), "vae")
+    run = claim(read_recipe("polydigits", [f"run={json.dumps(str(tmp_path / 'r'))}"]), "vae")
     with pytest.raises(MandorlaError, match=f"on the command line: .*{text}"):
         read_evaluation(run, [override])
 
 
 def test_files_of_features_are_found_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = claim_run(read_recipe("polydigits", ["run=r", "evaluate.features={net: nets/a.onnx}"]), "vae")
+    run = claim(read_recipe("polydigits", ["run=r", "evaluate.features={net: nets/a.onnx}"]), "vae")
     assert read_run(run).evaluate.features == {"net": str(tmp_path / "nets" / "a.onnx")}

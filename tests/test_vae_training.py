@@ -126,6 +126,33 @@ def test_changed_data_are_refused(tmp_path):
             use()
 
 
+def test_data_that_are_refused_are_not_written_down(tmp_path):
+    recipe = signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1")
+    train_vae(recipe)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "other").mkdir()
+    other = signals_recipe(tmp_path / "run", tmp_path / "other", "vae.training.steps=1")
+    archive = tmp_path / "other" / "signals.npz"
+    np.savez(archive, **{name: array[:-3] for name, array in np.load(archive).items()})
+    with pytest.raises(MandorlaError, match="the data changed since this run began"):
+        train_vae(other)
+    assert (tmp_path / "run" / "config.yaml").read_text() == config
+
+
+def test_another_seed_after_stage_1_is_deleted_as_the_error_advises(tmp_path):
+    """It divides these data otherwise, which is as it should be where nothing is trained."""
+    train_vae(signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1"))
+    before = json.loads((tmp_path / "run" / "splits.json").read_text())
+    again = signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1", "seed=1")
+    with pytest.raises(MandorlaError, match="delete .*vae to train it anew"):
+        train_vae(again)
+    shutil.rmtree(tmp_path / "run" / "vae")
+    train_vae(again)
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert splits["test"] != before["test"]
+    assert {part: len(splits[part]) for part in ("train", "val")} == {p: len(before[p]) for p in ("train", "val")}
+
+
 def test_nothing_is_written_where_settings_do_not_fit_the_data(tmp_path):
     recipe = tiny_recipe(tmp_path / "run", "polydigits", "vae.model.private_of={t1: {channels: 3}}")
     with pytest.raises(MandorlaError, match="'t1' that the data does not have: view0, view1, view2"):

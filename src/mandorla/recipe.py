@@ -8,13 +8,14 @@ the user's own networks are absolute there.
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mandorla.checkpoint import STATE, WEIGHTS
+from mandorla.checkpoint import PREVIOUS, STATE, WEIGHTS
 from mandorla.config import COMMAND_LINE, CONFIG, Relative, Settings, differences, dump, load_settings, read_yaml
 from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
@@ -146,8 +147,9 @@ def make_run(recipe: Recipe) -> Path:
     return run
 
 
-def claim_run(recipe: Recipe, stage: Stage) -> Path:
-    """Write the resolved recipe into its run folder and return the folder.
+@contextmanager
+def claim_run(recipe: Recipe, stage: Stage) -> Iterator[Path]:
+    """Give the run folder of `recipe`; write the resolved recipe into it at the end, unless something inside refuses.
 
     A training changes what it uses, the device and the evaluation; the rest stays as it was. A training that
     follows stage 1 warns where the recipe says anything else about it than what was trained. Raises MandorlaError if
@@ -155,10 +157,10 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     """
     run = make_run(recipe)
     if (run / CONFIG).is_file():
-        begun = _load_run(run)
+        begun = _stored(run)
         for block in dict.fromkeys((*_BLOCKS["vae"], *_BLOCKS[stage])):
             then, now = (_what_matters(getattr(each, block), stage) for each in (begun, recipe))
-            if then == now or not _trained(run, block):
+            if then == now or not is_trained(run, _USED_BY.get(block, "vae")):
                 continue
             difference = f"{run} was begun with {_first_difference(block, then, now)}"
             if block in _BLOCKS[stage]:
@@ -173,8 +175,13 @@ def claim_run(recipe: Recipe, stage: Stage) -> Path:
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
     settled = {"data": data, "imports": settle(recipe.imports), "evaluate": recipe.evaluate.settle()}
     recipe = recipe.model_copy(update={"run": ".", **settled})
+    yield run
     write_text(run / CONFIG, dump(recipe))
-    return run
+
+
+def is_trained(run: Path, stage: Stage) -> bool:
+    """Return whether a training of `stage`, or of what it trains first, has kept anything in the run folder `run`."""
+    return any(any((run / stage).rglob(name)) for name in (WEIGHTS, STATE, PREVIOUS))
 
 
 _BLOCKS = {  # what a training depends on
@@ -199,18 +206,22 @@ _ELSEWHERE = {
 _USED_BY = {"data": "vae", "vae": "vae", "imports": "vae", "diffusion": "diffusion", "refiner": "refiner"}
 
 
-def _load_run(run: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe in a run folder; where the data's folder is gone, MANDORLA_DATA takes its place."""
+def _stored(run: Path) -> Recipe:
+    """Return the recipe in a run folder as it was written."""
     path = run_config(run)
     for key in ("data", "vae", "diffusion"):
         if key not in read_yaml(path)[0]:
             raise MandorlaError(
                 f"{path} is empty or damaged (it has no `{key}`): restore it, or delete {run} and train anew"
             )
-    recipe = load_settings(Recipe, path=path)
-    root, other = getattr(recipe.data, "root", None), os.environ.get(VARIABLE)
+    return load_settings(Recipe, path=path)
+
+
+def _load_run(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a run folder; where the data's folder is gone, MANDORLA_DATA takes its place."""
+    root, other = getattr(_stored(run).data, "root", None), os.environ.get(VARIABLE)
     moved = [f"data.root={json.dumps(other)}"] if root and other and not Path(root).is_dir() else []
-    return load_settings(Recipe, path=path, overrides=[*moved, *overrides])
+    return load_settings(Recipe, path=run / CONFIG, overrides=[*moved, *overrides])
 
 
 def _check_used(overrides: Sequence[str], stage: Stage) -> None:
@@ -238,11 +249,6 @@ def _what_matters(block, stage: Stage):
     training = block.training.model_copy(update=dict.fromkeys(_HOW_TRAINED))
     later = dict.fromkeys((HOW_DRAWN | ({"copies"} if stage == "vae" else set())) & type(block).model_fields.keys())
     return block.model_copy(update={"training": training, **later})
-
-
-def _trained(run: Path, block: str) -> bool:
-    folder = run / _USED_BY.get(block, "vae")
-    return any((folder / name).is_file() for name in (WEIGHTS, STATE))
 
 
 def _first_difference(block: str, then, now) -> str:

@@ -12,16 +12,18 @@ from mandorla.data.stored import with_intensity
 from mandorla.errors import MandorlaWarning
 
 
-def keep_record(run: Path, splits: Splits) -> Splits:
+def keep_record(run: Path, splits: Splits, trained: bool = False) -> Splits:
     """Write what the run folder is to keep of `splits`, unless it does; return `splits` as the run has them.
 
-    Raises `MandorlaError` if the run was begun with another division.
+    What it kept before anything was `trained` on it gives way. Raises `MandorlaError` if the run was begun with another
+    division.
     """
     settings = {name: fitted.settings for name, fitted in splits.intensity.items()}
-    kept = read_intensity(run) if (run / INTENSITY).exists() else {}
-    if (run / SPLITS).exists():
+    kept = read_intensity(run) if trained and (run / INTENSITY).exists() else {}
+    begun = trained and (run / SPLITS).exists()
+    if begun:
         check_splits(run / SPLITS, splits)
-    if {name: fitted.settings for name, fitted in kept.items()} != settings or not (run / SPLITS).exists():
+    if {name: fitted.settings for name, fitted in kept.items()} != settings or not begun:
         write_splits(run / SPLITS, splits)
         write_intensity(run, look(splits.intensity, splits.train))
     return follow_record(run, splits)

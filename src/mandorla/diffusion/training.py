@@ -58,8 +58,7 @@ def train_diffusion(recipe: Recipe) -> None:
     how = (recipe.track, recipe.trainer.strategy, True)
     config = recipe.diffusion.training
     with alone_in(run / FOLDER):
-        with in_turn():
-            claim_run(recipe, "diffusion")
+        with in_turn(), claim_run(recipe, "diffusion"):
             write_description(run, vae_weights, data, scales)
         if share:
             shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})

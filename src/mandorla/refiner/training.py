@@ -47,8 +47,7 @@ def train_refiner(recipe: Recipe) -> None:
     if not refiner.names:
         raise MandorlaError(f"{run}: no modality has pixels, so there is no detail to learn: leave the refiner out")
     with alone_in(run / FOLDER):
-        with in_turn():
-            claim_run(recipe, "refiner")
+        with in_turn(), claim_run(recipe, "refiner"):
             write_description(run, vae_weights)
         task = _Task(recipe, refiner, vae, data, parts, device)
         fit(task, refiner, recipe.refiner.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)

@@ -13,7 +13,7 @@ from mandorla.device import choose_device
 from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
 from mandorla.processes import expect
-from mandorla.recipe import Recipe, claim_run, make_run
+from mandorla.recipe import Recipe, claim_run, is_trained, make_run
 from mandorla.sharded import gathered
 from mandorla.training import Task, alone_in, fit
 from mandorla.vae.latent_cache import write_latents
@@ -51,9 +51,8 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
     run = make_run(recipe)
     with alone_in(run / FOLDER):
-        with in_turn():
-            claim_run(recipe, "vae")
-            splits = keep_record(run, splits)
+        with in_turn(), claim_run(recipe, "vae"):
+            splits = keep_record(run, splits, is_trained(run, FOLDER))
             write_description(run, vae)
         task = _Task(recipe.seed, splits, augment, objective, device)
         fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)
