@@ -139,6 +139,21 @@ def test_data_that_are_refused_are_not_written_down(tmp_path):
     assert (tmp_path / "run" / "config.yaml").read_text() == config
 
 
+@pytest.mark.parametrize("kept", ["weights.safetensors", "last.safetensors"])
+def test_images_of_another_size_are_refused_and_the_run_stays_usable(tmp_path, kept):
+    recipe = signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1")
+    train_vae(recipe)
+    for name in {"weights.safetensors", "last.safetensors"} - {kept}:
+        (tmp_path / "run" / "vae" / name).unlink()
+    arrays = dict(np.load(tmp_path / "signals.npz"))
+    np.savez(tmp_path / "signals.npz", **arrays | {"a": arrays["a"].repeat(2, 1)})
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    was, now = (rf"pressure \(1, {size}\), flow \(2, 11\)" for size in (19, 38))
+    with pytest.raises(MandorlaError, match=f"vae was trained on {was}, and the data hold {now}: restore them"):
+        train_vae(recipe)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
 def test_another_seed_after_stage_1_is_deleted_as_the_error_advises(tmp_path):
     """It divides these data otherwise, which is as it should be where nothing is trained."""
     train_vae(signals_recipe(tmp_path / "run", tmp_path, "vae.training.steps=1"))

@@ -14,7 +14,7 @@ from torch import Tensor
 from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
-from mandorla.recipe import read_run, run_config
+from mandorla.recipe import is_trained, read_run, run_config
 from mandorla.storage import read_json, write_text
 from mandorla.vae.model import VAE
 
@@ -28,6 +28,17 @@ def write_description(run: Path, vae: VAE) -> None:
     write_text(run / FOLDER / DESCRIPTION, json.dumps(facts, indent=1))
 
 
+def check_description(run: Path, vae: VAE) -> None:
+    """Raise MandorlaError if stage 1 was trained in `run` on modalities of other names, channels or sizes."""
+    if not is_trained(run, FOLDER) or (then := _modalities(run)) == vae.modalities:
+        return
+    was, are = (", ".join(f"{m.name} {m.shape}" for m in modalities) for modalities in (then, vae.modalities))
+    raise MandorlaError(
+        f"{run / FOLDER} was trained on {was}, and the data hold {are}: restore them, choose another run folder, or"
+        f" delete {run / FOLDER} to train it anew"
+    )
+
+
 def load_vae(run: Path) -> tuple[VAE, str]:
     """Return the trained stage 1 of a run folder, ready for use on the CPU, and the hash of its weights.
 
@@ -37,11 +48,7 @@ def load_vae(run: Path) -> tuple[VAE, str]:
     if not (run / FOLDER / WEIGHTS).is_file():
         raise MandorlaError(f"{run} has no trained stage 1: run `mandorla train vae {run}` first")
     weights, _ = load_tensors(run / FOLDER / WEIGHTS)
-    described = read_json(run / FOLDER / DESCRIPTION, "modalities")
-    try:
-        modalities = tuple(_MODALITY.validate_python(m) for m in described["modalities"])
-    except (TypeError, ValueError) as error:
-        raise MandorlaError(f"{run / FOLDER / DESCRIPTION} is damaged: restore it, or train stage 1 again") from error
+    modalities = _modalities(run)
     try:
         with built_for(weights):
             vae = VAE(recipe.vae.model, modalities)
@@ -51,6 +58,14 @@ def load_vae(run: Path) -> tuple[VAE, str]:
             f"{run / FOLDER / WEIGHTS} does not fit vae.model in {run_config(run)}: train stage 1 again"
         ) from error
     return vae.requires_grad_(False).eval(), hash_tensors(weights)
+
+
+def _modalities(run: Path) -> tuple[Modality, ...]:
+    described = read_json(run / FOLDER / DESCRIPTION, "modalities")
+    try:
+        return tuple(_MODALITY.validate_python(m) for m in described["modalities"])
+    except (TypeError, ValueError) as error:
+        raise MandorlaError(f"{run / FOLDER / DESCRIPTION} is damaged: restore it, or train stage 1 again") from error
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:

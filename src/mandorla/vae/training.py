@@ -20,7 +20,7 @@ from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
 from mandorla.vae.separation import separation
-from mandorla.vae.store import FOLDER, write_description
+from mandorla.vae.store import FOLDER, check_description, write_description
 
 _VALIDATION = 512  # samples that a validation during training looks at
 
@@ -52,6 +52,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     run = make_run(recipe)
     with alone_in(run / FOLDER):
         with in_turn(), claim_run(recipe, "vae"):
+            check_description(run, vae)
             splits = keep_record(run, splits, is_trained(run, FOLDER))
             write_description(run, vae)
         task = _Task(recipe.seed, splits, augment, objective, device)
