@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_recipe
+from tiny import interrupted, signals_recipe, tiny_recipe
 
 import mandorla
 from mandorla import edits, files
@@ -20,6 +20,7 @@ from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Layout
 from mandorla.nets.transformer import TransformerConfig
+from mandorla.vae.training import train_vae
 
 GRADE, AGE = LabelScale(("low", "high")), LabelScale((), 50.0, 10.0)
 
@@ -36,6 +37,14 @@ def test_classes_and_numbers_become_what_the_network_reads():
     assert numbers[0] == 1
     assert numbers[1].isnan()
     assert of_json(to_json({"grade": GRADE, "age": AGE})) == {"grade": GRADE, "age": AGE}
+
+
+def test_scales_that_differ_by_rounding_are_alike():
+    for other in (AGE, LabelScale((), 50.0 + 1e-9, 10.0 - 1e-9)):
+        assert AGE.is_like(other)
+    for other in (LabelScale((), 50.01, 10.0), LabelScale((), 50.0, 10.01), GRADE):
+        assert not AGE.is_like(other)
+    assert not GRADE.is_like(LabelScale(("high", "low")))
 
 
 def test_labels_of_stored_data_are_those_of_their_rows():
@@ -156,6 +165,33 @@ def test_from_recipe_to_samples(polydigits_run, copy_of):
         model.sample(1, labels={"digit": 11})
     with pytest.raises(MandorlaError, match="diffusion.labels: the data have no label 'colour', only digit"):
         train_diffusion(tiny_recipe(run, "polydigits", "diffusion.labels=[colour]"))
+
+
+@pytest.mark.parametrize("done", [4, 6])
+def test_a_stage_2_that_was_begun_keeps_the_scale_of_its_labels(tmp_path, done):
+    """Its files change from years to months: what was learnt of an age of 60 would be asked for by 720."""
+    years = np.arange(60) + 20.5
+    np.save(tmp_path / "age.npy", years)
+    labelled = ("data.labels={age: age.npy}", "diffusion.labels=[age]", "diffusion.weak_share=0.9")
+    recipe = signals_recipe(tmp_path / "run", tmp_path, *labelled)
+    train_vae(recipe)
+    if done < 6:  # of the weaker network, which is trained first
+        with interrupted(done):
+            train_diffusion(recipe)
+    else:
+        train_diffusion(recipe)
+    np.save(tmp_path / "age.npy", 12 * years + 0.25)
+    stage = tmp_path / "run" / "diffusion"
+    before = {path: path.read_bytes() for path in stage.rglob("*") if path.is_file()}
+    with pytest.raises(MandorlaError, match="begun with the label 'age' of mean 4.* now hold one of mean 5.*: restore"):
+        train_diffusion(recipe)
+    assert {path: path.read_bytes() for path in stage.rglob("*") if path.is_file()} == before
+    np.save(tmp_path / "age.npy", np.arange(60))
+    with pytest.raises(MandorlaError, match=r"hold one of \d+ classes, 0, 1, 2, .*, \.\.\.: restore"):
+        train_diffusion(recipe)
+    np.save(tmp_path / "age.npy", years)
+    train_diffusion(recipe)
+    assert mandorla.load(tmp_path / "run").diffusion.labels["age"].mean == pytest.approx(years.mean(), abs=4)
 
 
 def test_a_region_is_drawn_anew_for_a_label(phantom_run, copy_of):

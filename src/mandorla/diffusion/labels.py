@@ -23,6 +23,7 @@ Given = Mapping[str, Value | None | Sequence[Value | None]]
 _AT_ONCE = 512  # composed samples that are asked for their labels at once
 _HALF = 0.5
 _SHOWN = 12  # classes that a message names
+_NEAR = 1e-5  # standard deviations: machines add in other orders
 _FAR = 100  # standard deviations from the mean: no number that was meant
 
 
@@ -38,6 +39,16 @@ class LabelScale:
     def size(self) -> int:
         """Return how many numbers the network is given."""
         return len(self.classes) or 1
+
+    def __str__(self) -> str:
+        if self.classes:
+            return f"{len(self.classes)} classes, {_few(self.classes)}"
+        return f"mean {self.mean:.6g} and standard deviation {self.std:.6g}"
+
+    def is_like(self, other: "LabelScale") -> bool:
+        """Return whether values become the same numbers by the `other` scale, up to rounding."""
+        near = abs(self.mean - other.mean) <= _NEAR * self.std and math.isclose(self.std, other.std, rel_tol=_NEAR)
+        return near and self.classes == other.classes
 
     def apply(self, values: np.ndarray) -> Tensor:
         """Return float32 `(N, size)` of values `(N,)`: numbers of classes, or numbers; NaN for none, and for classes
@@ -66,9 +77,12 @@ class LabelScale:
         name = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
         if name not in self.classes:
             hint = did_you_mean(name, self.classes)
-            known = (*self.classes[:_SHOWN], "...") if len(self.classes) > _SHOWN else self.classes
-            raise MandorlaError(f"label {label!r} has no class {name!r}{hint}; it has {', '.join(known)}")
+            raise MandorlaError(f"label {label!r} has no class {name!r}{hint}; it has {_few(self.classes)}")
         return float(self.classes.index(name))
+
+
+def _few(classes: Sequence[str]) -> str:
+    return ", ".join((*classes[:_SHOWN], "...") if len(classes) > _SHOWN else classes)
 
 
 def label_values(dataset: Dataset, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from mandorla.diffusion.labels import LabelScale, of_json, to_json
 from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
-from mandorla.recipe import read_run, run_config
+from mandorla.recipe import is_trained, read_run, run_config
 from mandorla.storage import read_json, write_text
 
 FOLDER, DESCRIPTION = "diffusion", "model.json"
@@ -36,6 +36,22 @@ def belongs_to(run: Path) -> tuple[str, str] | None:
         return None
     described = read_json(path, "vae_weights")
     return described["vae_weights"], described.get("data", "")
+
+
+def check_labels(run: Path, labels: Mapping[str, LabelScale]) -> None:
+    """Raise MandorlaError if stage 2 was begun in `run` with other classes, another mean or spread of one of `labels`.
+
+    A value that is given for it would else mean something other than what was learnt.
+    """
+    if not is_trained(run, FOLDER) or not (run / FOLDER / DESCRIPTION).is_file():
+        return
+    begun = of_json(read_json(run / FOLDER / DESCRIPTION).get("labels", {}))
+    for name, then in begun.items():
+        if name in labels and not then.is_like(labels[name]):
+            raise MandorlaError(
+                f"{run / FOLDER} was begun with the label {name!r} of {then}, and the data now hold one of"
+                f" {labels[name]}: restore it, or delete {run / FOLDER} to train stage 2 anew"
+            )
 
 
 def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:

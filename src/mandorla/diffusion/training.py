@@ -14,7 +14,7 @@ from mandorla.data.record import recorded_fingerprint
 from mandorla.device import choose_device
 from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
-from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, to_tensors, write_description
+from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, check_labels, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Whitening
 from mandorla.parallel import in_turn
@@ -59,6 +59,7 @@ def train_diffusion(recipe: Recipe) -> None:
     config = recipe.diffusion.training
     with alone_in(run / FOLDER):
         with in_turn(), claim_run(recipe, "diffusion"):
+            check_labels(run, scales)
             write_description(run, vae_weights, data, scales)
         if share:
             shorter = config.model_copy(update={"steps": max(1, round(share * config.steps))})
