@@ -220,6 +220,36 @@ def test_side_by_side_they_write_each_shard_once_and_the_same_cache(polydigits_r
     assert not small_shards, "nothing is left to do"
 
 
+@pytest.mark.parametrize("moment", ["_encode", "_write_shard"])
+def test_who_encodes_with_weights_of_before_writes_nothing_into_the_new_cache(
+    polydigits_run, copy_of, small_shards, moment
+):
+    """Stage 1 is trained anew while the first shard is encoded, or between the last one and the statistics."""
+    run = copy_of(polydigits_run)
+    shutil.rmtree(run / "latents")
+    weights, _ = load_tensors(run / "vae" / "weights.safetensors")
+    do, calls, new = getattr(latent_cache, moment), [], {}
+
+    def train_anew(*given):
+        do(*given)
+        calls.append(given)
+        if not new and (moment == "_encode" or len(calls) == 9):
+            changed = {name: z + 0.1 if "read_shared" in name else z for name, z in weights.items()}
+            save_tensors(run / "vae" / "weights.safetensors", changed)
+            new["cache"] = {}  # nothing more happens in the call below
+            write_latents(run)
+            new["cache"] = contents(run)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(MandorlaError, match="trained anew, .*: run `mandorla enc"),
+    ):
+        patch.setattr(latent_cache, moment, train_anew)
+        write_latents(run)
+    assert new["cache"] == {name: z for name, z in contents(run).items() if not name.endswith(".lock")}
+    open_latents(run)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -15,14 +15,15 @@ that modality than whoever has not seen it can be. Copies of training samples ar
 Any number of processes may write one cache, on one machine or on several that share a folder: each takes the next shard
 that is not there and that no other holds. A shard appears whole, and a process that is killed lets go of the one that
 it held, so that another process, or a later call, writes it. Whoever finds all shards there writes the statistics, from
-the first sample to the last: they are the same whoever wrote the shards, and with them the cache is complete.
+the first sample to the last: they are the same whoever wrote the shards, and with them the cache is complete. Before
+it writes, a process looks whether the manifest is still that of the weights and data that it encodes with.
 """
 
 import json
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,8 +125,8 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     for wait, title in ((False, "latents"), (True, "latents that others write")):
         missing = [shard for shard in shards if not shard.is_whole(vae.layout)]
         for shard in track(missing, title, disable=not missing):
-            _write_shard(shard, vae, sources[shard.part], at_once, wait)
-    with locked(run / LOCK, wait=True):
+            _write_shard(shard, vae, sources[shard.part], at_once, wait, manifest)
+    with _own(folder, manifest):
         if not (folder / STATISTICS).is_file():
             train = LatentPart(folder, "train", vae.layout, manifest)
             save_tensors(folder / STATISTICS, Whitening.fit(vae.layout, train.drawn()).tensors())
@@ -247,6 +248,18 @@ def _manifest(folder: Path) -> dict:
     return manifest if manifest.keys() >= {"weights", "data", "num", "rows"} else {}
 
 
+@contextmanager
+def _own(folder: Path, manifest: dict) -> Iterator[None]:
+    """Keep other commands from beginning another cache; raise MandorlaError if one has."""
+    with locked(folder.parent / LOCK, wait=True):
+        if _manifest(folder) != manifest:
+            raise MandorlaError(
+                f"{folder}: stage 1 was trained anew, or its data changed, while this command encoded by what was"
+                f" before: run `mandorla encode {folder.parent}`"
+            )
+        yield
+
+
 def _begin(folder: Path, manifest: dict) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)  # first: what is left if this is interrupted is no cache
     if folder.exists():
@@ -286,7 +299,7 @@ def _copies_of(recipe: Recipe) -> dict:
     return {"copies": copies} | ({"augment": augment_of(recipe.data).model_dump(mode="json")} if copies > 1 else {})
 
 
-def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wait: bool) -> None:
+def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wait: bool, manifest: dict) -> None:
     """Write a shard, unless it is there by now or, if it is not to `wait`, another process is at it."""
     with ExitStack() as held:
         try:
@@ -299,7 +312,7 @@ def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wa
         for start in range(shard.start, shard.stop, at_once):
             stop = min(start + at_once, shard.stop)
             _encode(vae, dataset, np.arange(start, stop), records[start - shard.start : stop - shard.start])
-        with whole(shard.path) as part, part.open("wb") as file:
+        with _own(shard.path.parent, manifest), whole(shard.path) as part, part.open("wb") as file:
             np.lib.format.write_array(file, records, version=(3, 0))  # names of fields in any script
 
 
