@@ -22,6 +22,7 @@ from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import Latents
 from mandorla.recipe import Recipe, read_run
+from mandorla.refiner.training import train_refiner
 from mandorla.storage import locked
 from mandorla.vae import latent_cache
 from mandorla.vae.latent_cache import Encoded, open_latents, write_latents
@@ -327,6 +328,43 @@ def test_a_damaged_shard_is_named_and_written_anew(polydigits_run, copy_of, cont
         open_latents(run)
     write_latents(run)
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("place", [0.4, 0.9])
+@pytest.mark.parametrize("name", ["train-00000.npy", "val-00000.npy", "statistics.safetensors"])
+def test_changed_bytes_are_noticed_before_a_training_and_written_anew(polydigits_run, copy_of, name, place):
+    run = copy_of(polydigits_run)
+    before, file = contents(run), run / "latents" / name
+    changed = bytearray(before[name])
+    at = int(place * len(changed)) if name.endswith("npy") else -int(place * 100)  # in its numbers
+    changed[at] ^= 64
+    file.write_bytes(changed)
+    for train in (train_diffusion, train_refiner):
+        with pytest.raises(MandorlaError, match=f"{name} is .*damaged.*: run `mandorla encode"):
+            train(read_run(run).model_copy(update={"run": str(run)}))
+    write_latents(run)
+    assert contents(run) == before
+    open_latents(run, checked=True)
+
+
+def test_cut_statistics_are_written_anew(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    before, file = contents(run), run / "latents" / "statistics.safetensors"
+    file.write_bytes(before["statistics.safetensors"][:-20])
+    write_latents(run)
+    assert contents(run) == before
+
+
+def test_a_cache_without_checksums_goes_on_to_work(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    for shard in (run / "latents").glob("*.npy"):
+        shard.write_bytes(shard.read_bytes()[:-4])
+    file = run / "latents" / "statistics.safetensors"
+    save_tensors(file, load_tensors(file)[0])
+    before = contents(run)
+    write_latents(run)
+    assert contents(run) == before
+    open_latents(run, checked=True)
 
 
 def test_a_cache_of_an_earlier_form_is_written_anew(polydigits_run, copy_of):

@@ -93,7 +93,7 @@ def save_state(
     if not (tensors := on_first(tensors)):
         return
     metadata = {"step": str(step), "best": repr(best), "waiting": json.dumps(waiting)}
-    metadata["checksum"] = str(_checksum(tensors))
+    metadata["checksum"] = str(checksum(tensors))
     save_tensors(folder / STATE, tensors, metadata, keep_as=folder / PREVIOUS)
 
 
@@ -151,12 +151,12 @@ def _find_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None
 
 def _load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = load_tensors(path)
-    if metadata.get("checksum") != str(_checksum(tensors)) or not {"step", "best", "waiting"} <= metadata.keys():
+    if metadata.get("checksum") != str(checksum(tensors)) or not {"step", "best", "waiting"} <= metadata.keys():
         raise MandorlaError(f"{path} is damaged: restore it, or delete {path.parent}")
     return tensors, metadata
 
 
-def _checksum(tensors: dict[str, Tensor]) -> int:
+def checksum(tensors: dict[str, Tensor]) -> int:
     """Return a number that tells whether the bytes of named tensors are those that were written."""
     total = 0
     for name in sorted(tensors):

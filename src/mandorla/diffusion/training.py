@@ -42,7 +42,7 @@ def train_diffusion(recipe: Recipe) -> None:
             f"{run} holds no stage 1: run `mandorla train vae` (or vae_uv/vae_train.py) with run={run} first"
         )
     run_config(run)
-    parts, whitening = open_latents(run)
+    parts, whitening = open_latents(run, checked=True)
     vae, vae_weights = load_vae(run)
     data = recorded_fingerprint(run) + parts["train"].copied
     if belongs_to(run) not in (None, (vae_weights, data)):

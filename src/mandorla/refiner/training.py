@@ -35,7 +35,7 @@ def train_refiner(recipe: Recipe) -> None:
     run = Path(recipe.run)
     expect(recipe.trainer)
     run_config(run)
-    parts, _ = open_latents(run)
+    parts, _ = open_latents(run, checked=True)
     vae, vae_weights = load_vae(run)
     if belongs_to(run) not in (None, vae_weights):
         raise MandorlaError(f"{run / FOLDER} was trained for another stage 1: delete it to train one for the present")

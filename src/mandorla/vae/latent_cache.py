@@ -6,7 +6,8 @@
     latents/statistics.safetensors     whitening: mean and standard deviation per channel, over the training set
 
 A record has the fields `shared`: c, pooled over the modalities present; NAME and NAME.std: mean and standard deviation
-of q(u | x, c); `present`: bool (M,).
+of q(u | x, c); `present`: bool (M,). Behind a shard's records stands their CRC-32, 4 bytes, the lowest first; the
+statistics have one too.
 
 After the records of all samples there may be `copies` of them (`vae.copies`), whose c is pooled over a random subset of
 the modalities present: what a translation knows. Of c read from the wanted modality too, stage 2 learns to be surer of
@@ -22,6 +23,7 @@ it writes, a process looks whether the manifest is still that of the weights and
 import json
 import math
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +34,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from mandorla.checkpoint import load_tensors, save_tensors
+from mandorla.checkpoint import checksum, load_tensors, save_tensors
 from mandorla.data import follow_record, load_data
 from mandorla.data.augment import Augment, AugmentConfig, augment_of
 from mandorla.data.dataset import CHUNK, Batch, Dataset, Splits, at_rows, pieces, rows_of
@@ -41,6 +43,7 @@ from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.device import choose_device, own_random
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
+from mandorla.parallel import rank, world
 from mandorla.recipe import Recipe, read_run
 from mandorla.storage import locked, read_json, whole, write_text
 from mandorla.vae.model import VAE, pool, random_subsets
@@ -123,13 +126,16 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     shards = [shard for name in parts for shard in _shards(folder, name, manifest)]
     vae = vae.to(choose_device(recipe.device))
     for wait, title in ((False, "latents"), (True, "latents that others write")):
-        missing = [shard for shard in shards if not shard.is_whole(vae.layout)]
+        missing = [shard for shard in shards if not shard.is_whole(vae.layout, checked=not wait)]
         for shard in track(missing, title, disable=not missing):
             _write_shard(shard, vae, sources[shard.part], at_once, wait, manifest)
     with _own(folder, manifest):
-        if not (folder / STATISTICS).is_file():
+        try:
+            _read_statistics(folder)
+        except MandorlaError:  # none are there, or damaged ones
             train = LatentPart(folder, "train", vae.layout, manifest)
-            save_tensors(folder / STATISTICS, Whitening.fit(vae.layout, train.drawn()).tensors())
+            tensors = Whitening.fit(vae.layout, train.drawn()).tensors()
+            save_tensors(folder / STATISTICS, tensors, {"checksum": str(checksum(tensors))})
         for lock in folder.glob("*.lock"):
             lock.unlink()
 
@@ -138,14 +144,18 @@ class LatentPart:
     """Read the cached latents of one part of the data, "train" or "val", by index.
 
     Record i is of sample i, and so is every `num_samples`-th after it, if samples have copies; `copied` says how these
-    were made, empty if there are none. Raises MandorlaError if a shard is missing or damaged.
+    were made, empty if there are none. Raises MandorlaError if a shard is missing or damaged; its bytes are `checked`
+    on request, by processes that work together each a part of the shards.
     """
 
-    def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict):
+    def __init__(self, folder: Path, part: str, layout: Layout, manifest: dict, checked: bool = False):
         self.layout, self.rows, self.record = layout, manifest["rows"], record(layout)
         self.num_samples, self.copies = manifest["num"][part], manifest["copies"]
         self.copied = f", {self.copies} copies {json.dumps(manifest['augment'])}" if self.copies > 1 else ""
-        shards = [shard.open(layout) for shard in _shards(folder, part, manifest)]
+        shards = [
+            shard.open(layout, checked and number % world() == rank())
+            for number, shard in enumerate(_shards(folder, part, manifest))
+        ]
         size = self.record.itemsize  # records are copied as bytes, which is faster
         self.shards = [np.asarray(shard).view(np.uint8).reshape(-1, size) for shard in shards]
 
@@ -176,10 +186,11 @@ class LatentPart:
                 yield encoded.draw(), encoded.given
 
 
-def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
-    """Return the cached parts "train" and "val" of a run and their whitening.
+def open_latents(run: Path, checked: bool = False) -> tuple[dict[str, LatentPart], Whitening]:
+    """Return the cached parts "train" and "val" of a run and their whitening; a training wants all bytes `checked`.
 
-    Raises MandorlaError if they are not complete, or were made by other weights or of other data than the run's.
+    Raises MandorlaError if they are not complete or damaged, or were made by other weights or of other data than the
+    run's.
     """
     vae, weights = load_vae(run)
     folder = run / FOLDER
@@ -194,9 +205,8 @@ def open_latents(run: Path) -> tuple[dict[str, LatentPart], Whitening]:
         )
     if manifest["data"] != recorded_fingerprint(run):
         raise MandorlaError(f"{folder} was made of other data than the run's: run `mandorla encode {run}`")
-    tensors, _ = load_tensors(folder / STATISTICS)
-    parts = {name: LatentPart(folder, name, vae.layout, manifest) for name in manifest["num"]}
-    return parts, Whitening.of_tensors(tensors)
+    whitening = _read_statistics(folder)
+    return {name: LatentPart(folder, name, vae.layout, manifest, checked) for name in manifest["num"]}, whitening
 
 
 def record(layout: Layout) -> np.dtype:
@@ -216,22 +226,33 @@ class _Shard:
     start: int
     stop: int
 
-    def open(self, layout: Layout) -> np.ndarray:
+    def open(self, layout: Layout, checked: bool = False) -> np.ndarray:
         try:
             records = np.load(self.path, mmap_mode="r")
             if (records.dtype, records.shape) != (record(layout), (self.stop - self.start,)):
                 raise ValueError(f"{records.shape} records of {records.dtype}")
+            if checked and self._sum_behind(records) not in (b"", _sum(records)):  # earlier versions wrote none
+                raise ValueError("bytes have changed")
         except (EOFError, OSError, ValueError) as error:
             again = f"run `mandorla encode {self.path.parents[1]}`"
             raise MandorlaError(f"{self.path} is missing or damaged ({error}): {again}") from error
         return records
 
-    def is_whole(self, layout: Layout) -> bool:
+    def is_whole(self, layout: Layout, checked: bool = True) -> bool:
         try:
-            self.open(layout)
+            self.open(layout, checked)
         except MandorlaError:
             return False
         return True
+
+    def _sum_behind(self, records: np.memmap) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(records.offset + records.nbytes)
+            return file.read()
+
+
+def _sum(records: np.ndarray) -> bytes:
+    return zlib.crc32(records.view(np.uint8)).to_bytes(4, "little")
 
 
 def _shards(folder: Path, part: str, manifest: dict) -> list[_Shard]:
@@ -246,6 +267,13 @@ def _manifest(folder: Path) -> dict:
     """Return what the manifest of a cache says; empty if there is none, or one of an earlier form."""
     manifest = {"copies": 1} | (read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {})
     return manifest if manifest.keys() >= {"weights", "data", "num", "rows"} else {}
+
+
+def _read_statistics(folder: Path) -> Whitening:
+    tensors, metadata = load_tensors(folder / STATISTICS)
+    if metadata.get("checksum") not in (None, str(checksum(tensors))):  # earlier versions wrote none
+        raise MandorlaError(f"{folder / STATISTICS} is damaged: run `mandorla encode {folder.parent}`")
+    return Whitening.of_tensors(tensors)
 
 
 @contextmanager
@@ -314,6 +342,7 @@ def _write_shard(shard: _Shard, vae: VAE, dataset: _WithCopies, at_once: int, wa
             _encode(vae, dataset, np.arange(start, stop), records[start - shard.start : stop - shard.start])
         with _own(shard.path.parent, manifest), whole(shard.path) as part, part.open("wb") as file:
             np.lib.format.write_array(file, records, version=(3, 0))  # names of fields in any script
+            file.write(_sum(records))
 
 
 def _encode(vae: VAE, dataset: _WithCopies, indices: np.ndarray, records: np.ndarray) -> None:
