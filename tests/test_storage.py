@@ -1,5 +1,7 @@
 """Small files are whole or absent, and a damaged one is one clear line."""
 
+from pathlib import Path
+
 import pytest
 
 from mandorla.errors import MandorlaError
@@ -38,6 +40,18 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
         part.write_text("ha")
         raise OSError(28, "No space left on device")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+def test_a_disk_that_may_only_be_read_is_named(tmp_path, monkeypatch):
+    """There even the removal of what was never made fails."""
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    for method in ("write_text", "unlink"):
+        monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(MandorlaError, match="a.json cannot be written .*Read-only file system.*: make room, or choose"):
+        write_text(tmp_path / "a.json", "new")
 
 
 def test_one_command_at_a_time(tmp_path):

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def whole(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise MandorlaError(f"{path} cannot be written ({error}): make room, or choose another folder") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that may only be read, which the error above says
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
