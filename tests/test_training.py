@@ -357,6 +357,25 @@ def test_a_finished_training_without_weights_says_so(tmp_path):
         train(tmp_path)
 
 
+def test_threads_are_those_of_the_attempt_that_was_kept(tmp_path):
+    """Nothing was kept of the first one: whoever goes on uses the number of the second, and sums in its order."""
+    before, seen = torch.get_num_threads(), []
+    module = network()
+    module.register_forward_pre_hook(lambda m, _: seen.append(torch.get_num_threads()))
+    try:
+        for threads, step in ((3, 2), (2, 9)):
+            torch.set_num_threads(threads)
+            with interrupted(step):
+                train(tmp_path)
+        torch.set_num_threads(1)
+        train(tmp_path, module)
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {2}
+    entries = json.loads((tmp_path / "environment.json").read_text())
+    assert [entry["machine"]["threads"] for entry in entries] == [2, 2]
+
+
 def test_the_state_of_another_network_is_named(tmp_path):
     train(tmp_path)
     with pytest.raises(MandorlaError, match="last.safetensors is of another training: restore it, or delete"):

@@ -26,13 +26,13 @@ def begun_with(folder: Path) -> int | None:
         return None
 
 
-def note_environment(folder: Path, seed: int) -> None:
+def note_environment(folder: Path, seed: int, anew: bool = False) -> None:
     """Append what this process runs with to `environment.json` in `folder`: one entry per command that trained there.
 
-    A file that is damaged is begun anew.
+    A file that is damaged is begun anew, and so it is where a training begins `anew`: nothing was kept of those before.
     """
     try:
-        entries = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        entries = [] if anew else json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         entries = []
     entry = {

@@ -196,7 +196,7 @@ def _go_on(training: "_Training", track: Sequence[Name]) -> None:
         if is_first():
             for left in folder.glob(".tmp*"):  # that safetensors was writing to when a training was killed
                 left.unlink()
-            note_environment(folder, task.seed)
+            note_environment(folder, task.seed, anew=not training.step)
         line = progress.add_task(task.title, total=config.steps, completed=training.step, figures="")
         upcoming = ahead.submit(batch_at, training.step)
         while training.step < config.steps:
