@@ -64,6 +64,14 @@ def test_unknown_recipe(tmp_path):
         run_config(tmp_path)
 
 
+def test_a_file_that_is_not_there_is_no_name_of_a_recipe(tmp_path):
+    (tmp_path / "rows.yaml").touch()
+    with pytest.raises(MandorlaError, match="rows2.yaml: no such file, did you mean 'rows.yaml'[?]$"):
+        read_recipe(str(tmp_path / "rows2.yaml"))
+    with pytest.raises(MandorlaError, match="none/my.yml: no such file$"):
+        read_recipe("none/my.yml")
+
+
 def trained(run: Path) -> None:
     """Make it look as if stage 1 had been trained."""
     (run / "vae").mkdir()
@@ -139,6 +147,8 @@ def test_settings_may_change_until_something_is_trained_with_them(tmp_path):
     ("begun", "now", "message"),
     [
         ("data.size=30", "data={kind: phantom}", "data"),
+        ("data={kind: arrays, images: {a: a.npy, b: b.npy}}", "data.size=30", "data.kind=arrays, not polydigits:"),
+        ("data.size=30", "data={kind: arrays, images: {a: a.npy, b: b.npy}}", "data.kind=polydigits, not arrays:"),
         ("seed=1", "seed=2", "seed=1, not 2"),
         (
             "vae.model.encoder_decoder={kind: 'a:B', options: {x: 1}}",

@@ -21,7 +21,7 @@ from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
 from mandorla.data.root import VARIABLE, RootedConfig
 from mandorla.diffusion.config import DiffusionConfig
-from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.imports import SUFFIX, import_all, settle
 from mandorla.refiner.config import RefinerConfig
@@ -78,6 +78,9 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
         recipe = load_settings(Recipe, path=path, overrides=overrides)
     elif source in shipped:
         recipe = load_settings(Recipe, path=shipped[source], overrides=overrides, folder=Path())
+    elif path.suffix in (".yaml", ".yml"):
+        hint = did_you_mean(path.name, [file.name for file in path.parent.glob("*.y*ml")])
+        raise MandorlaError(f"{source}: no such file{hint}")
     else:
         what = f"no recipe {source!r}" if source else "no recipe is named"
         raise MandorlaError(f"{what}: give a YAML file, a run folder, or one of {', '.join(shipped)}")
@@ -254,5 +257,7 @@ def _what_matters(block, stage: Stage):
 def _first_difference(block: str, then, now) -> str:
     if not isinstance(then, Settings):
         return f"{block}={then}, not {now}"
-    key, (old, new) = next(iter(differences(then, now).items()))
+    kinds = tuple(getattr(each, "kind", None) for each in (then, now))
+    found = {"kind": kinds} if kinds[0] != kinds[1] else differences(then, now)
+    key, (old, new) = next(iter(found.items()))
     return f"{block}.{key}={old}, not {new}"
