@@ -83,7 +83,7 @@ class BarModel:
     modalities = MODALITIES
     vae = BarVAE()
     device = "cpu"
-    sampling, refiner = SamplingConfig(), None
+    sampling, refiner, hashes = SamplingConfig(), None, {"vae": "0"}
     recipe = SimpleNamespace(
         seed=0,
         run="runs/bars",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from dataclasses import replace
 
 import matplotlib
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mandorla
+from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.compare import compare, compare_records, draw_curves, read_curves
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.pictures import curves
 from mandorla.evaluate.record import Record
 from mandorla.recipe import read_run
@@ -81,6 +84,26 @@ def test_what_was_measured_otherwise_is_a_setting_that_differs(polydigits_run, c
         compare(polydigits_run, other, tmp_path / "curves.png")
         printed = capsys.readouterr().out
         assert ("evaluate.num_samples" in printed) == (metrics.get("settings") == settings)
+
+
+@pytest.mark.parametrize("stage", ["vae", "diffusion"])
+def test_figures_of_other_weights_are_said_to_be_so(polydigits_run, copy_of, tmp_path, stage):
+    """A retrained run keeps its metrics.json until it is evaluated again; earlier versions wrote no hashes there."""
+    run, records = copy_of(polydigits_run), [record("shared/class", 0.5).to_json()]
+    metrics = {"records": records, "weights": mandorla.load(run).hashes}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MandorlaWarning)
+        compare(polydigits_run, run, tmp_path / "curves.png")
+    path = run / stage / "weights.safetensors"
+    tensors, _ = load_tensors(path)
+    save_tensors(path, {name: z + 1 for name, z in tensors.items()})
+    with pytest.warns(MandorlaWarning, match=f"figures of {run} are of other weights .*: run `mandorla evaluate {run}"):
+        compare(polydigits_run, run, tmp_path / "curves.png")
+    (run / "metrics.json").write_text(json.dumps({"records": records}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MandorlaWarning)
+        compare(polydigits_run, run, tmp_path / "curves.png")
 
 
 def test_a_run_beside_itself(polydigits_run, tmp_path, capsys):

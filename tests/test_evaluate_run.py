@@ -315,7 +315,9 @@ def test_no_text_promises_a_copy_of_what_has_another_shape(signals_run, tmp_path
 
 
 def test_a_report_on_signals_shows_them(signals_run, tmp_path):
-    evaluate_run(mandorla.load(signals_run), mandorla.load(signals_run).recipe.evaluate, out=tmp_path)
+    model = mandorla.load(signals_run)
+    assert evaluate_run(model, model.recipe.evaluate, out=tmp_path)["weights"] == model.hashes
+    assert json.loads((tmp_path / "metrics.json").read_text())["weights"].keys() == {"vae", "diffusion"}
     names = {path.stem for path in (tmp_path / "pictures").iterdir()}
     assert {"samples", "translation_pressure_to_flow", "swap_flow", "interpolation_private"} <= names
 

@@ -2,13 +2,15 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import mandorla
 from mandorla.charts import panels
 from mandorla.config import differences
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.pictures import STAGES, read_log
 from mandorla.evaluate.record import FILE, Record, read_records
 from mandorla.evaluate.settings import EvaluateConfig
@@ -25,7 +27,8 @@ Curve = tuple[list[int], list[float]]  # steps, values
 def compare(first: Path, second: Path, out: Path) -> None:
     """Print how two runs differ in settings and figures, and draw the curves of their validations to the PNG `out`.
 
-    Raises MandorlaError if one of them is no run folder, or `out` cannot be written.
+    Warns of figures that other weights made than those that a run holds. Raises MandorlaError if one of them is no run
+    folder, or `out` cannot be written.
     """
     runs = (first, second)
     changed = differences(*map(_as_measured, runs))
@@ -37,6 +40,12 @@ def compare(first: Path, second: Path, out: Path) -> None:
     for run, records in zip(runs, kept, strict=True):
         if not records:
             print(f"{run} is not evaluated: run `mandorla evaluate {run}`")
+        elif not _made_by_its_weights(run):
+            warnings.warn(
+                f"the figures of {run} are of other weights than it holds now: run `mandorla evaluate {run}`",
+                MandorlaWarning,
+                stacklevel=2,
+            )
     _print("figure", [*names, "difference", "better"], compare_records(*kept), "no figure in both")
     if any(curves):
         write_bytes(out, draw_curves(dict(zip(names, curves, strict=True))))
@@ -101,6 +110,15 @@ def _as_measured(run: Path) -> Recipe:
         return recipe.model_copy(update={"evaluate": EvaluateConfig.model_validate_json(json.dumps(settings))})
     except (MandorlaError, KeyError, ValueError):  # not evaluated, or by another version
         return recipe
+
+
+def _made_by_its_weights(run: Path) -> bool:
+    """Return whether the figures of a run are of the weights that it holds; earlier versions did not note it."""
+    made_by = read_json(run / FILE).get("weights")
+    try:
+        return made_by is None or mandorla.load(run).hashes == made_by
+    except MandorlaError:  # as where stage 1 was trained anew and stage 2 not yet
+        return False
 
 
 def _names(first: Path, second: Path) -> list[str]:

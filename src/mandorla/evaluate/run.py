@@ -151,9 +151,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Measure `model` on the test part of `data`, by default its own, and write what was found into `out`.
 
-    Returns what `metrics.json` holds: `records`, `settings`, what of them was `changed` for this call, `seed`, names of
-    the `pictures`, and `seconds` by step. `out` is by default the run folder. Raises `MandorlaError` where settings,
-    data or baseline do not fit the model.
+    Returns what `metrics.json` holds: `records`, `settings`, what of them was `changed` for this call, `seed`, hashes
+    of the `weights`, names of the `pictures`, and `seconds` by step. `out` is by default the run folder. Raises
+    `MandorlaError` where settings, data or baseline do not fit the model.
     """
     _check(model, settings, baseline)
     out = Path(out or model.run)
@@ -200,6 +200,7 @@ def _evaluate(
         "data": model.recipe.data.kind if data is None else "other",
         "baseline": str(baseline.run) if baseline else None,
         "seed": subject.seed,
+        "weights": model.hashes,
         "pictures": [picture.name for picture in pictures],
         "seconds": clock.seconds,
     }
