@@ -310,6 +310,68 @@ def test_one_file_per_modality_is_one_input(model, tmp_path):
     assert [path.name for path in (out / "v").glob("*.csv")] == ["case.csv"]
 
 
+def level_of(path: Path) -> float:
+    return table(path).mean()
+
+
+@pytest.mark.parametrize("names", [("t1", "t2", "seg"), ("T1", "T2", "labels"), ("T1w", "t2_w", "t1_mask")])
+def test_what_is_called_like_another_modality_is_not_taken_for_the_given_one(model, tmp_path, names):
+    (tmp_path / "case").mkdir()
+    for name, value in zip(names, (0.2, 0.4, 0.6), strict=True):
+        write_image(tmp_path / "case" / f"{name}.png", np.full((1, 6, 8), value))
+    with pytest.warns(MandorlaWarning, match=r"case: 2 file\(s\) not called like t1 passed over, such as "):
+        out = translate(model, tmp_path / "case", tmp_path / "out", wanted=("v",), write=("mean",))
+    assert entries(out / "v") == ["case.csv", "case.json"] and level_of(out / "v" / "case.csv") == pytest.approx(0.2)
+    (tmp_path / "case" / f"{names[0]}.png").rename(tmp_path / "case" / "p1.png")  # of no name it is given by itself
+    with pytest.warns(MandorlaWarning, match=r"2 file\(s\) not called like t1"):
+        out = translate(model, tmp_path / "case", tmp_path / "more", wanted=("v",), write=("mean",))
+    assert entries(out / "v") == ["p1.csv", "p1.json"]
+    (tmp_path / "case" / "p1.png").unlink()
+    with pytest.raises(MandorlaError, match="case: all files are called like others than t1, such as"):
+        translate(model, tmp_path / "case", tmp_path / "none", wanted=("v",))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("{p}/{m}.png", "p{n}"),
+        ("{p}/{p}-{M}.png", "p{n}/p{n}"),
+        ("site/{p}_{m}w.png", "site/p{n}"),
+        ("set-{M}/{p}.png", "set/p{n}"),
+        ("{M}/{p}/scan.png", "p{n}/scan"),
+        ("{m}/a/{p}.png", "a/p{n}"),
+    ],
+)
+@pytest.mark.parametrize("given", [("t1",), ("t1", "t2")])
+def test_folders_are_searched_as_in_training(model, tmp_path, place, name, given):
+    model.modalities = (Modality("t1", 1, (6, 8)), Modality("t2", 1, (6, 8)), Modality("v", 2, ()))
+    for number in (0, 1):
+        for modality, value in (("t1", 0.2), ("t2", 0.6)):
+            path = tmp_path / "in" / place.format(p=f"p{number}", m=modality, M=modality.upper())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, np.full((1, 6, 8), value + 0.2 * number))
+    out = translate(model, tmp_path / "in", tmp_path / "in" / "out", given, ("v",), write=("mean", "std"))
+    for _ in range(2):  # what was made is not taken for an input of the same command
+        made = {path.relative_to(out / "v").as_posix(): level_of(path) for path in (out / "v").rglob("*.csv")}
+        assert made == pytest.approx({f"{name.format(n=n)}.csv": 0.2 + 0.2 * n for n in (0, 1)}, abs=1e-2)
+        translate(model, tmp_path / "in", out, given, ("v",), write=("mean", "std"))
+
+
+def test_two_files_for_one_name_are_refused(model, tmp_path):
+    for name in ("t1", "T1w"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.png", np.zeros((1, 6, 8)))
+    assert [one.places["t1"].parent.name for one in find_inputs(model, tmp_path, ["t1"])] == ["t1"]
+    (tmp_path / "t1").rename(tmp_path / "T1")
+    with pytest.raises(MandorlaError, match="T1w: T1 is t1 too; rename one"):
+        find_inputs(model, tmp_path, ["t1"])
+    write_image(tmp_path / "T1" / "b_t1.png", np.zeros((1, 6, 8)))
+    write_image(tmp_path / "T1" / "b_T1w.png", np.zeros((1, 6, 8)))
+    (tmp_path / "T1").rename(tmp_path / "in")
+    with pytest.raises(MandorlaError, match="b_t1.png: b_T1w.png has the same stem, t1 aside: rename one"):
+        find_inputs(model, tmp_path / "in", ["t1"])
+
+
 def test_translate_an_npz(model, tmp_path):
     np.savez(tmp_path / "in.npz", t1=np.full((2, 1, 6, 8), 0.5), other=np.zeros(3))
     out = translate(model, tmp_path / "in.npz", tmp_path / "out", wanted=("t2", "v"))
