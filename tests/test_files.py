@@ -13,10 +13,11 @@ import torch
 from tiny import read_image
 
 from mandorla import files, outputs
+from mandorla.data import follow_record, keep_record, load_data
 from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import write_image
-from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
+from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window, read_intensity
 from mandorla.data.readers import ReadOptions, read
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -587,6 +588,49 @@ def test_vectors_and_signals_are_tables_on_the_scale_of_the_training(model, t1, 
         found = read(f"{out}/{name}/b.csv", options).values
         assert found.shape == (2, *size)
         np.testing.assert_allclose(found.reshape(2, -1).T, np.tile(value, (int(np.prod(size)), 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["whole", "named"])
+def test_columns_are_those_of_the_training_whatever_their_order(model, tmp_path, where):
+    """A run keeps their names; one that began before they were kept reads tables as they stand."""
+    rng = np.random.default_rng(0)
+    for name in ("t1", "v"):
+        (tmp_path / name).mkdir()
+        for number in range(9):
+            rows = "".join(f"{x:.6f},{y:.6f},{z:.6f}\n" for x, y, z in rng.random((5, 3)))
+            (tmp_path / name / f"{number}.csv").write_text(f'speed,"a, b",more\n{rows}')
+    places = {name: f"{name}/*.csv:" + ('more,"a, b"' if name == "v" else "speed,more") for name in ("t1", "v")}
+    folders = {"t1": "t1", "v": "v"} if where == "whole" else places
+    expected = {"t1": ("speed", "a, b", "more"), "v": ("speed", "a, b", "more")}
+    expected = expected if where == "whole" else {"t1": ("speed", "more"), "v": ("more", "a, b")}
+    config = FoldersConfig(root=str(tmp_path), folders=folders)
+    splits = keep_record(model.run, load_data(config, 0))
+    model.modalities, model.intensity = splits.modalities, read_intensity(model.run)
+    model.recipe = SimpleNamespace(data=config)
+    assert {name: fitted.columns for name, fitted in model.intensity.items()} == expected
+    (tmp_path / "new.csv").write_text('more,extra,"a, b",speed\n' + "0.3,9,0.2,0.1\n" * 5)
+    values = {"speed": 0.1, "a, b": 0.2, "more": 0.3}
+    found = read_input(model, {"v": tmp_path / "new.csv"}).values["v"][0, :, 0]
+    np.testing.assert_allclose(found, [values[name] for name in expected["v"]])
+    (tmp_path / "lacks.csv").write_text("more,speed,x\n" + "0.3,0.1,0\n" * 5)
+    with pytest.raises(MandorlaError, match=r"no column\(s\) 'a, b'; it has more, speed, x"):
+        read_input(model, {"v": tmp_path / "lacks.csv"})
+    out = files.sample(model, None, num=1, seed=0, steps=None)
+    written = read_input(model, {"v": out / "v" / "0000.csv"}).values["v"][0]
+    np.testing.assert_allclose(written, table(out / "v" / "0000.csv").T)
+    header = (out / "v" / "0000.csv").read_text().splitlines()[0]
+    assert header == ('speed,"a, b",more' if where == "whole" else 'more,"a, b"')
+
+    tree = json.loads((model.run / "intensity.json").read_text())
+    old = {name: {key: value for key, value in each.items() if key != "columns"} for name, each in tree.items()}
+    (model.run / "intensity.json").write_text(json.dumps(old))
+    assert follow_record(model.run, load_data(config, 0)).fingerprint == splits.fingerprint
+    model.intensity = read_intensity(model.run)
+    shape = len(expected["v"]), 5
+    (tmp_path / "old.csv").write_text(",".join("abc"[: shape[0]]) + "\n" + (",".join("012"[: shape[0]]) + "\n") * 5)
+    assert read_input(model, {"v": tmp_path / "old.csv"}).values["v"].shape == (1, *shape)
+    out = files.sample(model, None, num=1, seed=0, steps=None)
+    assert (out / "v" / "0000.csv").read_text().startswith("channel0,channel1")
 
 
 @pytest.mark.parametrize("num", [1, 3])

@@ -19,7 +19,17 @@ from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_b
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.pairing import Found, is_mask, read_key, to_modality
-from mandorla.data.readers import SUFFIXES, ReadOptions, find, is_series, split_place, stem
+from mandorla.data.readers import (
+    SUFFIXES,
+    TABLES,
+    ReadOptions,
+    find,
+    is_series,
+    join_columns,
+    split_place,
+    stem,
+    suffix,
+)
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.scans import endings
 from mandorla.data.stored import StoredConfig
@@ -128,11 +138,12 @@ def reading(model: Mandorla) -> FilesConfig:
 def read_input(model: Mandorla, places: Mapping[str, Path], masks: Mapping[str, Path] | None = None) -> Slices:
     """Return one input, whose modalities lie in the files `places[name]`, as stored, of the shape that the model has.
 
-    `masks[name]` lie on the same grid as these.
+    `masks[name]` lie on the same grid as these. Of a whole table the columns are taken that the training had.
 
     Raises `MandorlaError` for whatever does not fit the model.
     """
-    files, marks = ({name: str(place) for name, place in of.items()} for of in (places, masks or {}))
+    files = {name: _with_columns(str(place), model.intensity[name].columns) for name, place in places.items()}
+    marks = {name: str(place) for name, place in (masks or {}).items()}
     read = read_slices(files, marks, reading(model))
     for modality in model.modalities:
         if modality.name in places:
@@ -415,6 +426,12 @@ def _subject(data: object, name: str) -> str:
     """Return the subject that `data.key` reads off a file's stem, else the stem."""
     match = re.search(data.key, name) if isinstance(data, FoldersConfig) else None
     return (match and match.groupdict().get("subject")) or name
+
+
+def _with_columns(place: str, columns: Sequence[str]) -> str:
+    """Return the place of these `columns`, if there are any, of a table that is given as a whole."""
+    path, key = split_place(place)
+    return f"{place}:{join_columns(columns)}" if columns and key is None and suffix(path) in TABLES else place
 
 
 def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:

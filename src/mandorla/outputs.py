@@ -26,6 +26,7 @@ import mandorla
 from mandorla.data.export import write_volume
 from mandorla.data.images import can_hold, write_image, write_pixels
 from mandorla.data.intensity import Fitted
+from mandorla.data.readers import join_columns
 from mandorla.data.samples import Way
 from mandorla.errors import MandorlaError
 from mandorla.parallel import in_turn, is_first, led, wait
@@ -61,11 +62,11 @@ def write_sample(target: Path, values: np.ndarray, fitted: Fitted, suffix: str =
     """Write `values` `(C, *size)` in [0, 1], or with `spread` standard deviations of such, to `target` and a suffix.
 
     Images of one or three channels become pictures with `suffix`, signals `(C, T)` and vectors `(C,)` tables with a
-    column for each channel, all else an array.
+    column for each channel, called as those of the training were, all else an array.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if values.ndim < 3:
-        columns = ",".join(f"channel{number}" for number in range(len(values)))
+        columns = join_columns(fitted.columns or [f"channel{number}" for number in range(len(values))])
         rows = np.atleast_2d(fitted.restore(values, spread).T)
         with whole(target.with_name(f"{target.name}.csv")) as part:
             np.savetxt(part, rows, "%.9g", ",", header=columns, comments="")
