@@ -298,8 +298,13 @@ def test_translate_pairs_sub_folders_by_stem(model, t1, tmp_path):
     assert json.loads((out / "t3" / "x.json").read_text())["Sources"] == ["t1/x.png", "t2/x.png"]
     assert read_image(out / "t3" / "x.png").mean() == pytest.approx(0.1, abs=0.5 / 255)
     write_image(t1 / "t2" / "z.png", np.full((3, 6, 8), 0))
-    with pytest.raises(MandorlaError, match=r"in/t1: no file for z"):
-        translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",))
+    with pytest.warns(MandorlaWarning, match=r"in/t1: no file for z, which .* passed over; give what it has by itself"):
+        other = translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",))
+    assert [path.name for path in sorted((other / "t3").glob("*.png"))] == ["x.png", "y.png"]
+    for name in "xy":
+        (t1 / "t1" / f"{name}.png").rename(t1 / "t1" / f"other {name}.png")
+    with pytest.raises(MandorlaError, match=r"in/t1: no file for x, y, z, which another given modality has; add it"):
+        translate(model, t1, tmp_path / "none", given=("t1", "t2"), wanted=("t3",))
 
 
 def test_one_file_per_modality_is_one_input(model, tmp_path):

@@ -81,8 +81,8 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
     series. Names of modalities are read as by `mandorla.data.pairing.to_modality`. Folders are searched with their
     sub-folders, but for those with data of their own (`dataset_description.json`).
 
-    Warns of files that are passed over, since they are called otherwise. Raises `MandorlaError` if none is left, and
-    for anything else.
+    Warns of what is passed over: samples that lack a modality, files that are called otherwise. Raises `MandorlaError`
+    if nothing is left, and for anything else.
     """
     config = reading(model)
     first = model.modalities[0].name
@@ -113,12 +113,15 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
                 raise _no_file(folder)
         files = _by_key(files, data) or files
     names = set().union(*files.values())
+    complete = names.intersection(*files.values())
     for name, by_stem in files.items():
         if lacking := sorted(names - by_stem.keys()):
             place = folders.get(name, f"{source}, {name}")
             text = f"{place}: no file for {listed(lacking)}, which another given modality has"
-            raise MandorlaError(f"{text}; add it")
-    found = {one: {name: by_stem[one] for name, by_stem in files.items()} for one in sorted(names)}
+            if not complete:
+                raise MandorlaError(f"{text}; add it")
+            warnings.warn(f"{text}: passed over; give what it has by itself", MandorlaWarning, stacklevel=3)
+    found = {one: {name: by_stem[one] for name, by_stem in files.items()} for one in sorted(complete)}
     return [Input(one, _subject(data, one), places) for one, places in found.items()]
 
 
