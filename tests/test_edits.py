@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import read_image
 
 import mandorla
@@ -72,6 +73,8 @@ def test_swap_passes_only_what_is_present(heads, tmp_path):
     pixels = read_image(out / "t2" / "0000.png")
     np.testing.assert_allclose(pixels, saved(out / "swap.npz")["t2"][0], atol=0.5 / 255 + 1e-6)
     assert read_image(out / "grid.png").shape[1] > 3 * 18, "three rows"
+    with Image.open(out / "grid.png") as picture:
+        assert json.loads(picture.text["mandorla"])["synthetic"] is True
 
 
 def test_variations(model):

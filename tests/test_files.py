@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import read_image
 
 from mandorla import files, outputs
@@ -120,6 +121,9 @@ def test_sample_writes_pictures_grid_and_arrays(model):
     with np.load(out / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
         assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
+    for name in ("grid.png", "t1/0000.png", "t2/0001.png"):
+        with Image.open(out / name) as picture:
+            assert json.loads(picture.text["mandorla"])["synthetic"] is True
     height, width = read_image(out / "grid.png").shape[1:]
     assert width > height > 2 * 6 * 8, "two rows of two tiles, each pixel at least eight times"
 
