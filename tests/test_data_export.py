@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from PIL import Image
 from pydantic import TypeAdapter
 from pydicom.uid import generate_uid
 from test_data_readers import write_dicom
@@ -343,6 +344,9 @@ def test_a_picture_comes_back_on_its_scale_and_of_its_type(tmp_path, kind, inten
     written, before = decode_image(out / "t2" / f"{number}{expected}"), images[int(number)]
     scale = model.intensity["t2"].usual
     assert written.dtype == dtype
+    with Image.open(out / "t2" / f"{number}{expected}") as picture:
+        said = picture.text["mandorla"] if expected == ".png" else picture.tag_v2[270]
+    assert json.loads(said)["synthetic"] is True
     rounding = 0.5 if dtype == np.uint8 else 0  # what 8 bits can hold
     np.testing.assert_allclose(written, before, rtol=0, atol=rounding + 1e-3 * (scale.high - scale.low))
     spread = decode_image(out / "t2_std" / f"{number}{expected}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import read_image
 
 import mandorla
@@ -72,6 +73,8 @@ def test_swap_passes_only_what_is_present(heads, tmp_path):
     pixels = read_image(out / "t2" / "0000.png")
     np.testing.assert_allclose(pixels, saved(out / "swap.npz")["t2"][0], atol=0.5 / 255 + 1e-6)
     assert read_image(out / "grid.png").shape[1] > 3 * 18, "three rows"
+    with Image.open(out / "grid.png") as picture:
+        assert json.loads(picture.text["mandorla"])["synthetic"] is True
 
 
 def test_variations(model):
@@ -185,12 +188,15 @@ def test_what_is_made_of_files_is_called_like_them(heads, tmp_path):
 
 def test_one_file_of_a_modality_is_one_sample_whatever_lies_beside_it(heads, tmp_path):
     x = of_test(heads, 0)
-    for name in ("t1", "T2", "mask"):
+    for name in ("t1", "t22", "mask"):
         write_image(tmp_path / f"{name}.png", x["t1"][0].numpy())
     (tmp_path / "mask.csv").write_text("1,2")
-    with pytest.warns(MandorlaWarning, match="no t2, did you mean 'T2'"):
+    with pytest.warns(MandorlaWarning, match="no t2, did you mean 't22'"):
         out = edits.swap(heads, str(tmp_path), "0", tmp_path / "out")
     assert saved(out / "swap.npz")["t2"].shape == (1, 1, 18, 22)
+    (tmp_path / "t22.png").rename(tmp_path / "T2w.png")
+    out = edits.vary(heads, str(tmp_path), tmp_path / "vary", strength=0, part="both", num=1, seed=0)
+    assert set(saved(out / "vary.npz")) == {"t1", "t2"}, "names that training knows are read as those of modalities"
     (tmp_path / "t2").mkdir()
     with pytest.raises(MandorlaError, match=r"files of some modalities, folders of others \(t1, t2\): make them alike"):
         edits.swap(heads, str(tmp_path), "0", tmp_path / "other")

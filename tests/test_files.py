@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import read_image
 
 from mandorla import files, outputs
+from mandorla.data import follow_record, keep_record, load_data
 from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import write_image
-from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window
+from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window, read_intensity
 from mandorla.data.readers import ReadOptions, read
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -119,6 +121,9 @@ def test_sample_writes_pictures_grid_and_arrays(model):
     with np.load(out / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
         assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
+    for name in ("grid.png", "t1/0000.png", "t2/0001.png"):
+        with Image.open(out / name) as picture:
+            assert json.loads(picture.text["mandorla"])["synthetic"] is True
     height, width = read_image(out / "grid.png").shape[1:]
     assert width > height > 2 * 6 * 8, "two rows of two tiles, each pixel at least eight times"
 
@@ -297,8 +302,13 @@ def test_translate_pairs_sub_folders_by_stem(model, t1, tmp_path):
     assert json.loads((out / "t3" / "x.json").read_text())["Sources"] == ["t1/x.png", "t2/x.png"]
     assert read_image(out / "t3" / "x.png").mean() == pytest.approx(0.1, abs=0.5 / 255)
     write_image(t1 / "t2" / "z.png", np.full((3, 6, 8), 0))
-    with pytest.raises(MandorlaError, match=r"in/t1: no file for z"):
-        translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",))
+    with pytest.warns(MandorlaWarning, match=r"in/t1: no file for z, which .* passed over; give what it has by itself"):
+        other = translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",))
+    assert [path.name for path in sorted((other / "t3").glob("*.png"))] == ["x.png", "y.png"]
+    for name in "xy":
+        (t1 / "t1" / f"{name}.png").rename(t1 / "t1" / f"other {name}.png")
+    with pytest.raises(MandorlaError, match=r"in/t1: no file for x, y, z, which another given modality has; add it"):
+        translate(model, t1, tmp_path / "none", given=("t1", "t2"), wanted=("t3",))
 
 
 def test_one_file_per_modality_is_one_input(model, tmp_path):
@@ -308,6 +318,68 @@ def test_one_file_per_modality_is_one_input(model, tmp_path):
     (tmp_path / "case" / "notes.csv").write_text("a\n1\n")
     out = translate(model, tmp_path / "case", tmp_path / "out", given=("t1", "t2"), wanted=("v",))
     assert [path.name for path in (out / "v").glob("*.csv")] == ["case.csv"]
+
+
+def level_of(path: Path) -> float:
+    return table(path).mean()
+
+
+@pytest.mark.parametrize("names", [("t1", "t2", "seg"), ("T1", "T2", "labels"), ("T1w", "t2_w", "t1_mask")])
+def test_what_is_called_like_another_modality_is_not_taken_for_the_given_one(model, tmp_path, names):
+    (tmp_path / "case").mkdir()
+    for name, value in zip(names, (0.2, 0.4, 0.6), strict=True):
+        write_image(tmp_path / "case" / f"{name}.png", np.full((1, 6, 8), value))
+    with pytest.warns(MandorlaWarning, match=r"case: 2 file\(s\) not called like t1 passed over, such as "):
+        out = translate(model, tmp_path / "case", tmp_path / "out", wanted=("v",), write=("mean",))
+    assert entries(out / "v") == ["case.csv", "case.json"] and level_of(out / "v" / "case.csv") == pytest.approx(0.2)
+    (tmp_path / "case" / f"{names[0]}.png").rename(tmp_path / "case" / "p1.png")  # of no name it is given by itself
+    with pytest.warns(MandorlaWarning, match=r"2 file\(s\) not called like t1"):
+        out = translate(model, tmp_path / "case", tmp_path / "more", wanted=("v",), write=("mean",))
+    assert entries(out / "v") == ["p1.csv", "p1.json"]
+    (tmp_path / "case" / "p1.png").unlink()
+    with pytest.raises(MandorlaError, match="case: all files are called like others than t1, such as"):
+        translate(model, tmp_path / "case", tmp_path / "none", wanted=("v",))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("{p}/{m}.png", "p{n}"),
+        ("{p}/{p}-{M}.png", "p{n}/p{n}"),
+        ("site/{p}_{m}w.png", "site/p{n}"),
+        ("set-{M}/{p}.png", "set/p{n}"),
+        ("{M}/{p}/scan.png", "p{n}/scan"),
+        ("{m}/a/{p}.png", "a/p{n}"),
+    ],
+)
+@pytest.mark.parametrize("given", [("t1",), ("t1", "t2")])
+def test_folders_are_searched_as_in_training(model, tmp_path, place, name, given):
+    model.modalities = (Modality("t1", 1, (6, 8)), Modality("t2", 1, (6, 8)), Modality("v", 2, ()))
+    for number in (0, 1):
+        for modality, value in (("t1", 0.2), ("t2", 0.6)):
+            path = tmp_path / "in" / place.format(p=f"p{number}", m=modality, M=modality.upper())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, np.full((1, 6, 8), value + 0.2 * number))
+    out = translate(model, tmp_path / "in", tmp_path / "in" / "out", given, ("v",), write=("mean", "std"))
+    for _ in range(2):  # what was made is not taken for an input of the same command
+        made = {path.relative_to(out / "v").as_posix(): level_of(path) for path in (out / "v").rglob("*.csv")}
+        assert made == pytest.approx({f"{name.format(n=n)}.csv": 0.2 + 0.2 * n for n in (0, 1)}, abs=1e-2)
+        translate(model, tmp_path / "in", out, given, ("v",), write=("mean", "std"))
+
+
+def test_two_files_for_one_name_are_refused(model, tmp_path):
+    for name in ("t1", "T1w"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.png", np.zeros((1, 6, 8)))
+    assert [one.places["t1"].parent.name for one in find_inputs(model, tmp_path, ["t1"])] == ["t1"]
+    (tmp_path / "t1").rename(tmp_path / "T1")
+    with pytest.raises(MandorlaError, match="T1w: T1 is t1 too; rename one"):
+        find_inputs(model, tmp_path, ["t1"])
+    write_image(tmp_path / "T1" / "b_t1.png", np.zeros((1, 6, 8)))
+    write_image(tmp_path / "T1" / "b_T1w.png", np.zeros((1, 6, 8)))
+    (tmp_path / "T1").rename(tmp_path / "in")
+    with pytest.raises(MandorlaError, match="b_t1.png: b_T1w.png has the same stem, t1 aside: rename one"):
+        find_inputs(model, tmp_path / "in", ["t1"])
 
 
 def test_translate_an_npz(model, tmp_path):
@@ -525,6 +597,49 @@ def test_vectors_and_signals_are_tables_on_the_scale_of_the_training(model, t1, 
         found = read(f"{out}/{name}/b.csv", options).values
         assert found.shape == (2, *size)
         np.testing.assert_allclose(found.reshape(2, -1).T, np.tile(value, (int(np.prod(size)), 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["whole", "named"])
+def test_columns_are_those_of_the_training_whatever_their_order(model, tmp_path, where):
+    """A run keeps their names; one that began before they were kept reads tables as they stand."""
+    rng = np.random.default_rng(0)
+    for name in ("t1", "v"):
+        (tmp_path / name).mkdir()
+        for number in range(9):
+            rows = "".join(f"{x:.6f},{y:.6f},{z:.6f}\n" for x, y, z in rng.random((5, 3)))
+            (tmp_path / name / f"{number}.csv").write_text(f'speed,"a, b",more\n{rows}')
+    places = {name: f"{name}/*.csv:" + ('more,"a, b"' if name == "v" else "speed,more") for name in ("t1", "v")}
+    folders = {"t1": "t1", "v": "v"} if where == "whole" else places
+    expected = {"t1": ("speed", "a, b", "more"), "v": ("speed", "a, b", "more")}
+    expected = expected if where == "whole" else {"t1": ("speed", "more"), "v": ("more", "a, b")}
+    config = FoldersConfig(root=str(tmp_path), folders=folders)
+    splits = keep_record(model.run, load_data(config, 0))
+    model.modalities, model.intensity = splits.modalities, read_intensity(model.run)
+    model.recipe = SimpleNamespace(data=config)
+    assert {name: fitted.columns for name, fitted in model.intensity.items()} == expected
+    (tmp_path / "new.csv").write_text('more,extra,"a, b",speed\n' + "0.3,9,0.2,0.1\n" * 5)
+    values = {"speed": 0.1, "a, b": 0.2, "more": 0.3}
+    found = read_input(model, {"v": tmp_path / "new.csv"}).values["v"][0, :, 0]
+    np.testing.assert_allclose(found, [values[name] for name in expected["v"]])
+    (tmp_path / "lacks.csv").write_text("more,speed,x\n" + "0.3,0.1,0\n" * 5)
+    with pytest.raises(MandorlaError, match=r"no column\(s\) 'a, b'; it has more, speed, x"):
+        read_input(model, {"v": tmp_path / "lacks.csv"})
+    out = files.sample(model, None, num=1, seed=0, steps=None)
+    written = read_input(model, {"v": out / "v" / "0000.csv"}).values["v"][0]
+    np.testing.assert_allclose(written, table(out / "v" / "0000.csv").T)
+    header = (out / "v" / "0000.csv").read_text().splitlines()[0]
+    assert header == ('speed,"a, b",more' if where == "whole" else 'more,"a, b"')
+
+    tree = json.loads((model.run / "intensity.json").read_text())
+    old = {name: {key: value for key, value in each.items() if key != "columns"} for name, each in tree.items()}
+    (model.run / "intensity.json").write_text(json.dumps(old))
+    assert follow_record(model.run, load_data(config, 0)).fingerprint == splits.fingerprint
+    model.intensity = read_intensity(model.run)
+    shape = len(expected["v"]), 5
+    (tmp_path / "old.csv").write_text(",".join("abc"[: shape[0]]) + "\n" + (",".join("012"[: shape[0]]) + "\n") * 5)
+    assert read_input(model, {"v": tmp_path / "old.csv"}).values["v"].shape == (1, *shape)
+    out = files.sample(model, None, num=1, seed=0, steps=None)
+    assert (out / "v" / "0000.csv").read_text().startswith("channel0,channel1")
 
 
 @pytest.mark.parametrize("num", [1, 3])

@@ -671,6 +671,7 @@ def test_samples_may_begin_anywhere(model):
         (lambda m, x: m.traverse(x, "shared", 0.5), "channel must be a whole number of at least 0, not 0.5"),
         (lambda m, x: m.traverse(x, "shared", 0, reach="a"), "reach is a number of standard deviations, not 'a'"),
         (lambda m, x: m.inpaint(x, None), "a region is an array"),
+        (lambda m, x: m.inpaint(x, {"a": np.ones((24, 24))}), "a region is one array, .* not a mapping"),
         (lambda m, x: m.inpaint(x, np.full((24, 24), np.nan)), "a region is an array .* has no NaN"),
         (lambda m, x: m.mix(x, x, 0, 1.5), r"private must be a weight in \[0, 1\], not 1.5"),
         (lambda m, x: m.traverse(x, "view9", 0), "unknown modality 'view9'"),

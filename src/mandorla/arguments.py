@@ -80,6 +80,8 @@ class Arguments:
 
     def region(self, region: Tensor | np.ndarray) -> Tensor:
         """Return a region as a bool tensor on the device. Raises MandorlaError for what is none."""
+        if isinstance(region, Mapping):
+            raise MandorlaError("a region is one array, the same for all modalities, not a mapping: give the array")
         if not isinstance(region, Tensor | np.ndarray) or not (region == region).all():  # noqa: PLR0124, of NaN
             raise MandorlaError("a region is an array that is true, or not 0, inside: it has no NaN")
         return torch.as_tensor(region, device=self.device).bool()

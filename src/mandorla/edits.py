@@ -25,7 +25,7 @@ from mandorla.errors import MandorlaError
 from mandorla.files import checked_labels, refining_of, sampling_of, to_arrays, write_as_read, write_generated
 from mandorla.inputs import Arrays, Input, find_samples, in_unit, read_arrays, read_input, reading
 from mandorla.model import Mandorla, Part
-from mandorla.outputs import new_folder, origin, write_note
+from mandorla.outputs import SYNTHETIC, new_folder, origin, write_note
 from mandorla.pictures import grid
 
 _SHOWN = 8  # samples in a grid, and twice as many rows
@@ -224,7 +224,8 @@ def _write(
         columns = [(name, index) for index in range(min(_SHOWN, len(source))) for name in names]
         tiles = [[torch.as_tensor(x[n][i]) if n in x else None for n, i in columns] for x in rows.values()]
         bands = [len(given)], range(len(names), len(columns), len(names))
-        (folder / "grid.png").write_bytes(grid(tiles, list(rows), [name for name, _ in columns], bands))
+        picture = grid(tiles, list(rows), [name for name, _ in columns], bands, SYNTHETIC)
+        (folder / "grid.png").write_bytes(picture)
     return out or model.run / verb
 
 

@@ -33,6 +33,7 @@ from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_ar
 from mandorla.model import Mandorla
 from mandorla.optional import library
 from mandorla.outputs import (
+    SYNTHETIC,
     arrays_in,
     continued_folder,
     describe,
@@ -89,7 +90,7 @@ def sample(
             write_note(folder / "samples", made)
         if shown and format is None and is_first():
             rows = [[torch.from_numpy(image) for image in images] for images in shown.values()]
-            (folder / "grid.png").write_bytes(grid(rows, list(shown)))
+            (folder / "grid.png").write_bytes(grid(rows, list(shown), note=SYNTHETIC))
     return out or model.run / "samples"
 
 

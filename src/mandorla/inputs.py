@@ -7,7 +7,7 @@ any number of them takes the memory of a few.
 import re
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,12 +18,24 @@ from mandorla.data import source_of
 from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_bids
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.pairing import Found, read_key
-from mandorla.data.readers import SUFFIXES, ReadOptions, find, is_series, split_place, stem
+from mandorla.data.pairing import Found, is_mask, read_key, to_modality
+from mandorla.data.readers import (
+    SUFFIXES,
+    TABLES,
+    ReadOptions,
+    find,
+    is_series,
+    join_columns,
+    split_place,
+    stem,
+    suffix,
+)
 from mandorla.data.samples import FilesConfig, Slices, read_slices
+from mandorla.data.scans import endings
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.model import Mandorla
+from mandorla.outputs import DESCRIPTION
 
 Arrays = dict[str, np.ndarray]
 # what reading an .npz raises that is none, cut short, encrypted, or packed in an unknown way
@@ -63,9 +75,14 @@ class Input:
 def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Input]:
     """Return the inputs in `source`, sorted, each with all the modalities `given`.
 
-    `source` is a BIDS dataset; a folder with one sub-folder of files per given modality, paired by file stem, or with
-    one file each that is called like its modality; or, where one modality is given, a folder of files, or one place: a
-    file, a part of it (`case.nii.gz:0`), a folder with a DICOM series. Raises `MandorlaError` for anything else.
+    `source` is a BIDS dataset; a folder with one sub-folder of files per given modality, paired by their paths in it
+    without suffix; a folder of files called like their modalities, as `mandorla.data.scans` reads them; or, where one
+    modality is given, a folder of files, or one place: a file, a part of it (`case.nii.gz:0`), a folder with a DICOM
+    series. Names of modalities are read as by `mandorla.data.pairing.to_modality`. Folders are searched with their
+    sub-folders, but for those with data of their own (`dataset_description.json`).
+
+    Warns of what is passed over: samples that lack a modality, files that are called otherwise. Raises `MandorlaError`
+    if nothing is left, and for anything else.
     """
     config = reading(model)
     first = model.modalities[0].name
@@ -79,31 +96,33 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
         return [Input(name, name, {given[0]: source})]
     if is_bids(source):
         return _find_in_bids(source, given, config)
-    whole = {modality.name for modality in model.modalities if config.slices or len(modality.size) == 3}
-    files = {}
-    for name in given:
-        folder = source / name
-        if not folder.is_dir() and len(given) > 1:
-            if alone := _by_stem(source, given):
-                return [Input(source.resolve().name, source.resolve().name, alone)]
-            found = [path.name for path in source.iterdir() if path.is_dir()]
-            raise MandorlaError(
-                f"{folder}: no such folder{did_you_mean(name, found)}; several given modalities need one each"
-            )
-        folder = folder if folder.is_dir() else source
-        is_one = name in whole and is_series(folder)
-        files[name] = {source.resolve().name: folder} if is_one else _by_stem(folder)
-        if not files[name]:
-            raise MandorlaError(f"{folder}: no file in this folder that can be read (looked for {', '.join(SUFFIXES)})")
     data = source_of(model.recipe.data)
-    files = _by_key(files, data) or files
-    stems = sorted(set().union(*files.values()))
+    volumes = {modality.name for modality in model.modalities if config.slices or len(modality.size) == 3}
+    folders = _called(model, (path for path in source.iterdir() if path.is_dir()), given)
+    if not folders and not (given[0] in volumes and is_series(source)):
+        files = _by_words(model, source, given)
+    else:
+        files = {}
+        for name in given:
+            if name not in folders and len(given) > 1:
+                raise _no_folder(source, name)
+            folder = folders.get(name, source)
+            is_one = name in volumes and is_series(folder)
+            files[name] = {source.resolve().name: folder} if is_one else _by_stem(folder)
+            if not files[name]:
+                raise _no_file(folder)
+        files = _by_key(files, data) or files
+    names = set().union(*files.values())
+    complete = names.intersection(*files.values())
     for name, by_stem in files.items():
-        if unpaired := [one for one in stems if one not in by_stem]:
-            raise MandorlaError(
-                f"{source / name}: no file for {listed(unpaired)}, which another given modality has; add it"
-            )
-    return [Input(one, _subject(data, one), {name: paths[one] for name, paths in files.items()}) for one in stems]
+        if lacking := sorted(names - by_stem.keys()):
+            place = folders.get(name, f"{source}, {name}")
+            text = f"{place}: no file for {listed(lacking)}, which another given modality has"
+            if not complete:
+                raise MandorlaError(f"{text}; add it")
+            warnings.warn(f"{text}: passed over; give what it has by itself", MandorlaWarning, stacklevel=3)
+    found = {one: {name: by_stem[one] for name, by_stem in files.items()} for one in sorted(complete)}
+    return [Input(one, _subject(data, one), places) for one, places in found.items()]
 
 
 def reading(model: Mandorla) -> FilesConfig:
@@ -122,11 +141,12 @@ def reading(model: Mandorla) -> FilesConfig:
 def read_input(model: Mandorla, places: Mapping[str, Path], masks: Mapping[str, Path] | None = None) -> Slices:
     """Return one input, whose modalities lie in the files `places[name]`, as stored, of the shape that the model has.
 
-    `masks[name]` lie on the same grid as these.
+    `masks[name]` lie on the same grid as these. Of a whole table the columns are taken that the training had.
 
     Raises `MandorlaError` for whatever does not fit the model.
     """
-    files, marks = ({name: str(place) for name, place in of.items()} for of in (places, masks or {}))
+    files = {name: _with_columns(str(place), model.intensity[name].columns) for name, place in places.items()}
+    marks = {name: str(place) for name, place in (masks or {}).items()}
     read = read_slices(files, marks, reading(model))
     for modality in model.modalities:
         if modality.name in places:
@@ -156,20 +176,21 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     known = [modality.name for modality in model.modalities]
     if is_bids(source):
         return find_inputs(model, source, known)
-    entries = {path.name if path.is_dir() else stem(path): path.is_dir() for path in source.iterdir()}
-    names, others = [name for name in known if name in entries], [entry for entry in entries if entry not in known]
+    entries = {*(path for path in source.iterdir() if path.is_dir()), *find(source, "*")}
+    own = _called(model, entries, known)
+    names, others = [name for name in known if name in own], [stem(path) for path in entries - {*own.values()}]
     for name in known:
         if name not in names and (meant := did_you_mean(name, others)):
             text = f"{source}: no {name}{meant} Nothing is read of what is called otherwise"
             warnings.warn(text, MandorlaWarning, stacklevel=3)
     if not names:
         raise MandorlaError(f"{source}: expected a file or a folder of files called like a modality ({listed(known)})")
-    if len({entries[name] for name in names}) > 1:
+    if len({own[name].is_dir() for name in names}) > 1:
         raise MandorlaError(f"{source}: files of some modalities, folders of others ({listed(names)}): make them alike")
-    if entries[names[0]]:
+    if own[names[0]].is_dir():
         return find_inputs(model, source, names)
     name = source.resolve().name
-    return [Input(name, name, _by_stem(source, names))]
+    return [Input(name, name, {each: own[each] for each in names})]
 
 
 def in_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
@@ -285,18 +306,103 @@ def _runs(key: str, files: Mapping[str, Sequence[Path]]) -> list[tuple[str, dict
     return list(runs.items())
 
 
-def _by_stem(folder: Path, stems: Sequence[str] | None = None) -> dict[str, Path]:
-    """Return the files in `folder` that can be read, by stem; if `stems` are wanted, only those, or none at all."""
+def _teller(model: Mandorla) -> Callable[[str], str | None]:
+    """Return what tells which modality of the model, or else which mask, a text names, as training reads names."""
+    aliases = getattr(source_of(model.recipe.data), "aliases", None)
+    known = [modality.name for modality in model.modalities]
+    own = {to_modality(name) or name.casefold(): name for name in reversed(known)}
+
+    def tell(text: str) -> str | None:
+        name = to_modality(text, aliases) or text.casefold()
+        return text if text in known else own.get(name) or (name if is_mask(name) else None)
+
+    return tell
+
+
+def _called(model: Mandorla, paths: Iterable[Path], names: Sequence[str]) -> dict[str, Path]:
+    """Return those of the `paths` that are called like one of the modalities `names`, by its name.
+
+    One that is called exactly so comes before others. Raises `MandorlaError` where several are left.
+    """
+    tell, found = _teller(model), {}
+    for path in sorted(paths):
+        found.setdefault(tell(stem(path)), []).append(path)
+    called = {}
+    for name in (name for name in names if name in found):
+        path, *others = [path for path in found[name] if stem(path) == name] or found[name]
+        if others:
+            raise MandorlaError(f"{others[0]}: {path.name} is {name} too; rename one")
+        called[name] = path
+    return called
+
+
+def _find(folder: Path) -> list[Path]:
+    """Return the files in `folder` that can be read, but for those in a folder with data of their own."""
+    paths = find(folder)
+    above = {parent for path in paths for parent in path.relative_to(folder).parents if parent.name}
+    others = {parent for parent in above if (folder / parent / DESCRIPTION).is_file()}
+    return [path for path in paths if others.isdisjoint(path.relative_to(folder).parents)]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Return the files in `folder` that can be read, by their path in it without suffix."""
     files: dict[str, Path] = {}
-    for path in find(folder, "*"):
-        if stem(path) in files and (stems is None or stem(path) in stems):
-            raise MandorlaError(
-                f"{path}: {files[stem(path)].name} has the same stem; files are paired by stem: rename one"
-            )
-        files[stem(path)] = path
-    if stems is None:
-        return files
-    return {name: files[name] for name in stems} if files.keys() >= set(stems) else {}
+    for path in _find(folder):
+        name = path.relative_to(folder).with_name(stem(path)).as_posix()
+        if (other := files.setdefault(name, path)) is not path:
+            raise MandorlaError(f"{path}: {other.name} has the same stem; files are paired by stem: rename one")
+    return files
+
+
+def _by_words(model: Mandorla, source: Path, given: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Return by modality the files whose names, or else those of the folders they lie in, end in it.
+
+    Each is called by what is left of its path without such words, or like `source` if nothing is: `PAT-1` are
+    `PAT-1/T1.nii.gz` and `T1/PAT-1.nii.gz`. Where one is given and no file is called like it, all are that are called
+    like no other. Warns of files that are passed over.
+    """
+    tell = _teller(model)
+    named = [(*_read_path(path.relative_to(source), tell), path) for path in _find(source)]
+    if not named:
+        raise _no_file(source)
+    is_told = len(given) > 1 or any(told == given[0] for told, _, _ in named)
+    files: dict[str, dict[str, Path]] = {name: {} for name in given}
+    others = []
+    for told, name, path in named:
+        told = told or (None if is_told else given[0])
+        if told not in files:
+            others.append(path.relative_to(source))
+        elif (other := files[told].setdefault(name or source.resolve().name, path)) is not path:
+            raise MandorlaError(f"{path}: {other.name} has the same stem, {told} aside: rename one")
+    for name in given:
+        if not files[name] and len(given) > 1:
+            raise _no_folder(source, name)
+        if not files[name]:
+            raise MandorlaError(f"{source}: all files are called like others than {name}, such as {others[0]}")
+    if others:
+        text = f"{source}: {len(others)} file(s) not called like {' or '.join(given)} passed over, such as {others[0]}"
+        warnings.warn(text, MandorlaWarning, stacklevel=4)
+    return files
+
+
+def _read_path(path: Path, tell: Callable[[str], str | None]) -> tuple[str | None, str]:
+    """Return the modality that the last part of a `path` that names one names, and the path without such words."""
+    told, left = None, []
+    for part in (*path.parent.parts, stem(path)):
+        case, name = next(((case, name) for case, words in endings(part) if (name := tell(words))), (part, None))
+        told = name or told
+        left.append(case)
+    return told, "/".join(filter(None, left))
+
+
+def _no_file(folder: Path) -> MandorlaError:
+    return MandorlaError(f"{folder}: no file in this folder that can be read (looked for {', '.join(SUFFIXES)})")
+
+
+def _no_folder(source: Path, name: str) -> MandorlaError:
+    meant = did_you_mean(name, [path.name for path in source.iterdir() if path.is_dir()])
+    text = f"{source / name}: no such folder{meant}; several given modalities need one each, or files called like them"
+    return MandorlaError(text)
 
 
 def _by_key(files: Mapping[str, Mapping[str, Path]], data: object) -> dict[str, dict[str, Path]] | None:
@@ -323,6 +429,12 @@ def _subject(data: object, name: str) -> str:
     """Return the subject that `data.key` reads off a file's stem, else the stem."""
     match = re.search(data.key, name) if isinstance(data, FoldersConfig) else None
     return (match and match.groupdict().get("subject")) or name
+
+
+def _with_columns(place: str, columns: Sequence[str]) -> str:
+    """Return the place of these `columns`, if there are any, of a table that is given as a whole."""
+    path, key = split_place(place)
+    return f"{place}:{join_columns(columns)}" if columns and key is None and suffix(path) in TABLES else place
 
 
 def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:

@@ -5,8 +5,8 @@ Structure; `dataset_description.json` says for a whole folder what made it. Ever
 its note last: what has a note is done.
 
 Pictures and volumes are on the scale of the training's files, pictures also of the same type; where no picture can hold
-it, they show [0, 1] with 8 bits. Signals and vectors are tables, `.csv`, what is none of these an array, `.npy`, all on
-that scale too.
+it, they show [0, 1] with 8 bits. They say in their text that they are synthetic. Signals and vectors are tables,
+`.csv`, what is none of these an array, `.npy`, all on that scale too.
 
 Processes that work together write into one folder, each its own files; the first one makes and ends the folder.
 
@@ -26,6 +26,7 @@ import mandorla
 from mandorla.data.export import write_volume
 from mandorla.data.images import can_hold, write_image, write_pixels
 from mandorla.data.intensity import Fitted
+from mandorla.data.readers import join_columns
 from mandorla.data.samples import Way
 from mandorla.errors import MandorlaError
 from mandorla.parallel import in_turn, is_first, led, wait
@@ -33,6 +34,7 @@ from mandorla.storage import locked, read_json, whole, write_text
 
 DESCRIPTION = "dataset_description.json"
 BIDS = "1.10.0"  # version of the specification
+SYNTHETIC = json.dumps({"synthetic": True, "mandorla": mandorla.__version__})  # what is said in a picture
 _PART = ".part"  # ending of a file that is being written
 
 
@@ -61,11 +63,11 @@ def write_sample(target: Path, values: np.ndarray, fitted: Fitted, suffix: str =
     """Write `values` `(C, *size)` in [0, 1], or with `spread` standard deviations of such, to `target` and a suffix.
 
     Images of one or three channels become pictures with `suffix`, signals `(C, T)` and vectors `(C,)` tables with a
-    column for each channel, all else an array.
+    column for each channel, called as those of the training were, all else an array.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if values.ndim < 3:
-        columns = ",".join(f"channel{number}" for number in range(len(values)))
+        columns = join_columns(fitted.columns or [f"channel{number}" for number in range(len(values))])
         rows = np.atleast_2d(fitted.restore(values, spread).T)
         with whole(target.with_name(f"{target.name}.csv")) as part:
             np.savetxt(part, rows, "%.9g", ",", header=columns, comments="")
@@ -74,9 +76,9 @@ def write_sample(target: Path, values: np.ndarray, fitted: Fitted, suffix: str =
         with whole(target.with_name(f"{target.name}.npy")) as part, part.open("wb") as file:
             np.save(file, stored.astype(np.float32))
     elif can_hold(suffix, fitted.dtype, len(values)):
-        write_pixels(target.with_name(target.name + suffix), fitted.restore(values, spread))
+        write_pixels(target.with_name(target.name + suffix), fitted.restore(values, spread), SYNTHETIC)
     else:
-        write_image(target.with_name(target.name + suffix), values)
+        write_image(target.with_name(target.name + suffix), values, SYNTHETIC)
 
 
 def write_on_grid(target: Path, values: np.ndarray, way: Way, like: Path, fitted: Fitted, spread: bool = False) -> None:

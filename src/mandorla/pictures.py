@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mandorla.data.images import png_text
+
 _TILE, _LARGEST_TILE, _GAP, _FONT, _GREY = 72, 160, 4, 13, (128, 128, 128, 255)
 _LINE = 17  # pixels from one line of lettering to the next
 _PLOT = (160, 96)  # pixels of a signal's picture, width and height
@@ -26,10 +28,12 @@ def grid(
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
     bands: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    note: str = "",
 ) -> bytes:
     """Draw samples `(C, *size)` in [0, 1] as a table; None leaves a place empty. Returns a PNG.
 
-    Small images are enlarged by a whole number, pixel by pixel. `bands` are the rows and columns set off by a gap.
+    Small images are enlarged by a whole number, pixel by pixel. `bands` are the rows and columns set off by a gap. A
+    `note` is the PNG's text `mandorla`.
     """
     tiles = [[None if x is None else tile(x) for x in row] for row in rows]
     width = max(picture.width for row in tiles for picture in row if picture)
@@ -53,7 +57,7 @@ def grid(
         for x, picture in zip(xs, row, strict=False):
             if picture:
                 canvas.paste(picture, (x + (room - picture.width) // 2, y + (height - picture.height) // 2))
-    return _png(canvas)
+    return _png(canvas, note)
 
 
 def tile(x: Tensor) -> Image.Image:
@@ -115,7 +119,7 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, note: str) -> bytes:
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    image.save(file, format="PNG", pnginfo=png_text(note) if note else None)
     return file.getvalue()

@@ -111,7 +111,7 @@ class Splits:
         """Return a hash of all that batches depend on: samples, their order and division, and intensity."""
         scales = {name: fitted.to_json() | {"seen": None} for name, fitted in self.intensity.items()}
         for scale in scales.values():
-            del scale["dtype"]  # it is in `contents`
+            del scale["dtype"], scale["columns"]  # the one is in `contents`, the others are names alone
         return sha256(f"{self.contents} {json.dumps(scales, sort_keys=True)}".encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,10 +25,10 @@ import torch
 from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
-from mandorla.data.readers import check_columns, check_file, split_place
+from mandorla.data.readers import check_columns, check_file, columns_of, split_place
 from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.data.splits import Marks
-from mandorla.data.stored import divide
+from mandorla.data.stored import divide, with_intensity
 from mandorla.errors import MandorlaError, MandorlaWarning
 
 VERSION = 2  # of what is kept: another one is not looked at
@@ -90,7 +91,7 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
             any_marked = kept.arrays[name].reshape(len(rows), -1).any(axis=1)
             shown = [bool(any_) if known else None for any_, known in zip(any_marked, marked, strict=True)]
             labels[f"{name.removesuffix('_mask')}_present"] = shown
-    return divide(
+    splits = divide(
         {name: kept.arrays[name] for name in pairs.files},
         present,
         ids,
@@ -105,6 +106,8 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
             for name in pairs.files
         },
     )
+    columns = {name: columns_of(places) for name, places in pairs.files.items()}
+    return with_intensity(splits, {n: replace(fitted, columns=columns[n]) for n, fitted in splits.intensity.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------- reading all

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from mandorla.errors import MandorlaError
 from mandorla.storage import whole
@@ -24,17 +25,17 @@ MOST_BYTES: ContextVar[int] = ContextVar("MOST_BYTES", default=2**33)  # that on
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339  # TIFF tags
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray, note: str = "") -> None:
     """Write `image`, float `(C, H, W)`, cut to [0, 1], with 8 bits. Raises `MandorlaError` as `write_pixels` does."""
     image = np.asarray(image)
     if not np.isfinite(image).all():
         raise MandorlaError(f"{path}: the image holds NaN or infinite values")
-    write_pixels(path, np.rint(image.clip(0, 1) * 255).astype(np.uint8))
+    write_pixels(path, np.rint(image.clip(0, 1) * 255).astype(np.uint8), note)
 
 
-def write_pixels(path: Path, pixels: np.ndarray) -> None:
+def write_pixels(path: Path, pixels: np.ndarray, note: str = "") -> None:
     """Write `pixels` `(C, H, W)`, C = 1 or 3, as they are to the kind of file that the suffix of `path` names, whole or
-    not at all.
+    not at all. A `note` is in it as the PNG text `mandorla`, or the description of a TIFF.
 
     Raises `MandorlaError` for another shape, for a type that such files do not have (see `can_hold`), or where the file
     cannot be written.
@@ -49,7 +50,15 @@ def write_pixels(path: Path, pixels: np.ndarray) -> None:
         )
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     with whole(path) as part:
-        image.save(part, Image.registered_extensions()[path.suffix.lower()])
+        texts = {"pnginfo": png_text(note), "description": note} if note else {}
+        image.save(part, Image.registered_extensions()[path.suffix.lower()], **texts)
+
+
+def png_text(note: str) -> PngInfo:
+    """Return what a PNG is saved with to say `note` in its text `mandorla`."""
+    text = PngInfo()
+    text.add_text("mandorla", note)
+    return text
 
 
 def can_hold(suffix: str, dtype: np.dtype | str, channels: int) -> bool:

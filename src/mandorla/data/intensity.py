@@ -178,7 +178,7 @@ class Fitted:
 
     `usual` is the range of all, or the median of the training subjects' ranges; `subjects[name]` the range of each
     subject, empty unless `per: subject`; `seen` what training samples look like, None before a training; `dtype` the
-    type of the stored numbers.
+    type of the stored numbers; `columns` the names of the channels, where the training read tables.
     """
 
     settings: IntensityConfig
@@ -186,6 +186,7 @@ class Fitted:
     subjects: Mapping[str, Intensity]
     seen: Seen | None = None
     dtype: str = "float32"
+    columns: tuple[str, ...] = ()
 
     def apply(self, values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
         """Return the stored samples `values` `(B, ...)` of the subjects `groups` as float32 in [0, 1].
@@ -255,6 +256,7 @@ class Fitted:
             "subjects": pairs,
             "seen": asdict(self.seen) if self.seen else None,
             "dtype": self.dtype,
+            "columns": list(self.columns),
         }
 
     @classmethod
@@ -266,7 +268,7 @@ class Fitted:
         subjects = {name: Intensity(*pair) for name, pair in tree["subjects"].items()}
         settings = _READ_CONFIG.validate_json(json.dumps(tree["settings"]))
         dtype = np.dtype(tree.get("dtype", cls.dtype)).name
-        return cls(settings, Intensity(*tree["usual"]), subjects, seen, dtype)
+        return cls(settings, Intensity(*tree["usual"]), subjects, seen, dtype, tuple(tree.get("columns", ())))
 
 
 UNIT = Fitted(AsStored(), Intensity(0.0, 1.0), {})

@@ -10,7 +10,7 @@ A *place* says where the values of one modality of one sample lie: `PATH`, or `P
 | NIfTI | `a.nii.gz`, a channel of four dimensions `a.nii.gz:2` | (1, D, H, W) and geometry |
 | DICOM | a folder with one series; one image `a.dcm` | (1, D, H, W) and geometry; (1, H, W) |
 | WAV | `a.wav` | log-mel spectrogram (1, bands, frames) |
-| table | `a.csv`, columns of it `a.csv:x,y` | (C, T), or (C,) by `ReadOptions` |
+| table | `a.csv`, columns of it `a.csv:x,"y,z"` | (C, T), or (C,) by `ReadOptions` |
 
 What a file declares is checked before it is decoded, for a small file can claim to hold terabytes.
 
@@ -556,7 +556,7 @@ def _read_table(path: Path, key: str | None, options: ReadOptions) -> Reading:
         names = next(lines, [])
         if names and all(map(_is_number, names)):
             raise MandorlaError(f"its first line holds numbers ({', '.join(names[:3])}); put a line of names above it")
-        wanted = names if key is None else [name.strip() for name in key.split(",")]
+        wanted = names if key is None else split_columns(key)
         if "" in wanted:  # as pandas writes the numbers of rows
             number = wanted.index("") + 1
             raise MandorlaError(f"column {number} has no name; remove it, or name those to take, as in {path.name}:a,b")
@@ -585,22 +585,47 @@ def check_columns(places: Iterable[str | None]) -> None:
     What cannot be read as a table is passed over: `read` says what is wrong with it.
     """
     first: tuple[str, list[str]] | None = None
-    for place in places:
-        path, key = split_place(place) if place else (Path(), "")
-        if key is not None or suffix(path) not in TABLES or not path.is_file():
-            continue
-        try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                lines = csv.reader(file.read(_MOST_NAMES).splitlines())
-            names = [cell.strip() for cell in next(line for line in lines if line)]
-        except (OSError, ValueError, StopIteration, csv.Error):
+    for place in filter(None, places):
+        if not (names := _first_line(*split_place(place))):
             continue
         first = first or (place, names)
         if names != first[1]:
             raise MandorlaError(
                 f"{place}: its columns are {', '.join(names)}, those of {first[0]} are {', '.join(first[1])}; give "
-                f"all of a modality the same, or name them as in *.csv:{','.join(first[1])}"
+                f"all of a modality the same, or name them as in *.csv:{join_columns(first[1])}"
             )
+
+
+def columns_of(places: Iterable[str | None]) -> tuple[str, ...]:
+    """Return the names of the columns that the first table among `places` gives, in order; none without a table."""
+    for path, key in map(split_place, filter(None, places)):
+        if names := split_columns(key) if key and suffix(path) in TABLES else _first_line(path, key):
+            return tuple(names)
+    return ()
+
+
+def split_columns(key: str) -> list[str]:
+    """Return the names of columns in the `key` of a table, as CSV has them: `x,"y,z"` are x and y,z."""
+    return [name.strip() for name in next(csv.reader([key]))]
+
+
+def join_columns(names: Iterable[str]) -> str:
+    """Undo `split_columns`: return a line of CSV."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
+
+
+def _first_line(path: Path, key: str | None) -> list[str] | None:
+    """Return the names of the columns of a whole table; None of what is none, or cannot be read."""
+    if key is not None or suffix(path) not in TABLES or not path.is_file():
+        return None
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file.read(_MOST_NAMES).splitlines())
+        return [cell.strip() for cell in next(line for line in lines if line)]
+    except (OSError, ValueError, StopIteration, csv.Error):
+        return None
 
 
 def _is_number(cell: str) -> bool:

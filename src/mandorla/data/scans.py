@@ -77,11 +77,15 @@ def pair_scans(config: ScansConfig) -> Pairs:
     return add_labels(pair(found, modalities, config, str(folder), masks), config)
 
 
+def endings(text: str) -> list[tuple[str, str]]:
+    """Return the last two words of a name, if it has as many, and its last one, each with what stands before them."""
+    starts = [0, *(match.end() for match in _WORDS.finditer(text))]
+    return [(text[:start].strip("-_. "), text[start:]) for start in starts[-2:]]
+
+
 def _read(path: Path, folder: Path, aliases: Mapping[str, str]) -> _Scan | Unpairable:
     """Return what a file's name tells."""
-    text = stem(path)
-    starts = [0, *(match.end() for match in _WORDS.finditer(text))]
-    for start in starts[-2:]:
-        if name := to_modality(text[start:], aliases):
-            return _Scan(path, name, text[:start].strip("-_. ") or path.parent.relative_to(folder).as_posix())
-    return Unpairable(str(path), f"{text[starts[-1] :]!r} is no modality that is known; tell it by data.aliases")
+    for case, words in endings(stem(path)):
+        if name := to_modality(words, aliases):
+            return _Scan(path, name, case or path.parent.relative_to(folder).as_posix())
+    return Unpairable(str(path), f"{words!r} is no modality that is known; tell it by data.aliases")

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mandorla.data.dataset import Splits
+from mandorla.data.images import png_text
 from mandorla.diffusion.labels import split_labels
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.audit import flatten_tuples
@@ -331,7 +331,6 @@ def _encoded(x: Tensor, about: dict[str, Any]) -> str:
 
 def _with_settings(image: Image.Image, about: dict[str, Any]) -> bytes:
     """Return a PNG that says in its text `mandorla`, as JSON, how it was made."""
-    text, file = PngInfo(), io.BytesIO()
-    text.add_text("mandorla", json.dumps(about))
-    image.save(file, "PNG", pnginfo=text)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=png_text(json.dumps(about)))
     return file.getvalue()
