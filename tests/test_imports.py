@@ -12,10 +12,10 @@ import pytest
 import mandorla
 from mandorla import imports
 from mandorla.cli import main
+from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
-from mandorla.imports import import_all
-from mandorla.nets import encoder_decoder
-from mandorla.nets.encoder_decoder import registered
+from mandorla.imports import REGISTERS, import_all
+from mandorla.nets.encoder_decoder import ENCODER_DECODERS, CustomConfig, build_encoder_decoder
 from mandorla.recipe import read_recipe, read_run
 
 NETS = '''
@@ -56,10 +56,11 @@ class Mine(EncoderDecoder):
 
 @pytest.fixture(autouse=True)
 def networks_of_other_tests():
-    """Leave the networks registered that were."""
-    before = registered()
+    """Leave the networks and datasets registered that were."""
+    before = [dict(register.named) for register in REGISTERS]
     yield
-    encoder_decoder._REGISTRY.update(before)
+    for register, named in zip(REGISTERS, before, strict=True):
+        register.named.update(named)
 
 
 @pytest.fixture
@@ -97,8 +98,9 @@ def command(*arguments: str) -> None:
 
 
 def forget() -> None:
-    """Forget all networks of users."""
-    encoder_decoder._REGISTRY.clear()
+    """Forget all networks and datasets of users."""
+    for register in REGISTERS:
+        register.named.clear()
     imports._files.clear()
 
 
@@ -152,13 +154,13 @@ def test_two_projects_may_use_one_name(project, tmp_path):
     other.write_text(NETS.replace("number = 1", "number = 2"))
     for _ in range(2):
         import_all(["mynets.py"], "recipe")
-        assert registered()["mine"].number == 1
+        assert ENCODER_DECODERS.named["mine"].number == 1
         import_all([str(other)], "recipe")
-        assert registered()["mine"].number == 2
+        assert ENCODER_DECODERS.named["mine"].number == 2
     other.write_text(NETS.replace("number = 1", "number = 33"))
     os.utime(other, (1, 1))
     import_all([str(other)], "recipe")
-    assert registered()["mine"].number == 33
+    assert ENCODER_DECODERS.named["mine"].number == 33
 
 
 def test_two_projects_may_use_one_name_of_what_they_import(tmp_path):
@@ -174,18 +176,18 @@ def test_two_projects_may_use_one_name_of_what_they_import(tmp_path):
     for _ in range(2):
         for number, folder in enumerate("ab"):
             import_all([str(tmp_path / folder / "mynets.py")], "recipe")
-            assert registered()["mine"].number == (number, 10 + number)
+            assert ENCODER_DECODERS.named["mine"].number == (number, 10 + number)
             assert import_module("mynets").Mine.number == (number, 10 + number), "also by its path of import"
     forget()
     import_all([str(tmp_path / "a" / "mynets.py")], "recipe")
-    assert registered()["mine"].number == (0, 10)
+    assert ENCODER_DECODERS.named["mine"].number == (0, 10)
 
 
 def test_modules_are_imported_by_name(project, monkeypatch):
     monkeypatch.syspath_prepend(project)
     shutil.copy("mynets.py", "my_module_of_nets.py")
     import_all(["my_module_of_nets"], "recipe")
-    assert registered()["mine"].__module__ == "my_module_of_nets"
+    assert ENCODER_DECODERS.named["mine"].__module__ == "my_module_of_nets"
     assert imports.settle(["my_module_of_nets", "mynets.py"]) == ("my_module_of_nets", str(project / "mynets.py"))
 
 
@@ -216,4 +218,4 @@ def test_an_unknown_network_says_where_it_could_come_from():
     with pytest.raises(
         MandorlaError, match="'mien' is not known: .* or name the file that registers it under `imports`"
     ):
-        encoder_decoder.build_encoder_decoder(encoder_decoder.CustomConfig(kind="mien"), None, (4,), (4,))
+        build_encoder_decoder(CustomConfig(kind="mien"), Modality("x", 1, (4,)), (4,), (4,))

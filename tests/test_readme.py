@@ -17,7 +17,7 @@ from mandorla.cli import main
 from mandorla.data import load_data
 from mandorla.data.images import write_image
 from mandorla.diffusion.samplers import SAMPLERS, SamplingConfig, time_grid
-from mandorla.nets.encoder_decoder import registered
+from mandorla.nets.encoder_decoder import ENCODER_DECODERS
 from mandorla.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,7 +154,7 @@ def test_own_networks(world):
     Path("mine.yaml").write_text(block("yaml", "imports:"))
     recipe = read_recipe("mine.yaml")
     network = recipe.vae.model.encoder_decoder_of["t1"]
-    assert registered()[network.kind].__name__ == "Mine"
+    assert ENCODER_DECODERS.named[network.kind].__name__ == "Mine"
     assert network.options == {"width": 64}
 
 
