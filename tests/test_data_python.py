@@ -1,13 +1,18 @@
 """Datasets of the user's own: read as they are, divided by group, and refused in one line where something is wrong."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from mandorla.check import find_out
 from mandorla.data import load_data, pack_data, read_config
+from mandorla.data.dataset import Modality
 from mandorla.data.python import DATASETS, PythonConfig, gather_samples
 from mandorla.errors import MandorlaError
+from mandorla.recipe import read_recipe
 
 
 def sample(i: int) -> dict:
@@ -121,6 +126,25 @@ def test_they_can_be_checked_and_packed(monkeypatch, tmp_path):
     packed = load_data(read_config({"kind": "shards", "root": str(tmp_path), "folder": "packed"}), 0)
     monkeypatch.setitem(DATASETS.named, "slices", Slices)
     assert packed.fingerprint == load_data(config, 0).fingerprint
+
+
+def test_the_example_in_the_readme(monkeypatch, tmp_path):
+    text = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "project").mkdir()
+    for name, language in (("study.py", "python"), ("mine.yaml", "yaml")):
+        (block,) = [
+            b for b in re.findall(rf"```{language}\n(.*?)```", text, re.S) if "class Study" in b or "kind: python" in b
+        ]
+        (tmp_path / "project" / name).write_text(block)
+    (tmp_path / "data" / "study").mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (2, 30, 1, 6, 5), np.uint8)
+    patient = np.arange(30) // 3
+    np.savez(tmp_path / "data" / "study" / "2024.npz", t1=images[0], t2=images[1], patient=patient, age=40.5 + patient)
+    monkeypatch.chdir(tmp_path)
+    splits = load_data(read_recipe("project/mine.yaml").data, 0)
+    assert splits.train.modalities == (Modality("t1", 1, (6, 5)), Modality("t2", 1, (6, 5)))
+    batch = splits.train.batch([0])
+    assert batch.factors["age"][0] == 40.5 + int(batch.whose[0])
 
 
 def change(**more):
