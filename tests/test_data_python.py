@@ -130,12 +130,11 @@ def test_they_can_be_checked_and_packed(monkeypatch, tmp_path):
 
 def test_the_example_in_the_readme(monkeypatch, tmp_path):
     text = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    (python,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "class Study" in block]
+    (recipe,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.S) if "kind: python" in block]
     (tmp_path / "project").mkdir()
-    for name, language in (("study.py", "python"), ("mine.yaml", "yaml")):
-        (block,) = [
-            b for b in re.findall(rf"```{language}\n(.*?)```", text, re.S) if "class Study" in b or "kind: python" in b
-        ]
-        (tmp_path / "project" / name).write_text(block)
+    (tmp_path / "project" / "study.py").write_text(python)
+    (tmp_path / "project" / "mine.yaml").write_text("imports: [study.py]\n" + recipe)
     (tmp_path / "data" / "study").mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 30, 1, 6, 5), np.uint8)
     patient = np.arange(30) // 3

@@ -213,7 +213,8 @@ def test_dataset_and_both_networks_from_other_folders(all_three, tmp_path, monke
     assert model.diffusion.network.layers[0].out_features == 12
     parts = model.data().parts
     assert sum(map(len, parts.values())) == 75
-    x = parts["test"].batch(range(2)).x
+    batch = parts["test"].batch(range(9))
+    x = {name: z[batch.present["b"]][:2] for name, z in batch.x.items()}
     assert model.translate({"a": x["a"]}, wanted=["b"], num_samples=3)["b"].shape == (3, 2, 1, 4)
     assert model.sample(4, labels={"kind": "x"}).x["a"].shape == (4, 1, 8, 6)
     assert model.log_likelihood(model.encode(x), num_probes=1).isfinite().all()
