@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mandorla.latents import Components, Layout
+from mandorla.nets.diffusion_network import DiffusionNetwork
 
 
 @dataclass
@@ -55,15 +56,14 @@ class GaussianFlow:
         return mean, self.covariance[wanted][:, wanted] - cross @ self.covariance[known][:, wanted]
 
 
-class GaussianNetwork(nn.Module):
+class GaussianNetwork(DiffusionNetwork):
     """Answer like the network of stage 2 would after perfect training on Gaussian components of `layout`."""
 
-    def __init__(self, layout: Layout, flow: GaussianFlow):
-        super().__init__()
-        self.layout, self.flow = layout, flow
+    common_times = True
 
-    def whole_tokens(self, name: str, cells: Tensor) -> Tensor:
-        return cells
+    def __init__(self, layout: Layout, flow: GaussianFlow):
+        super().__init__(layout, {})
+        self.flow = flow
 
     def forward(
         self, components: Components, times: Tensor, held: Components | None = None, labels: Components | None = None

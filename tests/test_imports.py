@@ -1,5 +1,6 @@
-"""A user's own networks: found from any folder, in both stages, and again after loading."""
+"""A user's own networks and dataset: found from any folder, in both stages, and again after loading."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,15 +8,18 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import mandorla
 from mandorla import imports
 from mandorla.cli import main
+from mandorla.data.dataset import Modality
+from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
-from mandorla.imports import import_all
-from mandorla.nets import encoder_decoder
-from mandorla.nets.encoder_decoder import registered
+from mandorla.imports import REGISTERS, import_all
+from mandorla.nets.encoder_decoder import ENCODER_DECODERS, CustomConfig, build_encoder_decoder
 from mandorla.recipe import read_recipe, read_run
 
 NETS = '''
@@ -56,10 +60,11 @@ class Mine(EncoderDecoder):
 
 @pytest.fixture(autouse=True)
 def networks_of_other_tests():
-    """Leave the networks registered that were."""
-    before = registered()
+    """Leave the networks and datasets registered that were."""
+    before = [dict(register.named) for register in REGISTERS]
     yield
-    encoder_decoder._REGISTRY.update(before)
+    for register, named in zip(REGISTERS, before, strict=True):
+        register.named.update(named)
 
 
 @pytest.fixture
@@ -97,8 +102,9 @@ def command(*arguments: str) -> None:
 
 
 def forget() -> None:
-    """Forget all networks of users."""
-    encoder_decoder._REGISTRY.clear()
+    """Forget all networks and datasets of users."""
+    for register in REGISTERS:
+        register.named.clear()
     imports._files.clear()
 
 
@@ -127,6 +133,179 @@ def test_both_stages_and_loading_from_other_folders(project, tmp_path, monkeypat
         mandorla.load("r")
 
 
+OWN = """
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from mandorla import DiffusionNetwork, register
+
+
+@register("mine")
+class Pairs(Dataset):
+    def __init__(self, root, num=90):
+        self.images = np.load(root / "images.npy")[:num]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        images = {"a": self.images[i], "b": self.images[i, :, ::2].mean(2) if i % 4 else None}
+        return {"images": images, "group": f"p{i // 3:02d}", "labels": {"kind": "xy"[i // 3 % 2]}}
+
+
+@register("mine")
+class Flow(DiffusionNetwork):
+    def __init__(self, layout, labels, width=8):
+        super().__init__(layout, labels)
+        sizes = [torch.Size(shape).numel() for shape in layout.shapes.values()]
+        known = len(sizes) + sum(labels.values())
+        self.layers = nn.Sequential(nn.Linear(sum(sizes) + known, width), nn.SiLU(), nn.Linear(width, sum(sizes)))
+
+    def forward(self, components, times, held, labels):
+        told = [labels[name].nan_to_num() for name in self.labels]
+        return self.layout.split(self.layers(torch.cat([self.layout.join(components), times, *told], 1)))
+"""
+ALL_THREE = """
+run: ../r
+device: cpu
+imports: [mynets.py, own.py]
+data: {kind: python, dataset: mine, root: images, options: {num: 75}, intensity: {kind: minmax}}
+vae:
+  model: {shared: {channels: 4}, private: {channels: 4}, encoder_decoder: {kind: mine, options: {factor: 2}}}
+  training: {steps: 2, batch_size: 16, compile: true}
+diffusion:
+  labels: [kind]
+  network: {kind: mine, options: {width: 12}}
+  weak_share: 0.5
+  training: {steps: 2, batch_size: 16, compile: true}
+  sampling: {steps: 2, autoguidance: 1.5}
+evaluate:
+  {num_train: 20, num_test: 10, num_generated: 10, num_translated: 2, num_samples: 2, judge_steps: 2, label: kind}
+"""
+
+
+@pytest.fixture
+def all_three(project):
+    """Write a dataset and a network of stage 2 into the project, and a recipe with an encoder/decoder too."""
+    (project / "images").mkdir()
+    np.save(project / "images" / "images.npy", np.random.default_rng(0).normal(100, 20, (90, 1, 8, 6)))
+    (project / "own.py").write_text(OWN)
+    (project / "mine.yaml").write_text(ALL_THREE)
+    return project
+
+
+def test_dataset_and_both_networks_from_other_folders(all_three, tmp_path, monkeypatch):
+    command("train", "vae", "mine.yaml")
+    command("train", "vae", "mine.yaml")  # there is nothing to do, and nothing else is found
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    command("train", "diffusion", "../r")
+    command("sample", "../r", "--num", "3", "--label", "kind=y", "--out", "drawn")
+    command("evaluate", "../r")
+    assert Path("../r/report.html").is_file()
+
+    forget()
+    model = mandorla.load("../r")
+    assert [type(net).__name__ for net in (model.diffusion.network, model.diffusion.weak)] == ["Flow", "Flow"]
+    assert model.diffusion.network.layers[0].out_features == 12
+    parts = model.data().parts
+    assert sum(map(len, parts.values())) == 75
+    batch = parts["test"].batch(range(9))
+    x = {name: z[batch.present["b"]][:2] for name, z in batch.x.items()}
+    assert model.translate({"a": x["a"]}, wanted=["b"], num_samples=3)["b"].shape == (3, 2, 1, 4)
+    assert model.sample(4, labels={"kind": "x"}).x["a"].shape == (4, 1, 8, 6)
+    assert model.log_likelihood(model.encode(x), num_probes=1).isfinite().all()
+
+    new = "import mandorla; m = mandorla.load('r'); print(m.sample(2).x['a'].shape, m.data().test.ids)"
+    environment = os.environ | {"PYTHONPATH": str(Path(mandorla.__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", new], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == f"torch.Size([2, 1, 8, 6]) {parts['test'].ids}", result.stderr
+
+
+def test_files_for_an_own_dataset(all_three, tmp_path):
+    """Arrays (C, *size) in files of their own have the scale of the dataset's, those in an .npz are in [0, 1]."""
+    command("train", "vae", "mine.yaml")
+    command("train", "diffusion", "mine.yaml")
+    model, images = mandorla.load("../r"), np.load("images/images.npy")
+    unit = model.to_unit({"a": images[:2]})
+    Path("new").mkdir()
+    for row in range(2):
+        np.save(f"new/{row}.npy", images[row])
+    np.savez("new.npz", a=unit["a"])
+    for source in ("new", "new.npz"):
+        command("translate", "../r", source, f"from-{source}", "--given", "a", "--wanted", "b")
+    for row, (known, _) in enumerate(zip(*[iter(sorted(Path("from-new/b").iterdir()))] * 2, strict=True)):
+        assert known.name.startswith(str(row))
+    command("swap", "../r", "--shared-from", "0", "--private-from", "1", "--out", "swapped")
+
+
+def test_a_network_of_stage_2_may_come_later(all_three, tmp_path):
+    """What stage 1 imported stays, and what stage 2 imports stays when stage 1 is asked for again."""
+    first = ALL_THREE.replace(", own.py]", "]").replace(
+        ALL_THREE.splitlines()[4], "data: {kind: polydigits, num_train: 64}"
+    )
+    own = "  labels: [kind]\n  network: {kind: mine, options: {width: 12}}\n"
+    assert own in first
+    Path("first.yaml").write_text(first.replace(own, ""))
+    command("train", "vae", "first.yaml")
+    Path("second.yaml").write_text("base: first.yaml\nimports: [own.py]\ndiffusion: {network: {kind: mine}}")
+    command("train", "diffusion", "second.yaml")
+    command("train", "vae", "first.yaml")
+    assert read_run(tmp_path / "r").imports == (str(all_three / "own.py"), str(all_three / "mynets.py"))
+    forget()
+    model = mandorla.load("../r")
+    assert type(model.diffusion.network).__name__ == "Flow"
+    assert type(model.vae.networks["view0"]).__name__ == "Mine"
+    (all_three / "own.py").rename("moved.py")
+    Path("second.yaml").write_text("base: first.yaml\nimports: [moved.py]\ndiffusion: {network: {kind: mine}}")
+    for stage, recipe in (("vae", "first.yaml"), ("diffusion", "second.yaml")):  # what is gone is forgotten
+        command("train", stage, recipe)
+    assert read_run(tmp_path / "r").imports == (str(all_three / "mynets.py"), str(all_three / "moved.py"))
+
+
+def test_all_three_by_their_paths_of_import(all_three, tmp_path, monkeypatch):
+    text = ALL_THREE.replace("imports: [mynets.py, own.py]\n", "").replace("dataset: mine", "dataset: 'own:Pairs'")
+    text = text.replace("encoder_decoder: {kind: mine", "encoder_decoder: {kind: 'mynets:Mine'")
+    Path("mine.yaml").write_text(text.replace("network: {kind: mine", "network: {kind: 'own:Flow'"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path and not (Path(path) / "own.py").exists()])
+    for name in ("own", "mynets"):
+        sys.modules.pop(name, None)
+    command("train", "vae", "project/mine.yaml")
+    assert read_run(tmp_path / "r").imports == tuple(str(all_three / name) for name in ("mynets.py", "own.py"))
+    forget()
+    assert len(mandorla.load("r").data().train) > 40
+
+
+def test_a_mistake_in_the_network_of_stage_2_leaves_the_run_as_it_was(all_three, tmp_path):
+    command("train", "vae", "mine.yaml")
+    before = (tmp_path / "r" / "config.yaml").read_text()
+    Path("own.py").write_text(OWN.replace("*told], 1)))", "*told], 1)))['a']"))
+    forget()
+    with pytest.raises(MandorlaError, match="diffusion.network 'mine': `forward` fails on two empty samples"):
+        train_diffusion(read_recipe("mine.yaml", ["diffusion.mode=private"]))
+    assert (tmp_path / "r" / "config.yaml").read_text() == before
+    assert not (tmp_path / "r" / "diffusion").exists()
+
+
+def test_a_run_from_before_stage_2_had_kinds_of_networks(polydigits_run, copy_of):
+    run = copy_of(polydigits_run)
+    text = (run / "config.yaml").read_text()
+    assert "    kind: transformer\n" in text
+    (run / "config.yaml").write_text(text.replace("    kind: transformer\n", ""))
+    model = mandorla.load(run)
+    assert torch.equal(model.sample(2).x["view0"], mandorla.load(polydigits_run).sample(2).x["view0"])
+    train_diffusion(read_recipe(str(run), [f"run={json.dumps(str(run))}"], "diffusion"))
+    assert (run / "config.yaml").read_text() == text
+    with pytest.raises(MandorlaError, match="was begun with diffusion.network.depth=1, not 2"):
+        train_diffusion(
+            read_recipe(str(run), [f"run={json.dumps(str(run))}", "diffusion.network.depth=2"], "diffusion")
+        )
+
+
 @pytest.mark.parametrize("here", [".", "..", "../elsewhere"])
 def test_a_network_by_its_path_of_import_is_found_again(project, tmp_path, monkeypatch, here):
     """`kind: module:Class` means the file beside the recipe, wherever the command is given, and stays that file."""
@@ -152,13 +331,13 @@ def test_two_projects_may_use_one_name(project, tmp_path):
     other.write_text(NETS.replace("number = 1", "number = 2"))
     for _ in range(2):
         import_all(["mynets.py"], "recipe")
-        assert registered()["mine"].number == 1
+        assert ENCODER_DECODERS.named["mine"].number == 1
         import_all([str(other)], "recipe")
-        assert registered()["mine"].number == 2
+        assert ENCODER_DECODERS.named["mine"].number == 2
     other.write_text(NETS.replace("number = 1", "number = 33"))
     os.utime(other, (1, 1))
     import_all([str(other)], "recipe")
-    assert registered()["mine"].number == 33
+    assert ENCODER_DECODERS.named["mine"].number == 33
 
 
 def test_two_projects_may_use_one_name_of_what_they_import(tmp_path):
@@ -174,18 +353,18 @@ def test_two_projects_may_use_one_name_of_what_they_import(tmp_path):
     for _ in range(2):
         for number, folder in enumerate("ab"):
             import_all([str(tmp_path / folder / "mynets.py")], "recipe")
-            assert registered()["mine"].number == (number, 10 + number)
+            assert ENCODER_DECODERS.named["mine"].number == (number, 10 + number)
             assert import_module("mynets").Mine.number == (number, 10 + number), "also by its path of import"
     forget()
     import_all([str(tmp_path / "a" / "mynets.py")], "recipe")
-    assert registered()["mine"].number == (0, 10)
+    assert ENCODER_DECODERS.named["mine"].number == (0, 10)
 
 
 def test_modules_are_imported_by_name(project, monkeypatch):
     monkeypatch.syspath_prepend(project)
     shutil.copy("mynets.py", "my_module_of_nets.py")
     import_all(["my_module_of_nets"], "recipe")
-    assert registered()["mine"].__module__ == "my_module_of_nets"
+    assert ENCODER_DECODERS.named["mine"].__module__ == "my_module_of_nets"
     assert imports.settle(["my_module_of_nets", "mynets.py"]) == ("my_module_of_nets", str(project / "mynets.py"))
 
 
@@ -216,4 +395,4 @@ def test_an_unknown_network_says_where_it_could_come_from():
     with pytest.raises(
         MandorlaError, match="'mien' is not known: .* or name the file that registers it under `imports`"
     ):
-        encoder_decoder.build_encoder_decoder(encoder_decoder.CustomConfig(kind="mien"), None, (4,), (4,))
+        build_encoder_decoder(CustomConfig(kind="mien"), Modality("x", 1, (4,)), (4,), (4,))

@@ -12,15 +12,15 @@ from torch import nn
 from mandorla.config import Settings, dump, load_settings
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
-from mandorla.nets import encoder_decoder
+from mandorla.imports import register
 from mandorla.nets.encoder_decoder import (
+    ENCODER_DECODERS,
     ConvolutionalConfig,
     CustomConfig,
     EncoderDecoder,
     EncoderDecoderConfig,
     PerceptronConfig,
     build_encoder_decoder,
-    register,
 )
 
 SMALL = ConvolutionalConfig(channels=(6, 8), patch=2, hidden=12, num_blocks=1)  # a stride of 4
@@ -145,7 +145,7 @@ def from_yaml(tmp_path, text: str) -> EncoderDecoderConfig:
 
 
 def test_own_class_by_registered_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder_decoder, "_REGISTRY", {})
+    monkeypatch.setitem(ENCODER_DECODERS.named, "averages", None)
     assert register("averages")(Averages) is Averages
     config = from_yaml(tmp_path, "net: {kind: averages, options: {gain: 2.0}}")
     network = build_encoder_decoder(config, Modality("x", 1, (4,)), (2,), (3,))
@@ -199,7 +199,7 @@ def test_own_class_with_a_mistake(monkeypatch, method, result, message):
         def decode(self, c, u):
             return torch.cat([c, u], 1)[:, None, :4]
 
-    monkeypatch.setitem(encoder_decoder._REGISTRY, "wrong", Wrong)
+    monkeypatch.setitem(ENCODER_DECODERS.named, "wrong", Wrong)
     build = (CustomConfig(kind="wrong"), Modality("x", 1, (4,)), (2,), (3,))
     assert build_encoder_decoder(*build).training
     monkeypatch.setattr(Wrong, method, EncoderDecoder.decode if result is None else lambda self, *z: result(*z))

@@ -1,5 +1,6 @@
 """The README as a newcomer follows it: every command as typed, on tiny settings, and both blocks of Python."""
 
+import inspect
 import os
 import re
 import shlex
@@ -16,8 +17,10 @@ import mandorla.serve
 from mandorla.cli import main
 from mandorla.data import load_data
 from mandorla.data.images import write_image
+from mandorla.data.python import DATASETS
 from mandorla.diffusion.samplers import SAMPLERS, SamplingConfig, time_grid
-from mandorla.nets.encoder_decoder import registered
+from mandorla.nets.diffusion_network import DIFFUSION_NETWORKS
+from mandorla.nets.encoder_decoder import ENCODER_DECODERS
 from mandorla.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,13 +152,21 @@ def test_measuring_anybodys_arrays(world, capsys):
     assert "'frechet': " in capsys.readouterr().out
 
 
-def test_own_networks(world):
+def test_own_dataset_and_networks(world):
     Path("mynets.py").write_text(block("python", "@register"))
     Path("mine.yaml").write_text(block("yaml", "imports:"))
     recipe = read_recipe("mine.yaml")
     network = recipe.vae.model.encoder_decoder_of["t1"]
-    assert registered()[network.kind].__name__ == "Mine"
+    assert ENCODER_DECODERS.named[network.kind].__name__ == "Mine"
     assert network.options == {"width": 64}
+    flow = recipe.diffusion.network
+    for own, options, name in (
+        (ENCODER_DECODERS.named[network.kind], network.options, "Mine"),
+        (DATASETS.named[recipe.data.dataset], recipe.data.options, "Pairs"),
+        (DIFFUSION_NETWORKS.named[flow.kind], flow.options, "Flow"),
+    ):
+        assert own.__name__ == name
+        assert list(inspect.signature(own).parameters)[-1:] == list(options)
 
 
 def test_a_sample_takes_as_many_evaluations_as_it_says():

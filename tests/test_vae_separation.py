@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mandorla.data.dataset import Batch, Modality
-from mandorla.nets.encoder_decoder import EncoderDecoder, register
+from mandorla.imports import register
+from mandorla.nets.encoder_decoder import EncoderDecoder
 from mandorla.vae.model import VAE, LatentConfig, ModelConfig
 from mandorla.vae.separation import _first_half, explained, foretold, partners, separation
 

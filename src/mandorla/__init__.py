@@ -9,12 +9,15 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 
 TYPE_CHECKING = False  # type checkers know the name; importing `typing` would take longer than all of this
 if TYPE_CHECKING:
+    from mandorla.imports import register
     from mandorla.latents import Latents
     from mandorla.model import Mandorla, load
-    from mandorla.nets.encoder_decoder import EncoderDecoder, register
+    from mandorla.nets.diffusion_network import DiffusionNetwork
+    from mandorla.nets.encoder_decoder import EncoderDecoder
 
 __version__ = "0.1.0"
 __all__ = [
+    "DiffusionNetwork",
     "EncoderDecoder",
     "Latents",
     "Mandorla",
@@ -26,11 +29,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DiffusionNetwork": "mandorla.nets.diffusion_network",
     "EncoderDecoder": "mandorla.nets.encoder_decoder",
     "Latents": "mandorla.latents",
     "Mandorla": "mandorla.model",
     "load": "mandorla.model",
-    "register": "mandorla.nets.encoder_decoder",
+    "register": "mandorla.imports",
 }
 
 

@@ -1,24 +1,53 @@
 """A recipe's `imports`: the user's own Python files and modules, imported wherever the recipe is read.
 
-They register networks (`mandorla.register`). A file is run once, and again when it has changed. What it registered
-counts anew with every reading, so that two runs may bring different networks of one name.
+They register networks and datasets (`register`). A file is run once, and again when it has changed. What it registered
+counts anew with every reading, so that two runs may bring different ones of one name.
 """
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
+from mandorla.data.python import DATASETS
 from mandorla.errors import MandorlaError
-from mandorla.nets.encoder_decoder import EncoderDecoder, register, registered
+from mandorla.nets.diffusion_network import DIFFUSION_NETWORKS
+from mandorla.nets.encoder_decoder import ENCODER_DECODERS
 
+REGISTERS = (ENCODER_DECODERS, DIFFUSION_NETWORKS, DATASETS)
 SUFFIX = ".py"  # of files; everything else is the name of a module
+Own = TypeVar("Own")
 _beside: list[str] = []  # folders of files that were imported, the latest first
-_files: dict[Path, tuple[int, dict[str, type[EncoderDecoder]]]] = {}  # time of change, what was registered
+_files: dict[Path, tuple[int, list[tuple[str, Any]]]] = {}  # time of change, what was registered
+
+
+def register(name: str) -> Callable[[Own], Own]:
+    """Make an `EncoderDecoder`, a `DiffusionNetwork` or a dataset available in recipes under `name`.
+
+    Raises MandorlaError if what stands below is none of these, or the name is that of a network of mandorla's own.
+    """
+
+    if not isinstance(name, str):
+        raise MandorlaError(f'register takes a name, not {name!r}: write @register("name") above the class')
+
+    def add(own: Own) -> Own:
+        if any(name in register.taken for register in REGISTERS):
+            raise MandorlaError(f"register({name!r}): mandorla has a network of this name: choose another")
+        home = next((register for register in REGISTERS if register.fits(own)), None)
+        if home is None:
+            raise MandorlaError(
+                f"register({name!r}): {own!r} is no subclass of mandorla.EncoderDecoder or mandorla.DiffusionNetwork,"
+                " and no dataset (a class with __len__ and __getitem__, or a function that gives one): mend it"
+            )
+        home.named[name] = own
+        return own
+
+    return add
 
 
 def import_all(imports: Sequence[str], place: str) -> None:
@@ -54,8 +83,8 @@ def _import_file(path: Path) -> None:
     _find_beside(path.parent)
     changed = path.stat().st_mtime_ns
     if path in _files and _files[path][0] == changed:
-        for name, network in _files[path][1].items():
-            register(name)(network)
+        for name, own in _files[path][1]:
+            register(name)(own)
         return
     module_name = f"mandorla_imports_{sha256(str(path).encode()).hexdigest()[:16]}"
     spec = spec_from_file_location(module_name, path)
@@ -66,8 +95,8 @@ def _import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[module_name]
         raise
-    networks = {name: network for name, network in registered().items() if network.__module__ == module_name}
-    _files[path] = changed, networks
+    named = [item for register in REGISTERS for item in register.named.items()]
+    _files[path] = changed, [(name, own) for name, own in named if own.__module__ == module_name]
 
 
 def _find_beside(folder: Path) -> None:

@@ -19,6 +19,7 @@ from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_b
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.pairing import Found, is_mask, read_key, to_modality
+from mandorla.data.python import PythonConfig
 from mandorla.data.readers import (
     SUFFIXES,
     TABLES,
@@ -128,11 +129,12 @@ def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Inp
 def reading(model: Mandorla) -> FilesConfig:
     """Return how the files of the training were read; of a volume every slice is wanted.
 
-    Where the training read no files, axes are those that the model has.
+    Where the training read no files, axes are those that the model has; those of a user's dataset, channels first.
     """
     data = source_of(model.recipe.data)
     if not isinstance(data, FilesConfig):
-        axes = {modality.name: ReadOptions(dimensions=len(modality.size)) for modality in model.modalities}
+        first = "first" if isinstance(data, PythonConfig) else "last"
+        axes = {m.name: ReadOptions(dimensions=len(m.size), channels=first) for m in model.modalities}
         return FilesConfig(size=data.size if isinstance(data, StoredConfig) else None, read_of=axes)
     slices = data.slices and data.slices.model_copy(update={"step": 1})
     return data.model_copy(update={"slices": slices})

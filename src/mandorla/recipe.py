@@ -19,6 +19,7 @@ from mandorla.checkpoint import PREVIOUS, STATE, WEIGHTS
 from mandorla.config import COMMAND_LINE, CONFIG, Relative, Settings, differences, dump, load_settings, read_yaml
 from mandorla.data import DataConfig
 from mandorla.data.polydigits import PolydigitsConfig
+from mandorla.data.python import PythonConfig
 from mandorla.data.root import VARIABLE, RootedConfig
 from mandorla.diffusion.config import DiffusionConfig
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
@@ -52,7 +53,8 @@ class Recipe(Settings):
     trainer: TrainerConfig = TrainerConfig()
     """how many processes train together"""
     imports: Annotated[tuple[str, ...], Relative(SUFFIX)] = ()
-    """your own Python files (`nets.py`, relative as `run` is) and modules (`package.module`) that register networks"""
+    """your own Python files (`mine.py`, relative as `run` is) and modules (`package.module`) that register networks and
+    datasets"""
     data: DataConfig = PolydigitsConfig()
     """paired data"""
     vae: VAEConfig = VAEConfig()
@@ -93,13 +95,15 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
 
 
 def _with_own_files(recipe: Recipe, folders: Sequence[Path]) -> Recipe:
-    """Return `recipe` with the files of networks that are named `module:Class` among its imports, if they lie there.
+    """Return `recipe` with the files of what is named `module:Class` in it among its imports, if they lie there.
 
     Installed modules are found wherever they are; a file beside the recipe is remembered by its place.
     """
     model, own = recipe.vae.model, []
-    for network in (model.encoder_decoder, *model.encoder_decoder_of.values()):
-        name, separator, _ = network.kind.partition(":")
+    networks = (model.encoder_decoder, *model.encoder_decoder_of.values(), recipe.diffusion.network)
+    dataset = [recipe.data.dataset] if isinstance(recipe.data, PythonConfig) else []
+    for kind in (*(network.kind for network in networks), *dataset):
+        name, separator, _ = kind.partition(":")
         files = [folder / f"{name}{SUFFIX}" for folder in folders] if separator else []  # none for a package's module
         own += [str(file) for file in files if file.is_file()][:1]
     return recipe.model_copy(update={"imports": tuple(dict.fromkeys([*recipe.imports, *own]))})
@@ -173,8 +177,13 @@ def claim_run(recipe: Recipe, stage: Stage) -> Iterator[Path]:
                 )
             if stage != "vae":
                 warnings.warn(f"{difference}: {_TITLE[stage]} follows what was trained", MandorlaWarning, stacklevel=3)
-        kept = (*_BLOCKS[stage], *_ANY_TIME, *(("imports",) if stage == "vae" else ()))
-        recipe = begun.model_copy(update={block: getattr(recipe, block) for block in kept})
+        imports = settle(
+            recipe.imports
+        )  # last, so that its names count; other stages need theirs, where they still lie
+        there = [name for name in begun.imports if Path(name).is_file() or not name.endswith(SUFFIX)]
+        kept = {block: getattr(recipe, block) for block in (*_BLOCKS[stage], *_ANY_TIME)}
+        kept["imports"] = (*(name for name in there if name not in imports), *imports)
+        recipe = begun.model_copy(update=kept)
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
     settled = {"data": data, "imports": settle(recipe.imports), "evaluate": recipe.evaluate.settle()}
     recipe = recipe.model_copy(update={"run": ".", **settled})

@@ -18,6 +18,7 @@ from mandorla.data.dataset import evenly
 from mandorla.data.decode import num_workers, stamp
 from mandorla.data.geometry import Turn, across
 from mandorla.data.pairing import PairingReport
+from mandorla.data.python import PythonConfig, gather_samples
 from mandorla.data.readers import Reading, check_columns, forget, read
 from mandorla.data.samples import FilesConfig, Sample, kept_slices, read_sample, slice_axis
 from mandorla.data.splits import Marks
@@ -119,8 +120,8 @@ def gather(config: DataConfig, seed: int) -> Stock:
             pairs.report,
             workers=num_workers([stamp(p, config) for p in places]) if config.workers is None else config.workers,
         )
-    if isinstance(config, ArraysConfig):
-        rows = gather_arrays(config)
+    if isinstance(config, ArraysConfig | PythonConfig):
+        rows = gather_arrays(config) if isinstance(config, ArraysConfig) else gather_samples(config)
         see = _Rows(rows.x, rows.present)
         return Stock(
             rows.ids,

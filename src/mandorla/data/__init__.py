@@ -22,6 +22,7 @@ from mandorla.data.pairing import Pairs
 from mandorla.data.phantom import PhantomConfig, load_phantom
 from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
+from mandorla.data.python import PythonConfig, load_python
 from mandorla.data.record import follow_record, keep_record
 from mandorla.data.scans import ScansConfig, pair_scans
 from mandorla.data.shards import ShardsConfig, load_shards, pack, read_index
@@ -31,7 +32,7 @@ from mandorla.errors import MandorlaWarning
 
 _Composed = PolydigitsConfig | PolymnistConfig | MhdConfig | PhantomConfig
 _Files = FoldersConfig | TableConfig | MsdConfig | BidsConfig | ScansConfig | SideBySideConfig
-DataConfig = Annotated[_Composed | ArraysConfig | _Files | ShardsConfig, Field(discriminator="kind")]
+DataConfig = Annotated[_Composed | ArraysConfig | PythonConfig | _Files | ShardsConfig, Field(discriminator="kind")]
 
 _READ_CONFIG = TypeAdapter(DataConfig)
 
@@ -41,6 +42,7 @@ _LOADERS = {
     MhdConfig: load_mhd,
     PhantomConfig: load_phantom,
     ArraysConfig: load_arrays,
+    PythonConfig: load_python,
     ShardsConfig: load_shards,
 }
 _PAIRERS = {

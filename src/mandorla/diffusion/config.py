@@ -1,13 +1,24 @@
 """Settings of stage 2."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from mandorla.config import Settings
 from mandorla.diffusion.samplers import SamplingConfig
+from mandorla.nets.diffusion_network import OwnNetworkConfig
 from mandorla.nets.transformer import TransformerConfig
 from mandorla.training import TrainingConfig
+
+
+def _tag(value: Any) -> str:
+    kind = value.get("kind", "transformer") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind == "transformer" else "custom"
+
+
+NetworkConfig = Annotated[
+    Annotated[TransformerConfig, Tag("transformer")] | Annotated[OwnNetworkConfig, Tag("custom")], Discriminator(_tag)
+]
 
 
 class DiffusionConfig(Settings):
@@ -17,8 +28,8 @@ class DiffusionConfig(Settings):
     """joint: c and all private parts, and each given others; conditional: private parts given c; private: without c"""
     labels: tuple[str, ...] = ()
     """labels of the data, classes or numbers, on which everything can be conditioned; each is optional when used"""
-    network: TransformerConfig = TransformerConfig()
-    """transformer over the latent components"""
+    network: NetworkConfig = TransformerConfig()
+    """network over the latent components"""
     joint_share: float = Field(0.5, ge=0, lt=1)
     """share of training samples in which all components travel together; of the others it learns each given others,
     which translation asks of it"""

@@ -13,7 +13,8 @@ from mandorla.diffusion.path import draw_regions, draw_times, flow_loss, interpo
 from mandorla.diffusion.samplers import SAMPLERS, Heun, SamplingConfig, Velocity, time_grid
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Layout
-from mandorla.nets.transformer import ComponentTransformer
+from mandorla.nets.diffusion_network import DiffusionNetwork, build_own_network
+from mandorla.nets.transformer import ComponentTransformer, TransformerConfig
 from mandorla.parallel import share
 
 
@@ -30,8 +31,11 @@ class Diffusion(nn.Module):
         left_out = {SHARED} if config.mode == "private" else set()
         self.layout = Layout({name: shape for name, shape in layout.shapes.items() if name not in left_out})
         sizes = {name: scale.size for name, scale in self.labels.items()}
-        self.network = ComponentTransformer(config.network, self.layout, sizes)
-        self.weak: ComponentTransformer | None = None  # the same network, trained for less long
+        if isinstance(config.network, TransformerConfig):
+            self.network: DiffusionNetwork = ComponentTransformer(config.network, self.layout, sizes)
+        else:
+            self.network = build_own_network(config.network, self.layout, sizes)
+        self.weak: DiffusionNetwork | None = None  # the same network, trained for less long
 
     def loss(
         self, data: Components, given: dict[str, Tensor], labels: Components | None = None
@@ -182,8 +186,9 @@ class Diffusion(nn.Module):
             state = noise | known | travelling.split(x)
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
             times = torch.tensor([row], device=x.device)  # one for all samples: what follows from it is computed once
-            times = times.expand(len(x), -1) if held else times
-            return travelling.join(network(state, times, held, labels)).to(x)
+            times = times.expand(len(x), -1) if held or not network.common_times else times
+            unknown = {name: x.new_full((len(x), label.size), torch.nan) for name, label in self.labels.items()}
+            return travelling.join(network(state, times, held or {}, unknown | (labels or {}))).to(x)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             guided = v = learned(self.network, x, t, known, labels)

@@ -17,6 +17,7 @@ from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, check_labels, to_tensors, write_description
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Whitening
+from mandorla.nets.transformer import ComponentTransformer, TransformerConfig
 from mandorla.parallel import in_turn
 from mandorla.pictures import grid
 from mandorla.processes import expect
@@ -110,8 +111,8 @@ class _Task(Task):
         total, per_component = module(*inputs)
         return total, per_component | {"loss": total.detach()}
 
-    def kind(self, inputs: tuple, progress: float) -> str:
-        return "any"
+    def kind(self, inputs: tuple, progress: float) -> str | None:
+        return "any" if isinstance(self.config.network, TransformerConfig) else None  # what another does is not known
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         return {name: float(value) for name, value in self.loss(module, self.prepare(self.check), 1.0)[1].items()}
@@ -137,7 +138,8 @@ class _Task(Task):
         return to_tensors(module, self.whitening)
 
     def parts(self, module: Diffusion) -> list[nn.Module]:
-        return [*module.network.blocks, module.network]
+        blocks = module.network.blocks if isinstance(module.network, ComponentTransformer) else ()
+        return [*blocks, module.network]
 
 
 def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:

@@ -9,8 +9,6 @@ maps `(C, *grid)`; which of them is decided by their shapes alone.
 """
 
 import math
-from collections.abc import Callable
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,9 +22,9 @@ from mandorla.device import own_random
 from mandorla.errors import MandorlaError
 from mandorla.latents import Shape
 from mandorla.nets.blocks import Residual, batch_norm, conv, initialise, resize, transposed_conv
+from mandorla.registry import Register
 
 _OWN = ("convolutional", "perceptron")
-_REGISTRY: dict[str, type["EncoderDecoder"]] = {}
 
 
 class EncoderDecoder(nn.Module):
@@ -62,29 +60,12 @@ class EncoderDecoder(nn.Module):
         raise NotImplementedError
 
 
-def register(name: str) -> Callable[[type[EncoderDecoder]], type[EncoderDecoder]]:
-    """Make an `EncoderDecoder` class available as `kind: name`.
-
-    Raises MandorlaError if the class is no `EncoderDecoder`, or the name is that of a network of mandorla's own.
-    """
-
-    if not isinstance(name, str):
-        raise MandorlaError(f'register takes a name, not {name!r}: write @register("name") above the class')
-
-    def add(cls: type[EncoderDecoder]) -> type[EncoderDecoder]:
-        if name in _OWN:
-            raise MandorlaError(f"register({name!r}): mandorla has a network of this name: choose another")
-        if not (isinstance(cls, type) and issubclass(cls, EncoderDecoder)):
-            raise MandorlaError(f"register({name!r}): {cls!r} is no subclass of mandorla.EncoderDecoder: derive it")
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
-
-
-def registered() -> dict[str, type[EncoderDecoder]]:
-    """Return the registered classes by name."""
-    return dict(_REGISTRY)
+ENCODER_DECODERS = Register(
+    "encoder_decoder.kind",
+    "a subclass of mandorla.EncoderDecoder: derive it",
+    lambda thing: isinstance(thing, type) and issubclass(thing, EncoderDecoder),
+    _OWN,
+)
 
 
 class ConvolutionalConfig(Settings):
@@ -143,15 +124,9 @@ def build_encoder_decoder(
         return Convolutional(modality, shared, private, config)
     if isinstance(config, PerceptronConfig):
         return Perceptron(modality, shared, private, config)
-    cls = _find(config.kind)
-    try:
-        network = cls(modality, shared, private, **config.options)
-    except TypeError as error:
-        raise MandorlaError(
-            f"encoder_decoder {config.kind!r} for {modality.name!r} cannot be built: {error}; mend its constructor or"
-            " encoder_decoder.options"
-        ) from error
-    _check_shapes(network, f"encoder_decoder {config.kind!r} for {modality.name!r}")
+    whose = f"encoder_decoder {config.kind!r} for {modality.name!r}"
+    network = ENCODER_DECODERS.build(config.kind, (modality, shared, private), config.options, whose)
+    _check_shapes(network, whose)
     return network
 
 
@@ -182,27 +157,6 @@ def _expect(results: dict[str, tuple[Tensor, Shape]]) -> None:
     for name, (value, shape) in results.items():
         if value.shape != shape:
             raise ValueError(f"its {name} has shape {tuple(value.shape)}, not {shape}")
-
-
-def _find(kind: str) -> type[EncoderDecoder]:
-    if kind in _REGISTRY:
-        return _REGISTRY[kind]
-    module, separator, name = kind.partition(":")
-    if not separator:
-        known = ", ".join([*_OWN, *_REGISTRY])
-        raise MandorlaError(
-            f"encoder_decoder.kind {kind!r} is not known: use one of {known}, or package.module:Class, or name the file"
-            " that registers it under `imports`"
-        )
-    try:
-        cls = getattr(import_module(module), name)
-    except Exception as error:  # whatever stands in that module
-        raise MandorlaError(
-            f"encoder_decoder.kind {kind!r} cannot be imported ({error}): mend it, or name its file under `imports`"
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, EncoderDecoder)):
-        raise MandorlaError(f"encoder_decoder.kind {kind!r} is not a subclass of mandorla.EncoderDecoder: derive it")
-    return cls
 
 
 class Convolutional(EncoderDecoder):

@@ -28,11 +28,13 @@ from torch.nn import functional as F
 from mandorla.config import Settings
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Layout, Shape
+from mandorla.nets.diffusion_network import DiffusionNetwork
 
 
 class TransformerConfig(Settings):
-    """Size of the network of stage 2."""
+    """A transformer over the tokens of all components."""
 
+    kind: Literal["transformer"] = "transformer"
     width: int = Field(128, ge=8)
     """numbers per token"""
     depth: int = Field(4, ge=1)
@@ -52,13 +54,14 @@ class TransformerConfig(Settings):
         return self
 
 
-class ComponentTransformer(nn.Module):
+class ComponentTransformer(DiffusionNetwork):
     """Map components and their times to one output per component, of the same shape."""
 
+    common_times = True
+
     def __init__(self, config: TransformerConfig, layout: Layout, labels: Mapping[str, int] | None = None):
-        super().__init__()
-        width = config.width
-        self.layout, self.width = layout, width
+        super().__init__(layout, labels or {})
+        self.width = width = config.width
         shapes = list(layout.shapes.values())
         self.groups = _groups(layout, config.stack)
         patches: dict[int, Shape] = {}
@@ -70,8 +73,7 @@ class ComponentTransformer(nn.Module):
         self.component = nn.Parameter(0.02 * torch.randn(len(shapes), width))
         stacked = {k for group in self.groups if len(group) > 1 for k in group}
         self.mix = nn.ModuleList(nn.Linear(width, width) if k in stacked else nn.Identity() for k in range(len(shapes)))
-        self.label_names = list(labels or {})
-        self.read_labels = nn.ModuleList(nn.Linear(size, width) for size in (labels or {}).values())
+        self.read_labels = nn.ModuleList(nn.Linear(size, width) for size in self.labels.values())
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.modulate = nn.Linear(width, 2 * width)
         nn.init.zeros_(self.modulate.weight)
@@ -94,7 +96,7 @@ class ComponentTransformer(nn.Module):
         cut = [t.cut(components[name]) for name, t in zip(self.layout.shapes, self.tokenizers, strict=True)]
         tokens = torch.cat([_total(cut[k] for k in group) for group in self.groups], 1)
         condition, shared_by = self._condition(times, held), [1] * tokens.shape[1] if held else self.num_tokens
-        for name, read in zip(self.label_names, self.read_labels, strict=True):
+        for name, read in zip(self.labels, self.read_labels, strict=True):
             if labels and name in labels:
                 condition = condition + read_known(read, labels[name])[:, None]
         condition = F.silu(condition)
