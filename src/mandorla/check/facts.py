@@ -20,7 +20,7 @@ from mandorla.data.dataset import evenly
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
-from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
 
@@ -266,12 +266,10 @@ def _divide(
     """Return the samples in each part, and what is wrong with the division."""
     if stock.total:
         return {part: np.flatnonzero(np.array(parts) == part) for part in PARTS}, ""
-    shares = (config.val_share, config.test_share, seed, "data")
+    shares = (config.val_share, config.test_share)
     try:
         strata = None if config.stratify is None else _strata(config, known, marks)
-        if parts is not None:
-            return split_as_given(parts, ids, groups, *shares, strata, config.exclude), ""
-        return split_by_group(groups, *shares, strata, config.exclude), ""
+        return split(groups, *shares, seed, "data", strata, config.exclude, parts, ids), ""
     except MandorlaError as error:
         return {part: np.arange(0) for part in PARTS}, str(error)
 

@@ -20,7 +20,7 @@ from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split_as_given, split_by_group
+from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split
 from mandorla.errors import MandorlaError
 
 
@@ -121,7 +121,9 @@ def divide(
         if name not in x:
             raise MandorlaError(f"data.intensity_of: no modality {name!r} in the data, only {', '.join(x)}")
     known = _labels(labels or {}, {images.shape[2:] for images in x.values()}, config)
-    rows = _divided(groups, ids, known, parts, config, seed, source)
+    strata = known[config.stratify].values if config.stratify else None
+    shares = (config.val_share, config.test_share)
+    rows = split(groups, *shares, seed, source, strata, config.exclude, parts, ids.tolist())
     used = np.isin(np.arange(len(ids)), np.concatenate([*rows.values()]))
     present = {name: there & used for name, there in present.items()}
     stored = {}
@@ -185,22 +187,6 @@ def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) 
             f"{', '.join(name for name, label in labels.items() if label.classes) or 'none'}"
         )
     return labels
-
-
-def _divided(
-    groups: np.ndarray,
-    ids: np.ndarray,
-    labels: Mapping[str, Label],
-    parts: Sequence[str | None] | None,
-    config: StoredConfig,
-    seed: int,
-    source: str,
-) -> dict[str, np.ndarray]:
-    shares = (config.val_share, config.test_share, seed, source)
-    strata = labels[config.stratify].values if config.stratify else None
-    if parts is not None:
-        return split_as_given(parts, ids.tolist(), groups, *shares, strata, config.exclude)
-    return split_by_group(groups, *shares, strata, config.exclude)
 
 
 def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:
