@@ -20,6 +20,7 @@ from mandorla.data.dataset import evenly
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
+from mandorla.data.samples import to_id
 from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
@@ -226,7 +227,7 @@ def _samples(stock: Stock, seen: Sequence[Seen]) -> Iterator[_Sample]:
     for row, (text, one) in enumerate(zip(stock.ids, seen, strict=True)):
         for index, number in enumerate([None] if one.numbers is None else one.numbers):
             yield _Sample(
-                text if number is None else f"{text}/s{number:03d}",
+                to_id(text, number),
                 row,
                 {name: of[index] for name, of in one.looks.items()},
                 {name: of[index] for name, of in one.marked.items()},
