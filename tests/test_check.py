@@ -106,6 +106,21 @@ def test_all_that_is_wrong_is_said_at_once(folder):
     assert {change.key for change in findings.changes} == {"data.unpaired"}
 
 
+def test_data_in_which_nothing_is_paired_are_to_mend(tmp_path):
+    x = np.random.default_rng(0).random((3, 60, 8, 8)).astype(np.float32)
+    np.savez(
+        tmp_path / "a.npz", **dict(zip("abc", x, strict=True)), odd=np.arange(60) % 2 > 0, even=np.arange(60) % 2 < 1
+    )
+    data = {"kind": "arrays", "root": str(tmp_path), "present": {"a": "a.npz:odd", "b": "a.npz:even"}}
+    images = {name: f"a.npz:{name}" for name in "abc"}
+    two, three = (
+        find_out("polydigits", [f"data={json.dumps(data | {'images': {name: images[name] for name in names}})}"])
+        for names in ("ab", "abc")
+    )
+    assert found(two, "no training sample has two modalities").level == "mend"
+    assert three.num_mend == 0 and found(three, "no training sample has both of: 1").where == ["a and b"]
+
+
 def test_pictures_of_different_sizes_are_averaged_down_in_the_proposal(folder):
     for number in range(SLICES):
         png(folder / "ct" / f"p04_s{number}.png", disk(4, number, shape=(17, 17)))

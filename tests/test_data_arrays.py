@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from mandorla.data import load_data
 from mandorla.data.arrays import ArraysConfig
 from mandorla.data.intensity import MinMax, Percentile, Window
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.recipe import read_recipe
 
 RNG = np.random.default_rng(0)
@@ -331,6 +332,18 @@ def test_root_comes_from_settings_then_environment(root, monkeypatch):
         load_data(settings, seed=0)
     monkeypatch.setenv("MANDORLA_DATA", str(root))
     assert len(load_data(settings, seed=0).train) == 28
+
+
+def test_data_in_which_nothing_is_paired_are_refused(root):
+    """Two modalities that no sample has both of; with a third beside each of them it is a warning."""
+    np.savez(root / "apart.npz", odd=np.arange(40) % 2 > 0, even=np.arange(40) % 2 == 0)
+    apart = {"t1": "apart.npz:odd", "t2": "apart.npz:even"}
+    with pytest.raises(MandorlaError, match="^data.images: no training sample has two modalities") as stop:
+        load_data(config(root, present=apart), seed=0)
+    assert "\n" not in str(stop.value)
+    images = {"t1": "scans.npz:x:0", "t2": "scans.npz:x:1", "rgb": "rgb.npy"}
+    with pytest.warns(MandorlaWarning, match="no training sample has both t1 and t2$"):
+        load_data(ArraysConfig(root=str(root), images=images, present=apart), seed=0)
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "lgg" / "lgg_128.npz").exists(), reason="no lgg/lgg_128.npz under MANDORLA_DATA")

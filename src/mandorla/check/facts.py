@@ -22,7 +22,7 @@ from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
 from mandorla.data.samples import to_id
 from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split
-from mandorla.data.stored import StoredConfig
+from mandorla.data.stored import StoredConfig, sort_pairs
 from mandorla.errors import MandorlaError
 
 NUM_ROWS = 512  # whose values are looked at
@@ -117,6 +117,7 @@ class Facts:
     - `parts[part]`: samples and subjects in it; `division`: what is wrong with the division
     - `paired`: samples with all modalities; `partly[modality]`: ids of the rows that lack it; `skipped`: places that
       belong to no row, and why
+    - `together`, `apart`: pairs of modalities that some training sample has both of, and those that none has
     - `grids`: rows whose volumes do not lie on one grid, and how; `spacings`, `axes`: how many rows have each
     - `num_slices`: slices of all volumes, of which samples are those kept; `empty`: ids of volumes without a kept one
     - `doubles`, `alike`: the same image, and images that look the same, in two parts; `repeated`: the same in one part;
@@ -132,6 +133,8 @@ class Facts:
     parts: dict[str, tuple[int, int]]
     division: str
     paired: int
+    together: list[tuple[str, str]]
+    apart: list[tuple[str, str]]
     partly: dict[str, list[str]]
     skipped: list[tuple[str, str]]
     modalities: list[ModalityFacts]
@@ -184,6 +187,8 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
     exact = {(double.modality, double.ids[1]) for double in doubles}
     lacking = {name: [stock.ids[row] for row in np.flatnonzero(~there)] for name, there in stock.there.items()}
     names = np.array(groups)
+    train = np.array([sample.row for sample in samples], int)[... if division else rows_of["train"]]
+    together, apart = sort_pairs({name: there[train] for name, there in stock.there.items()})
     return Facts(
         num_samples=sum(stock.total.values()) or len(ids),
         num_subjects=len(set(groups)),
@@ -193,6 +198,8 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
         },
         division=division,
         paired=sum(all(there[sample.row] for there in stock.there.values()) for sample in samples),
+        together=together,
+        apart=apart,
         partly={name: without for name, without in lacking.items() if without},
         skipped=[(place, why) for place, why in stock.report.skipped],
         modalities=modalities,

@@ -5,9 +5,11 @@ cache; a batch is cut out and brought to float32 in [0, 1] when asked for, as `m
 here makes floats of a whole array, so that a set may be larger than memory.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import combinations
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,7 +23,7 @@ from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
 from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split
-from mandorla.errors import MandorlaError
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 
 class StoredConfig(RootedConfig):
@@ -114,7 +116,8 @@ def divide(
     are those of images that were looked at before: of their size, and without NaN. `source` names the data in errors.
 
     Raises `MandorlaError` for values that are NaN or infinite or do not fit `config.intensity`, a division that leaks,
-    the same image in two parts, and names in the settings that the data do not have.
+    the same image in two parts, names in the settings that the data do not have, and where no training sample has two
+    modalities. Warns of two that none has both of.
     """
     ids, groups = np.asarray(ids).astype(str), np.asarray(groups).astype(str)
     for name in config.intensity_of:
@@ -124,6 +127,15 @@ def divide(
     strata = known[config.stratify].values if config.stratify else None
     shares = (config.val_share, config.test_share)
     rows = split(groups, *shares, seed, source, strata, config.exclude, parts, ids.tolist())
+    together, apart = sort_pairs({name: there[rows["train"]] for name, there in present.items()})
+    if not together:
+        raise MandorlaError(
+            f"{source}: no training sample has two modalities, so nothing says what they share; mend what pairs them, "
+            "such as data.key"
+        )
+    if apart:
+        text = ", ".join(map(" and ".join, apart))
+        warnings.warn(f"{source}: no training sample has both {text}", MandorlaWarning, stacklevel=2)
     used = np.isin(np.arange(len(ids)), np.concatenate([*rows.values()]))
     present = {name: there & used for name, there in present.items()}
     stored = {}
@@ -187,6 +199,16 @@ def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) 
             f"{', '.join(name for name, label in labels.items() if label.classes) or 'none'}"
         )
     return labels
+
+
+def sort_pairs(present: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the pairs of modalities that some sample has both of, and those that none has.
+
+    `present[modality]`, bool `(N,)`, says which samples have it.
+    """
+    pairs = list(combinations(present, 2))
+    together = [(one, other) for one, other in pairs if (present[one] & present[other]).any()]
+    return together, [pair for pair in pairs if pair not in together]
 
 
 def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:
