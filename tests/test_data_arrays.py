@@ -346,6 +346,15 @@ def test_data_in_which_nothing_is_paired_are_refused(root):
         load_data(ArraysConfig(root=str(root), images=images, present=apart), seed=0)
 
 
+def test_a_modality_that_is_always_the_same_is_warned_of(root):
+    np.save(root / "grey.npy", np.full((40, 12, 8), 5, np.uint8))
+    with pytest.warns(MandorlaWarning, match="modality t2: all training samples are the same"):
+        load_data(config(root, t2="grey.npy"), seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(config(root), seed=0)
+
+
 @pytest.mark.skipif(not (SHARED_DATA / "lgg" / "lgg_128.npz").exists(), reason="no lgg/lgg_128.npz under MANDORLA_DATA")
 def test_glioma_slices():
     """The published set: 2490 slices of 75 patients, three contrasts."""

@@ -117,7 +117,7 @@ def divide(
 
     Raises `MandorlaError` for values that are NaN or infinite or do not fit `config.intensity`, a division that leaks,
     the same image in two parts, names in the settings that the data do not have, and where no training sample has two
-    modalities. Warns of two that none has both of.
+    modalities. Warns of two that none has both of, and of one that is the same in all.
     """
     ids, groups = np.asarray(ids).astype(str), np.asarray(groups).astype(str)
     for name in config.intensity_of:
@@ -159,6 +159,11 @@ def divide(
     if config.duplicates == "error":
         sketches = {name: sketch(m.cells) for name, m in marks.items()}
         check_duplicates({name: m.digests() for name, m in marks.items()}, sketches, rows, ids, source)
+    for name, m in marks.items():
+        own = m.hashes[rows["train"][present[name][rows["train"]]]]
+        if len(own) > 1 and (own == own[0]).all():
+            text = f"{source}, modality {name}: all training samples are the same; nothing can be learnt of it"
+            warnings.warn(text, MandorlaWarning, stacklevel=2)
     values = {name: label.values for name, label in known.items()}
     datasets = {
         part: StoredDataset(stored, present, intensity, values, ids[r].tolist(), groups[r], r)
