@@ -265,6 +265,16 @@ def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
         (["p{s}_{n}_t1.png", "p{s}_{n}_t2w.png"], "scans", None),
         (["p{s}/v{n}/rgb.png", "p{s}/v{n}/depth.png"], "folders", {"rgb": "**/rgb.png", "depth": "**/depth.png"}),
         (["p{s}/v{n}/t1.png", "p{s}/v{n}/t2.png"], "scans", None),
+        (
+            ["p{s}/2019-03-0{n}/t1_mpr_sag.nii", "p{s}/2019-03-0{n}/flair_tra.nii"],
+            "folders",
+            {"t1": "**/t1_mpr_sag.nii", "flair": "**/flair_tra.nii"},
+        ),
+        (
+            ["p{s}_{n}_t1_mpr_sag.png", "p{s}_{n}_t2_tse_tra.png"],
+            "folders",
+            {"t1": "**/*_t1_mpr_sag.png", "t2": "**/*_t2_tse_tra.png"},
+        ),
         (["T1.5 (a)/p{s}_{n}.png", "b/p{s}_{n}.png"], "folders", {"T1-5-a": "T1.5 (a)", "b": "b"}),
     ],
 )
@@ -451,6 +461,43 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
     png(tmp_path / "other.png", disk(0, 1))
     with pytest.raises(MandorlaError, match="nothing says which"):
         guess(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "tried"),
+    [
+        (["t1/{n}.png", "t2/00{n}.png"], "tried: a folder per modality: t1, t2"),
+        (["one/{n}_sag.png", "other/0{n}_tra.png"], "tried: file names that end in sag, tra; a folder per modality"),
+        (["p1_t1_s{n}.png", "p1_t2_s{n}.png"], "nothing says which are one sample; write a recipe"),
+    ],
+)
+def test_a_guess_that_pairs_nothing_is_refused(tmp_path, names, tried):
+    for number in range(1, 6):
+        for index, name in enumerate(names):
+            png(tmp_path / name.format(n=number), disk(number, 0, 1 - index / 10))
+    with pytest.raises(MandorlaError, match=tried):
+        find_out(str(tmp_path))
+
+
+def test_a_key_beside_the_folder_pairs_what_a_guess_does_not(tmp_path):
+    for number in range(10):
+        png(tmp_path / "t1" / f"{number}.png", disk(number, 0))
+        png(tmp_path / "t2" / f"00{number}.png", disk(number, 0, 0.9))
+    assert find_out(str(tmp_path), ["data.key='[0-9]$'"]).facts.paired == 10
+    assert found(find_out(str(tmp_path), ["data.key='.+'"]), "no training sample has two").level == "mend"
+
+
+def test_what_stands_before_the_numbers_of_subjects_is_no_subject(tmp_path):
+    """As where three hands named the folders: PAT, pat and P are not three subjects."""
+    names = [f"{['PAT-00', 'pat ', 'P_'][number % 3]}{number}" for number in range(12)]
+    for number, name in enumerate(names):
+        for index, modality in enumerate(("ct", "mr")):
+            png(tmp_path / modality / f"{name}.png", disk(number, 0, 1 - index / 10))
+    assert find_out(str(tmp_path)).facts.num_subjects == 12
+    for path in tmp_path.glob("*/*.png"):
+        png(path.with_name(f"{path.stem}_1.png"), np.asarray(Image.open(path))[::-1])
+        path.rename(path.with_name(f"{path.stem}_2.png"))
+    assert find_out(str(tmp_path)).facts.num_subjects == 12
 
 
 def test_the_proposal_is_the_recipe_where_nothing_is_wrong(tmp_path):

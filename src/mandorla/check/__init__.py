@@ -60,7 +60,7 @@ def check_data(
 
 def find_out(source: str, overrides: Sequence[str] = (), recipe_out: Path | None = None) -> Findings:
     """Return what the data of `source` hold, what is wrong with them, and a recipe for them, to be `recipe_out`."""
-    guessed = _guess(source)
+    guessed = _guess(source, any(text.startswith("data.") for text in overrides))
     base, given = (source, list(overrides)) if guessed is None else (BASE, [*_first(source, guessed), *overrides])
     recipe = read_recipe(base, given)
     taken = _taken(source, guessed, recipe)
@@ -94,13 +94,16 @@ def _misnamed(facts: Facts) -> list[Problem]:
     return []
 
 
-def _guess(source: str) -> Guess | None:
-    """Return what a folder or a list of files seems to be; None for what can only be a recipe or a run."""
+def _guess(source: str, changed: bool) -> Guess | None:
+    """Return what a folder or a list of files seems to be; None for what can only be a recipe or a run.
+
+    `changed` says that overrides change it.
+    """
     path = Path(source)
     if path.is_dir() and not (path / CONFIG).is_file():
-        return guess(path)
+        return guess(path, changed)
     if path.is_file() and path.suffix.lower() in (*TABLES, ".json"):
-        return guess(path)
+        return guess(path, changed)
     return None
 
 
