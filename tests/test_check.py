@@ -233,6 +233,23 @@ def test_large_volumes_are_cut_into_slices(tmp_path):
     assert (again.num_samples, again.num_slices) == (6 * 8, 6 * 12)
 
 
+@pytest.mark.parametrize(
+    ("edges", "plane", "size"),
+    [((6, 1, 1), "sagittal", (68, 66)), ((1, 4, 1), "coronal", (68, 12)), ((1, 1.1, 1.2), "axial", (66, 12))],
+)
+def test_volumes_are_cut_across_their_long_voxels(tmp_path, edges, plane, size):
+    nibabel = pytest.importorskip("nibabel")
+    for subject in range(6):
+        for name in ("t1", "t2"):
+            values = np.random.default_rng([subject, len(name)]).integers(100, 900, (12, 66, 68)).astype(np.int16)
+            values[:, :8] = 0
+            nibabel.save(nibabel.Nifti1Image(values, np.diag([*edges, 1])), tmp_path / f"p{subject}_{name}.nii")
+    findings = find_out(str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(findings.config)
+    assert read_recipe(str(tmp_path / "mine.yaml")).data.slices.axis == plane
+    assert findings.facts.modalities[0].shape == (1, *size)
+
+
 def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
     png(folder / "ct" / "again" / "p01_s1.png", disk(1, 1, 0.5))
     findings = find_out(str(folder), ["data.key='(?P<subject>p..)_(?P<slice>s.)'"])

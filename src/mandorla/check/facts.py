@@ -204,7 +204,7 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
         skipped=[(place, why) for place, why in stock.report.skipped],
         modalities=modalities,
         grids=[(text, one.grid) for text, one in zip(stock.ids, seen, strict=True) if one.grid],
-        spacings=Counter(one.spacing for one in seen if one.spacing),
+        spacings=Counter(" x ".join(f"{mm:.3g}" for mm in one.spacing) for one in seen if one.spacing),
         axes=Counter(one.axes for one in seen if one.axes),
         num_slices=sum(one.num_slices for one in seen),
         empty=[text for text, one in zip(stock.ids, seen, strict=True) if one.numbers == []],

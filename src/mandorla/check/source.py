@@ -57,7 +57,7 @@ class Seen(NamedTuple):
     - `looks[modality]`: S looks; `marked[mask]`: whether a mask marks anything, S times
     - `errors[name]`: place of a modality or mask, and why it cannot be read; `grid`: how volumes of the row do not lie
       on one grid
-    - `spacing` and `axes` of the volumes, as the first file has them
+    - `spacing` in mm and `axes` of the volumes, as the first file has them
     """
 
     numbers: list[int] | None
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
     marked: dict[str, list[bool]] = {}
     errors: dict[str, tuple[str, str]] = {}
     grid: str = ""
-    spacing: str = ""
+    spacing: tuple[float, ...] = ()
     axes: str = ""
     num_slices: int = 0
 
@@ -189,7 +189,7 @@ def see_files(
         return _see_apart(files, masks, config, num_values, draw, str(error))
     axes = sample.turn.of_grid(sample.grid).axes if sample.turn else ""
     grid = {
-        "spacing": " x ".join(f"{mm:.3g}" for mm in sample.grid.spacing) if sample.grid else "",
+        "spacing": tuple(sample.grid.spacing) if sample.grid else (),
         "axes": sample.grid.axes if sample.grid else "",
     }
     if cut is None:
@@ -246,7 +246,7 @@ def _see_apart(
         {name: [bool(reading.values.any())] for name, reading in readings.items() if name in masks},
         errors,
         "; ".join(differences),
-        " x ".join(f"{mm:.3g}" for mm in grids[0][1].spacing) if grids else "",
+        tuple(grids[0][1].spacing) if grids else (),
         grids[0][1].axes if grids else "",
     )
 
