@@ -451,6 +451,25 @@ def test_columns_of_a_table_are_proposed_a_range_each(tmp_path):
     assert "per: channel" in find_out(str(tmp_path), ["data.duplicates=keep"]).config
 
 
+def test_a_table_of_numbers_is_vectors_by_the_beginnings_of_names(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["id,gene_1,gene_2,gene_3,sodium,blood_na,blood_k,bloodtype,split"]
+    for row in range(30):
+        numbers = ",".join(f"{value:.3f}" for value in rng.normal(5, 2, 6))
+        lines.append(f"p{row},{numbers},{'AB0'[row % 3]},{['train', 'val', 'test'][max(0, row // 5 - 3)]}")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    findings = find_out(str(tmp_path / "all.csv"))
+    (tmp_path / "mine.yaml").write_text(findings.config)
+    data = read_recipe(str(tmp_path / "mine.yaml")).data
+    assert data.images == {"gene": "all.csv:gene*", "blood": "all.csv:blood_na,blood_k"}
+    assert data.labels == {"sodium": "all.csv:sodium", "bloodtype": "all.csv:bloodtype"}
+    assert findings.num_mend == 0 and "per: channel" in findings.config and "kind: perceptron" in findings.config
+    assert findings.facts.parts == {"train": (20, 20), "val": (5, 5), "test": (5, 5)}
+    (tmp_path / "all.csv").write_text("id,age,weight\n" + "1,2,3\n" * 30)
+    with pytest.raises(MandorlaError, match="neither a list of files by sample nor columns of numbers whose names"):
+        find_out(str(tmp_path / "all.csv"))
+
+
 def test_composed_data_are_looked_at_in_part(capsys):
     findings = find_out("polydigits", ["data.num_train=2000", *POLYDIGITS[1:3]])
     assert findings.facts.num_samples == 2060 and findings.facts.looked_at == NUM_COMPOSED + 60

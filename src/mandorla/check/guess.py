@@ -4,6 +4,7 @@ A guess is a `data` block as one would write it. Rules look at names alone, from
 first whose guess pairs files counts. It is always said aloud, for the user knows better.
 """
 
+import fnmatch
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,10 @@ from pydantic import ValidationError
 from mandorla.data import pair_files, read_config
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
-from mandorla.data.pairing import in_order, is_mask, to_modality, to_part
+from mandorla.data.pairing import in_order, is_mask, to_modality, to_part, to_values
 from mandorla.data.readers import find, stem, suffix
 from mandorla.data.splits import PARTS
-from mandorla.data.table import holds_places, read_table
+from mandorla.data.table import SPLIT, holds_places, read_table, to_label_name
 from mandorla.errors import MandorlaError
 
 MOST_MODALITIES = 12
@@ -27,7 +28,7 @@ ENOUGH_SUBJECTS = 10  # so many different beginnings of names are taken for subj
 SUBJECTS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "case", "id")  # columns of a table
 TABLES = (".csv", ".tsv")
 CASES = "dataset.json"
-_SAID = ("msd", "bids", "table")  # what says itself how it pairs: if it does so wrongly, that is to be told
+_SAID = ("msd", "bids", "table", "arrays")  # what says itself how it pairs: if it does so wrongly, that is to be told
 _IN_THE_WAY = 1e-3
 _SEPARATOR = "[_/ -]"
 _TOKEN = "[^_/ -]+"
@@ -53,8 +54,9 @@ def guess(source: Path, changed: bool = False) -> Guess:
         candidates = list(_candidates(source, [path.relative_to(source) for path in paths]))
         what = f"{len(paths)} file(s), such as {paths[0].relative_to(source)}, but nothing says which are one sample"
     else:
-        rule = _cases if source.name.endswith(".json") else _table
-        candidates, what = list(rule(source.parent, [Path(source.name)])), "not a list of files by sample"
+        rules = (_cases,) if source.name.endswith(".json") else (_table, _columns)
+        candidates = [found for rule in rules for found in rule(source.parent, [Path(source.name)])]
+        what = "neither a list of files by sample nor columns of numbers whose names begin with that of a modality"
     shares = [_share_paired(candidate) for candidate in candidates]
     if candidates and (changed or max(shares)):
         return candidates[shares.index(max(shares))]
@@ -116,6 +118,35 @@ def _table(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
         lower = {column.lower(): column for column in columns}
         subject = next((lower[column] for column in SUBJECTS if column in lower), next(iter(columns)))
         yield _block(folder, "table", f"{name}, a table with columns of files", table=str(name), subject=subject)
+
+
+def _columns(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield vectors where columns of a table are numbers and fall into groups by how their names begin: `gene_1`."""
+    for name in names:
+        columns, _ = read_table(folder / name)
+        lower = {column.lower(): column for column in columns}
+        subject = next((lower[column] for column in SUBJECTS if column in lower), None)
+        families: dict[str, list[str]] = {}
+        for column, cells in columns.items():
+            begin = re.match(r"[^\W\d_]+", column)
+            is_text = any(isinstance(value, str) for value in to_values(cells))
+            if begin and not is_text and column not in (subject, SPLIT):
+                families.setdefault(begin[0], []).append(column)
+        families = {begin: of for begin, of in families.items() if len(of) > 1}
+        if not 2 <= len(families) <= MOST_MODALITIES:
+            continue
+        images = {
+            begin: f"{begin}*" if fnmatch.filter(columns, f"{begin}*") == of else ",".join(of)
+            for begin, of in families.items()
+        }
+        rest = [column for column in columns if column not in {subject, SPLIT}.union(*families.values())]
+        settings: dict[str, Any] = {
+            "images": _named({begin: f"{name}:{of}" for begin, of in images.items()}),
+            "labels": {to_label_name(column): f"{name}:{column}" for column in rest},
+        }
+        settings |= {"groups": f"{name}:{subject}"} if subject else {}
+        settings |= {"split": f"{name}:{SPLIT}"} if SPLIT in columns else {}
+        yield _block(folder, "arrays", f"{name}, a table of numbers by sample", **settings)
 
 
 def _scans(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:

@@ -245,7 +245,8 @@ def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.
         return images
     axes = images.ndim - 2
     if len(size) != axes or any(wanted > own for wanted, own in zip(size, images.shape[2:], strict=True)):
-        remedy = "lower data.size" if len(size) == axes else f"data.size needs {axes} numbers here"
+        remedy = f"data.size needs {axes} numbers here" if axes else "vectors have none, leave data.size out"
+        remedy = "lower data.size" if len(size) == axes else remedy
         raise MandorlaError(
             f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}; {remedy}"
         )
