@@ -106,6 +106,21 @@ def test_all_that_is_wrong_is_said_at_once(folder):
     assert {change.key for change in findings.changes} == {"data.unpaired"}
 
 
+def test_data_in_which_nothing_is_paired_are_to_mend(tmp_path):
+    x = np.random.default_rng(0).random((3, 60, 8, 8)).astype(np.float32)
+    np.savez(
+        tmp_path / "a.npz", **dict(zip("abc", x, strict=True)), odd=np.arange(60) % 2 > 0, even=np.arange(60) % 2 < 1
+    )
+    data = {"kind": "arrays", "root": str(tmp_path), "present": {"a": "a.npz:odd", "b": "a.npz:even"}}
+    images = {name: f"a.npz:{name}" for name in "abc"}
+    two, three = (
+        find_out("polydigits", [f"data={json.dumps(data | {'images': {name: images[name] for name in names}})}"])
+        for names in ("ab", "abc")
+    )
+    assert found(two, "no training sample has two modalities").level == "mend"
+    assert three.num_mend == 0 and found(three, "no training sample has both of: 1").where == ["a and b"]
+
+
 def test_pictures_of_different_sizes_are_averaged_down_in_the_proposal(folder):
     for number in range(SLICES):
         png(folder / "ct" / f"p04_s{number}.png", disk(4, number, shape=(17, 17)))
@@ -218,6 +233,23 @@ def test_large_volumes_are_cut_into_slices(tmp_path):
     assert (again.num_samples, again.num_slices) == (6 * 8, 6 * 12)
 
 
+@pytest.mark.parametrize(
+    ("edges", "plane", "size"),
+    [((6, 1, 1), "sagittal", (68, 66)), ((1, 4, 1), "coronal", (68, 12)), ((1, 1.1, 1.2), "axial", (66, 12))],
+)
+def test_volumes_are_cut_across_their_long_voxels(tmp_path, edges, plane, size):
+    nibabel = pytest.importorskip("nibabel")
+    for subject in range(6):
+        for name in ("t1", "t2"):
+            values = np.random.default_rng([subject, len(name)]).integers(100, 900, (12, 66, 68)).astype(np.int16)
+            values[:, :8] = 0
+            nibabel.save(nibabel.Nifti1Image(values, np.diag([*edges, 1])), tmp_path / f"p{subject}_{name}.nii")
+    findings = find_out(str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(findings.config)
+    assert read_recipe(str(tmp_path / "mine.yaml")).data.slices.axis == plane
+    assert findings.facts.modalities[0].shape == (1, *size)
+
+
 def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
     png(folder / "ct" / "again" / "p01_s1.png", disk(1, 1, 0.5))
     findings = find_out(str(folder), ["data.key='(?P<subject>p..)_(?P<slice>s.)'"])
@@ -250,6 +282,16 @@ def test_what_cannot_be_told_apart_is_one_problem_and_a_page(folder, tmp_path):
         (["p{s}_{n}_t1.png", "p{s}_{n}_t2w.png"], "scans", None),
         (["p{s}/v{n}/rgb.png", "p{s}/v{n}/depth.png"], "folders", {"rgb": "**/rgb.png", "depth": "**/depth.png"}),
         (["p{s}/v{n}/t1.png", "p{s}/v{n}/t2.png"], "scans", None),
+        (
+            ["p{s}/2019-03-0{n}/t1_mpr_sag.nii", "p{s}/2019-03-0{n}/flair_tra.nii"],
+            "folders",
+            {"t1": "**/t1_mpr_sag.nii", "flair": "**/flair_tra.nii"},
+        ),
+        (
+            ["p{s}_{n}_t1_mpr_sag.png", "p{s}_{n}_t2_tse_tra.png"],
+            "folders",
+            {"t1": "**/*_t1_mpr_sag.png", "t2": "**/*_t2_tse_tra.png"},
+        ),
         (["T1.5 (a)/p{s}_{n}.png", "b/p{s}_{n}.png"], "folders", {"T1-5-a": "T1.5 (a)", "b": "b"}),
     ],
 )
@@ -409,6 +451,25 @@ def test_columns_of_a_table_are_proposed_a_range_each(tmp_path):
     assert "per: channel" in find_out(str(tmp_path), ["data.duplicates=keep"]).config
 
 
+def test_a_table_of_numbers_is_vectors_by_the_beginnings_of_names(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["id,gene_1,gene_2,gene_3,sodium,blood_na,blood_k,bloodtype,split"]
+    for row in range(30):
+        numbers = ",".join(f"{value:.3f}" for value in rng.normal(5, 2, 6))
+        lines.append(f"p{row},{numbers},{'AB0'[row % 3]},{['train', 'val', 'test'][max(0, row // 5 - 3)]}")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    findings = find_out(str(tmp_path / "all.csv"))
+    (tmp_path / "mine.yaml").write_text(findings.config)
+    data = read_recipe(str(tmp_path / "mine.yaml")).data
+    assert data.images == {"gene": "all.csv:gene*", "blood": "all.csv:blood_na,blood_k"}
+    assert data.labels == {"sodium": "all.csv:sodium", "bloodtype": "all.csv:bloodtype"}
+    assert findings.num_mend == 0 and "per: channel" in findings.config and "kind: perceptron" in findings.config
+    assert findings.facts.parts == {"train": (20, 20), "val": (5, 5), "test": (5, 5)}
+    (tmp_path / "all.csv").write_text("id,age,weight\n" + "1,2,3\n" * 30)
+    with pytest.raises(MandorlaError, match="neither a list of files by sample nor columns of numbers whose names"):
+        find_out(str(tmp_path / "all.csv"))
+
+
 def test_composed_data_are_looked_at_in_part(capsys):
     findings = find_out("polydigits", ["data.num_train=2000", *POLYDIGITS[1:3]])
     assert findings.facts.num_samples == 2060 and findings.facts.looked_at == NUM_COMPOSED + 60
@@ -436,6 +497,43 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
     png(tmp_path / "other.png", disk(0, 1))
     with pytest.raises(MandorlaError, match="nothing says which"):
         guess(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "tried"),
+    [
+        (["t1/{n}.png", "t2/00{n}.png"], "tried: a folder per modality: t1, t2"),
+        (["one/{n}_sag.png", "other/0{n}_tra.png"], "tried: file names that end in sag, tra; a folder per modality"),
+        (["p1_t1_s{n}.png", "p1_t2_s{n}.png"], "nothing says which are one sample; write a recipe"),
+    ],
+)
+def test_a_guess_that_pairs_nothing_is_refused(tmp_path, names, tried):
+    for number in range(1, 6):
+        for index, name in enumerate(names):
+            png(tmp_path / name.format(n=number), disk(number, 0, 1 - index / 10))
+    with pytest.raises(MandorlaError, match=tried):
+        find_out(str(tmp_path))
+
+
+def test_a_key_beside_the_folder_pairs_what_a_guess_does_not(tmp_path):
+    for number in range(10):
+        png(tmp_path / "t1" / f"{number}.png", disk(number, 0))
+        png(tmp_path / "t2" / f"00{number}.png", disk(number, 0, 0.9))
+    assert find_out(str(tmp_path), ["data.key='[0-9]$'"]).facts.paired == 10
+    assert found(find_out(str(tmp_path), ["data.key='.+'"]), "no training sample has two").level == "mend"
+
+
+def test_what_stands_before_the_numbers_of_subjects_is_no_subject(tmp_path):
+    """As where three hands named the folders: PAT, pat and P are not three subjects."""
+    names = [f"{['PAT-00', 'pat ', 'P_'][number % 3]}{number}" for number in range(12)]
+    for number, name in enumerate(names):
+        for index, modality in enumerate(("ct", "mr")):
+            png(tmp_path / modality / f"{name}.png", disk(number, 0, 1 - index / 10))
+    assert find_out(str(tmp_path)).facts.num_subjects == 12
+    for path in tmp_path.glob("*/*.png"):
+        png(path.with_name(f"{path.stem}_1.png"), np.asarray(Image.open(path))[::-1])
+        path.rename(path.with_name(f"{path.stem}_2.png"))
+    assert find_out(str(tmp_path)).facts.num_subjects == 12
 
 
 def test_the_proposal_is_the_recipe_where_nothing_is_wrong(tmp_path):

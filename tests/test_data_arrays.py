@@ -1,17 +1,22 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_recipe
 
+import mandorla
 from mandorla.data import load_data
 from mandorla.data.arrays import ArraysConfig
 from mandorla.data.intensity import MinMax, Percentile, Window
-from mandorla.errors import MandorlaError
+from mandorla.diffusion.training import train_diffusion
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.recipe import read_recipe
+from mandorla.vae.training import train_vae
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 256, (40, 12, 8, 2), dtype=np.uint8)
@@ -331,6 +336,121 @@ def test_root_comes_from_settings_then_environment(root, monkeypatch):
         load_data(settings, seed=0)
     monkeypatch.setenv("MANDORLA_DATA", str(root))
     assert len(load_data(settings, seed=0).train) == 28
+
+
+def test_data_in_which_nothing_is_paired_are_refused(root):
+    """Two modalities that no sample has both of; with a third beside each of them it is a warning."""
+    np.savez(root / "apart.npz", odd=np.arange(40) % 2 > 0, even=np.arange(40) % 2 == 0)
+    apart = {"t1": "apart.npz:odd", "t2": "apart.npz:even"}
+    with pytest.raises(MandorlaError, match="^data.images: no training sample has two modalities") as stop:
+        load_data(config(root, present=apart), seed=0)
+    assert "\n" not in str(stop.value)
+    images = {"t1": "scans.npz:x:0", "t2": "scans.npz:x:1", "rgb": "rgb.npy"}
+    with pytest.warns(MandorlaWarning, match="no training sample has both t1 and t2$"):
+        load_data(ArraysConfig(root=str(root), images=images, present=apart), seed=0)
+
+
+def test_a_modality_that_is_always_the_same_is_warned_of(root):
+    np.save(root / "grey.npy", np.full((40, 12, 8), 5, np.uint8))
+    with pytest.warns(MandorlaWarning, match="modality t2: all training samples are the same"):
+        load_data(config(root, t2="grey.npy"), seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(config(root), seed=0)
+
+
+def write_people(path, num=40):
+    """Write a table of `num` subjects, every fourth without values of blood; return both vectors, NaN where missing."""
+    rng = np.random.default_rng(2)
+    state = rng.normal(size=(num, 1))
+    genes = (state + rng.normal(0, 0.3, (num, 3))).round(3)
+    blood = (state * [3, 0.1] + [140, 2.4]).round(3)
+    blood[::4] = np.nan
+    lines = ["patient;g1;g2;g3;sodium;calcium;age;sex"]
+    for row in range(num):
+        cells = ["" if value != value else f"{value}" for value in (*genes[row], *blood[row])]
+        lines.append(";".join([f"p{row}", *cells, f"{30.5 + row}", "fm"[row % 2]]))
+    path.write_text("\n".join(lines))
+    return genes.astype(np.float32), blood.astype(np.float32)
+
+
+PEOPLE = {"images": {"genes": "people.csv:g*", "blood": "people.csv:calcium,sodium"}, "groups": "people.csv:patient"}
+
+
+def test_columns_of_a_table_are_vectors(root):
+    genes, blood = write_people(root / "people.csv")
+    labels = {"age": "people.csv:age", "sex": "people.csv:sex"}
+    per_column = MinMax(per="channel")
+    splits = load_data(ArraysConfig(root=str(root), labels=labels, intensity=per_column, **PEOPLE), seed=0)
+    assert [(m.name, m.shape) for m in splits.modalities] == [("genes", (3,)), ("blood", (2,))]
+    assert splits.classes == {"sex": ("f", "m")}
+    train = splits.train
+    batch, rows = train.batch(range(len(train))), rows_of(train)
+    assert batch.factors["group"].tolist() == [f"p{row}" for row in rows]
+    np.testing.assert_array_equal(batch.factors["age"], 30.5 + np.array(rows))
+    np.testing.assert_array_equal(batch.factors["sex"], np.array(rows) % 2)
+    np.testing.assert_array_equal(batch.present["blood"], np.array(rows) % 4 > 0)
+    there = batch.present["blood"]
+    for unit, values in ((batch.x["genes"], genes[rows]), (batch.x["blood"][there], blood[rows][there][:, ::-1])):
+        low, high = values.min(0), values.max(0)
+        np.testing.assert_allclose(unit, (values - low) / (high - low), atol=1e-4)
+
+
+def test_vectors_in_arrays_and_beside_images(root):
+    genes, _ = write_people(root / "people.csv")
+    np.save(root / "genes.npy", genes)
+    for images, dimensions in (
+        ({"one": "genes.npy", "other": "people.csv:sodium,calcium"}, 0),
+        ({"one": "people.csv:g*", "other": "t1.npy"}, 2),
+    ):
+        settings = ArraysConfig(root=str(root), images=images, dimensions=dimensions, intensity=MinMax(per="channel"))
+        splits = load_data(settings, seed=0)
+        assert splits.modalities[0].shape == (3,)
+        (low, high), values = splits.intensity["one"].to_json()["usual"], genes[rows_of(splits.train)]
+        np.testing.assert_allclose([low, high], [values.min(0), values.max(0)], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blood": "people.csv:natrium"}, "people.csv: no column 'natrium'; it has patient, g1"),
+        ({"blood": "people.csv"}, "people.csv: column 'patient' holds 'p0', no number; name those to take"),
+        ({"blood": "people.csv:sex"}, "data.images.blood: <U1 values are no pixels"),
+        (
+            {"blood": "more.csv:a,b"},
+            "data.images.blood: more.csv is another table than people.csv, and rows are paired",
+        ),
+        (dict.fromkeys(("genes", "blood", "groups"), "absent.csv:a"), "absent.csv: no such file; put it there"),
+        ({"groups": "people.csv:sodium"}, "people.csv: column 'sodium' is empty in row 1; fill it"),
+        ({"groups": "people.csv:sodium,age"}, "column 'sodium' is empty"),
+        ({"groups": "people.csv:age,sex"}, "data.groups: expected one name or number per sample"),
+        ({"genes": "people.csv:g1,sodium"}, "modality genes: NaN or infinite values in sample 'p[0-9]+-[0-9]+'"),
+        (
+            {"size": (2,)},
+            r"images of \[\] pixels cannot be averaged down to \[2\]; vectors have none, leave data.size out",
+        ),
+    ],
+)
+def test_mistakes_in_tables(root, changes, message):
+    write_people(root / "people.csv")
+    (root / "more.csv").write_text("a,b\n" + "1,2\n" * 40)
+    images = PEOPLE["images"] | {name: place for name, place in changes.items() if name in PEOPLE["images"]}
+    others = {name: place for name, place in changes.items() if name not in images}
+    settings = {"root": str(root), "intensity": MinMax(), **PEOPLE, "images": images, **others}
+    with pytest.raises(MandorlaError, match=message) as stop:
+        load_data(ArraysConfig(**settings), seed=0)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_table_trains_through_both_stages(root):
+    write_people(root / "people.csv")
+    data = {"kind": "arrays", "root": str(root), "intensity": {"kind": "minmax", "per": "channel"}, **PEOPLE}
+    changes = [f"data={json.dumps(data)}", "vae.model.encoder_decoder={kind: perceptron, hidden: [8]}"]
+    recipe = tiny_recipe(root / "run", "polydigits", *changes)
+    train_vae(recipe)
+    train_diffusion(recipe)
+    samples = mandorla.load(root / "run").sample(2)
+    assert {name: tuple(x.shape) for name, x in samples.x.items()} == {"genes": (2, 3), "blood": (2, 2)}
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "lgg" / "lgg_128.npz").exists(), reason="no lgg/lgg_128.npz under MANDORLA_DATA")

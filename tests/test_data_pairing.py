@@ -19,7 +19,7 @@ from mandorla.data.pairing import (
     to_part,
     to_values,
 )
-from mandorla.data.splits import split_as_given, split_by_group
+from mandorla.data.splits import split
 from mandorla.errors import MandorlaError
 
 KEEP = PairingConfig(unpaired="keep", unpairable="skip")
@@ -183,11 +183,11 @@ def test_every_sample_is_in_one_part_whatever_the_order(samples, seed, order):
     assume(len({subject for subject, _ in samples}) >= 3 and any(samples.values()))
     rows = rows_of(samples)
     pairs = pair_rows(rows, ["t1", "t2"], KEEP, "data")
-    homes = parts_of(pairs, split_by_group(pairs.groups, 0.2, 0.2, seed, "data"))
+    homes = parts_of(pairs, split(pairs.groups, 0.2, 0.2, seed, "data"))
     assert homes.keys() == {f"{subject}/{session}" for subject, session in samples}
     order.shuffle(rows)
     again = pair_rows(rows, ["t1", "t2"], KEEP, "data")
-    assert parts_of(again, split_by_group(again.groups, 0.2, 0.2, seed, "data")) == homes
+    assert parts_of(again, split(again.groups, 0.2, 0.2, seed, "data")) == homes
 
 
 @given(samples=SAMPLES, cut=st.integers(1, 31), by_subject=st.booleans())
@@ -203,7 +203,7 @@ def test_a_given_division_is_kept_or_refused_by_the_name_of_who_leaks(samples, c
     leaking = {s for s, _ in samples if len({part for sample, part in parts.items() if sample[0] == s}) > 1}
     assume("test" in parts.values() and sum(part_of((s, 3)) == "train" for s in {s for s, _ in samples}) > 1)
     try:
-        rows = split_as_given(pairs.parts, pairs.ids, pairs.groups, 0.2, 0.2, 0, "data")
+        rows = split(pairs.groups, 0.2, 0.2, 0, "data", parts=pairs.parts, ids=pairs.ids)
     except MandorlaError as error:
         assert any(f"subject {subject!r} lies in both" in str(error) for subject in leaking)
     else:

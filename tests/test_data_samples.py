@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mandorla.check.source import see_files
 from mandorla.data.samples import FilesConfig, GeometryConfig, read_slices
 from mandorla.errors import MandorlaError
 
@@ -72,3 +73,15 @@ def test_a_mask_of_another_resolution_is_brought_to_the_size(tmp_path, shape):
     if shape != (16, 16):
         with pytest.raises(MandorlaError, match="make them alike, or set data.size"):
             read_slices(files, masks, FilesConfig())
+
+
+def test_the_data_check_says_of_what_cannot_be_cut_what_a_training_says(tmp_path):
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "flat.png")
+    files = {"flat": str(tmp_path / "flat.png"), "whole": array(tmp_path / "whole.npy")}
+    files["short"] = array(tmp_path / "short.npy", CUBE[:7])
+    settings = config(slices={"axis": 0})
+    for names, said in ((("flat", "whole"), "flat.png: no volume"), (("short", "whole"), "7 in .*short.npy, 8 in")):
+        of = {name: files[name] for name in names}
+        with pytest.raises(MandorlaError, match=said) as stop:
+            read_slices(of, {}, settings)
+        assert see_files(of, {}, settings, 0, False).errors == {names[0]: (files[names[0]], str(stop.value))}

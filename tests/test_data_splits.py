@@ -22,8 +22,7 @@ from mandorla.data.splits import (
     check_splits,
     find_alike,
     sketch,
-    split_as_given,
-    split_by_group,
+    split,
     write_splits,
 )
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -35,7 +34,7 @@ NAMES = st.lists(st.text(max_size=3), min_size=3, max_size=40)
 
 
 def test_parts_cover_all_rows_and_share_no_group():
-    rows = split_by_group(GROUPS, 0.2, 0.1, seed=0, source="data")
+    rows = split(GROUPS, 0.2, 0.1, seed=0, source="data")
     assert sorted(np.concatenate(list(rows.values()))) == list(range(len(GROUPS)))
     groups = {part: {GROUPS[row] for row in numbers} for part, numbers in rows.items()}
     assert {part: len(names) for part, names in groups.items()} == {"train": 14, "val": 4, "test": 2}
@@ -44,7 +43,7 @@ def test_parts_cover_all_rows_and_share_no_group():
 
 def test_the_division_of_earlier_versions_stays():
     """As committed in 5e32d75, before stratification."""
-    rows = split_by_group(GROUPS, 0.2, 0.1, seed=0, source="data")
+    rows = split(GROUPS, 0.2, 0.1, seed=0, source="data")
     assert {GROUPS[row] for row in rows["test"]} == {"patient03", "patient07"}
 
 
@@ -63,11 +62,11 @@ def test_every_row_has_one_part_and_the_order_of_files_plays_no_role(groups, val
     assume(len(set(groups)) >= 3)
     num = len(set(groups))
     assume(max(1, round(val * num)) + max(1, round(test * num)) < num)
-    first = homes(groups, split_by_group(groups, val, test, seed, "data"))
+    first = homes(groups, split(groups, val, test, seed, "data"))
     assert set(first.values()) == set(PARTS)
     mixed = list(groups)
     order.shuffle(mixed)
-    assert homes(mixed, split_by_group(mixed, val, test, seed, "data")) == first
+    assert homes(mixed, split(mixed, val, test, seed, "data")) == first
 
 
 @given(
@@ -80,7 +79,7 @@ def test_strata_get_their_shares_within_rounding(classes, val, test, seed):
     groups = [f"g{index}" for index in range(len(classes))]
     num_test, num_val = (max(1, round(share * len(groups))) for share in (test, val))
     assume(num_test + num_val < len(groups))
-    rows = split_by_group(groups, val, test, seed, "data", classes)
+    rows = split(groups, val, test, seed, "data", classes)
     homes(groups, rows)
     assert (len(rows["test"]), len(rows["val"])) == (num_test, num_val), "strata do not change the sizes of parts"
     size = Counter(classes)
@@ -95,21 +94,40 @@ def test_a_group_has_its_commonest_class():
     """Twelve patients, half of them with two slices of class 1 and one of class 0."""
     groups = [f"g{index // 3}" for index in range(36)]
     classes = [1 if index // 3 < 6 and index % 3 else 0 for index in range(36)]
-    rows = split_by_group(groups, 0.34, 0.34, 3, "data", classes)
+    rows = split(groups, 0.34, 0.34, 3, "data", classes)
     for part in PARTS:
         names = {groups[row] for row in rows[part]}
         assert (len(names), sum(int(name[1:]) < 6 for name in names)) == (4, 2)
 
 
 def test_division_depends_on_seed():
-    tests = [frozenset(split_by_group(GROUPS, 0.2, 0.2, seed, "data")["test"].tolist()) for seed in range(5)]
+    tests = [frozenset(split(GROUPS, 0.2, 0.2, seed, "data")["test"].tolist()) for seed in range(5)]
     assert len(set(tests)) == 5
 
 
 def test_each_part_gets_a_group_or_an_error():
-    assert all(len(rows) == 1 for rows in split_by_group(["a", "b", "c"], 0.01, 0.01, 0, "data").values())
+    assert all(len(rows) == 1 for rows in split(["a", "b", "c"], 0.01, 0.01, 0, "data").values())
     with pytest.raises(MandorlaError, match="scans: 2 group"):
-        split_by_group(["a", "b", "b"], 0.1, 0.1, 0, "scans")
+        split(["a", "b", "b"], 0.1, 0.1, 0, "scans")
+
+
+def test_shares_are_to_be_lowered_only_where_that_helps():
+    with pytest.raises(MandorlaError, match="4 group.*add some, or lower data.val_share and data.test_share"):
+        split(["a", "b", "c", "d"], 0.49, 0.49, 0, "scans")
+    for groups, parts in ((["a"], None), (["a", "b"], None), (["a", "b"], ["train", "test"])):
+        with pytest.raises(MandorlaError, match="too few to divide .*: add some, each part needs one$"):
+            split(groups, 0.1, 0.1, 0, "scans", parts=parts, ids=groups if parts else ())
+
+
+@given(groups=NAMES, val=SHARES, test=SHARES, seed=SEEDS, strata=st.lists(st.integers(0, 2), min_size=40, max_size=40))
+def test_a_division_that_puts_all_in_train_says_nothing(groups, val, test, seed, strata):
+    num = len(set(groups))
+    assume(max(1, round(val * num)) + max(1, round(test * num)) < num)
+    none, all_train = (
+        split(groups, val, test, seed, "data", strata[: len(groups)], parts=parts, ids=groups)
+        for parts in (None, ["train"] * len(groups))
+    )
+    assert all((none[part] == all_train[part]).all() for part in PARTS)
 
 
 # -------------------------------------------------------------------------------------------- divisions that are given
@@ -120,7 +138,7 @@ def test_a_division_without_leak_is_taken_as_it_is(groups, seed, part_of):
     parts = [part_of.get(group, "train") for group in groups]
     given_parts = set(parts)
     assume(len({group for group in groups if part_of.get(group, "train") == "train"}) > 2)
-    rows = split_as_given(parts, groups, groups, 0.2, 0.2, seed, "table")
+    rows = split(groups, 0.2, 0.2, seed, "table", parts=parts, ids=groups)
     found = homes(groups, rows)
     assert set(found.values()) == set(PARTS)
     for group, part in zip(groups, parts, strict=True):
@@ -131,7 +149,7 @@ def test_a_division_without_leak_is_taken_as_it_is(groups, seed, part_of):
 def test_a_part_that_is_drawn_has_its_share_of_each_class(seed):
     groups = [f"p{number}" for number in range(30)]
     parts, rare = ["test"] * 10 + ["train"] * 20, np.arange(30) % 10 == 9
-    rows = split_as_given(parts, groups, groups, 0.5, 0.2, seed, "table", rare)
+    rows = split(groups, 0.5, 0.2, seed, "table", rare, parts=parts, ids=groups)
     assert rare[rows["val"]].sum() == 1 and rare[rows["train"]].sum() == 1 and len(rows["val"]) == 10
 
 
@@ -147,7 +165,7 @@ def test_a_part_that_is_drawn_has_its_share_of_each_class(seed):
 )
 def test_a_division_that_leaks_or_lacks_a_part_is_refused(parts, message):
     with pytest.raises(MandorlaError, match=message):
-        split_as_given(parts, ["0", "1", "2", "3"], ["a", "b", "b", "c"], 0.2, 0.2, 0, "table")
+        split(["a", "b", "b", "c"], 0.2, 0.2, 0, "table", parts=parts, ids=["0", "1", "2", "3"])
 
 
 # ------------------------------------------------------------------------------------------------------------ the file

@@ -19,6 +19,7 @@ from mandorla.check.guess import TABLES, Guess, guess
 from mandorla.check.page import Findings, print_page, render
 from mandorla.check.source import Stock, gather
 from mandorla.config import CONFIG, dump_brief
+from mandorla.data.geometry import PLANES
 from mandorla.errors import MandorlaError
 from mandorla.imports import settle
 from mandorla.recipe import Recipe, read_recipe
@@ -29,6 +30,7 @@ BASE = "folders"  # recipe that a guess starts from
 PAGE = Path("data-check.html")
 PLAIN = {"size": None, "intensity": {"kind": "none"}}  # data as they are, whatever the base makes of them
 NUM_TRIES = 20  # rows of which one must be readable to tell whether there are volumes
+THICK = 1.5  # how many times as long as others the edge of a voxel is that lies across thick slices
 SMALLEST_MAP = 16  # values per axis from which latents are maps
 
 
@@ -60,7 +62,7 @@ def check_data(
 
 def find_out(source: str, overrides: Sequence[str] = (), recipe_out: Path | None = None) -> Findings:
     """Return what the data of `source` hold, what is wrong with them, and a recipe for them, to be `recipe_out`."""
-    guessed = _guess(source)
+    guessed = _guess(source, any(text.startswith("data.") for text in overrides))
     base, given = (source, list(overrides)) if guessed is None else (BASE, [*_first(source, guessed), *overrides])
     recipe = read_recipe(base, given)
     taken = _taken(source, guessed, recipe)
@@ -94,13 +96,16 @@ def _misnamed(facts: Facts) -> list[Problem]:
     return []
 
 
-def _guess(source: str) -> Guess | None:
-    """Return what a folder or a list of files seems to be; None for what can only be a recipe or a run."""
+def _guess(source: str, changed: bool) -> Guess | None:
+    """Return what a folder or a list of files seems to be; None for what can only be a recipe or a run.
+
+    `changed` says that overrides change it.
+    """
     path = Path(source)
     if path.is_dir() and not (path / CONFIG).is_file():
-        return guess(path)
+        return guess(path, changed)
     if path.is_file() and path.suffix.lower() in (*TABLES, ".json"):
-        return guess(path)
+        return guess(path, changed)
     return None
 
 
@@ -136,8 +141,15 @@ def _cut(stock: Stock) -> str:
             size = looks[0].shape[1:]
             if len(size) != 3 or max(size) <= LARGEST[3]:
                 return ""
-            return f"data.slices={{axis: {'axial' if seen.axes else 0}}}"
+            return f"data.slices={{axis: {_plane(seen.spacing, seen.axes) if seen.axes else 0}}}"
     return ""
+
+
+def _plane(spacing: Sequence[float], axes: str) -> str:
+    """Return the plane that volumes were taken in: across the one edge of their voxels that is long, else axial."""
+    *_, middle, longest = sorted(spacing)
+    across = axes[spacing.index(longest)] if longest > THICK * middle else "S"
+    return next(plane for plane, letters in PLANES.items() if across in letters)
 
 
 def _networks(facts: Facts, changes: Sequence[Any], overrides: Sequence[str]) -> list[str]:

@@ -60,6 +60,12 @@ def _judge_pairing(facts: Facts, config: DataConfig) -> Iterator[Problem]:
         remedy = "add the files, mend data.key, or set data.unpaired to keep" if stop else "kept, as missing"
         where = [f"{text} lacks {name}" for name, ids in facts.partly.items() for text in ids]
         yield Problem("mend" if stop else "note", f"samples that lack a modality: {lacking}", where, remedy)
+    if not facts.together:
+        remedy = "say what pairs files, such as by data.key, so that those of one sample have one key"
+        yield Problem("mend", "no training sample has two modalities", [], remedy)
+    elif facts.apart:
+        what = f"pairs of modalities that no training sample has both of: {len(facts.apart)}"
+        yield Problem("note", what, [*map(" and ".join, facts.apart)], "what they share is learnt through others")
     if facts.skipped:
         stop = getattr(config, "unpairable", "skip") == "error"
         remedy = "mend or move them, or set data.unpairable to skip" if stop else "left out"

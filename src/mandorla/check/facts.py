@@ -20,8 +20,9 @@ from mandorla.data.dataset import evenly
 from mandorla.data.decode import work_in_order
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
-from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split_as_given, split_by_group
-from mandorla.data.stored import StoredConfig
+from mandorla.data.samples import to_id
+from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split
+from mandorla.data.stored import StoredConfig, sort_pairs
 from mandorla.errors import MandorlaError
 
 NUM_ROWS = 512  # whose values are looked at
@@ -116,6 +117,7 @@ class Facts:
     - `parts[part]`: samples and subjects in it; `division`: what is wrong with the division
     - `paired`: samples with all modalities; `partly[modality]`: ids of the rows that lack it; `skipped`: places that
       belong to no row, and why
+    - `together`, `apart`: pairs of modalities that some training sample has both of, and those that none has
     - `grids`: rows whose volumes do not lie on one grid, and how; `spacings`, `axes`: how many rows have each
     - `num_slices`: slices of all volumes, of which samples are those kept; `empty`: ids of volumes without a kept one
     - `doubles`, `alike`: the same image, and images that look the same, in two parts; `repeated`: the same in one part;
@@ -131,6 +133,8 @@ class Facts:
     parts: dict[str, tuple[int, int]]
     division: str
     paired: int
+    together: list[tuple[str, str]]
+    apart: list[tuple[str, str]]
     partly: dict[str, list[str]]
     skipped: list[tuple[str, str]]
     modalities: list[ModalityFacts]
@@ -183,6 +187,8 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
     exact = {(double.modality, double.ids[1]) for double in doubles}
     lacking = {name: [stock.ids[row] for row in np.flatnonzero(~there)] for name, there in stock.there.items()}
     names = np.array(groups)
+    train = np.array([sample.row for sample in samples], int)[... if division else rows_of["train"]]
+    together, apart = sort_pairs({name: there[train] for name, there in stock.there.items()})
     return Facts(
         num_samples=sum(stock.total.values()) or len(ids),
         num_subjects=len(set(groups)),
@@ -192,11 +198,13 @@ def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
         },
         division=division,
         paired=sum(all(there[sample.row] for there in stock.there.values()) for sample in samples),
+        together=together,
+        apart=apart,
         partly={name: without for name, without in lacking.items() if without},
         skipped=[(place, why) for place, why in stock.report.skipped],
         modalities=modalities,
         grids=[(text, one.grid) for text, one in zip(stock.ids, seen, strict=True) if one.grid],
-        spacings=Counter(one.spacing for one in seen if one.spacing),
+        spacings=Counter(" x ".join(f"{mm:.3g}" for mm in one.spacing) for one in seen if one.spacing),
         axes=Counter(one.axes for one in seen if one.axes),
         num_slices=sum(one.num_slices for one in seen),
         empty=[text for text, one in zip(stock.ids, seen, strict=True) if one.numbers == []],
@@ -226,7 +234,7 @@ def _samples(stock: Stock, seen: Sequence[Seen]) -> Iterator[_Sample]:
     for row, (text, one) in enumerate(zip(stock.ids, seen, strict=True)):
         for index, number in enumerate([None] if one.numbers is None else one.numbers):
             yield _Sample(
-                text if number is None else f"{text}/s{number:03d}",
+                to_id(text, number),
                 row,
                 {name: of[index] for name, of in one.looks.items()},
                 {name: of[index] for name, of in one.marked.items()},
@@ -266,12 +274,10 @@ def _divide(
     """Return the samples in each part, and what is wrong with the division."""
     if stock.total:
         return {part: np.flatnonzero(np.array(parts) == part) for part in PARTS}, ""
-    shares = (config.val_share, config.test_share, seed, "data")
+    shares = (config.val_share, config.test_share)
     try:
         strata = None if config.stratify is None else _strata(config, known, marks)
-        if parts is not None:
-            return split_as_given(parts, ids, groups, *shares, strata, config.exclude), ""
-        return split_by_group(groups, *shares, strata, config.exclude), ""
+        return split(groups, *shares, seed, "data", strata, config.exclude, parts, ids), ""
     except MandorlaError as error:
         return {part: np.arange(0) for part in PARTS}, str(error)
 

@@ -4,6 +4,7 @@ A guess is a `data` block as one would write it. Rules look at names alone, from
 first whose guess pairs files counts. It is always said aloud, for the user knows better.
 """
 
+import fnmatch
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,10 @@ from pydantic import ValidationError
 from mandorla.data import pair_files, read_config
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
-from mandorla.data.pairing import in_order, is_mask, to_modality, to_part
+from mandorla.data.pairing import in_order, is_mask, to_modality, to_part, to_values
 from mandorla.data.readers import find, stem, suffix
 from mandorla.data.splits import PARTS
-from mandorla.data.table import holds_places, read_table
+from mandorla.data.table import SPLIT, holds_places, read_table, to_label_name
 from mandorla.errors import MandorlaError
 
 MOST_MODALITIES = 12
@@ -27,7 +28,8 @@ ENOUGH_SUBJECTS = 10  # so many different beginnings of names are taken for subj
 SUBJECTS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "case", "id")  # columns of a table
 TABLES = (".csv", ".tsv")
 CASES = "dataset.json"
-_SAID = ("msd", "bids", "table")  # what says itself how it pairs: if it does so wrongly, that is to be told
+_SAID = ("msd", "bids", "table", "arrays")  # what says itself how it pairs: if it does so wrongly, that is to be told
+_IN_THE_WAY = 1e-3
 _SEPARATOR = "[_/ -]"
 _TOKEN = "[^_/ -]+"
 
@@ -39,9 +41,10 @@ class Guess(NamedTuple):
     why: str
 
 
-def guess(source: Path) -> Guess:
+def guess(source: Path, changed: bool = False) -> Guess:
     """Return the data block for a folder, a table (.csv, .tsv) or a `dataset.json`.
 
+    It must pair something, unless it is `changed` by settings that the user gives beside it.
     Raises `MandorlaError` if it holds nothing that can be read, or nothing that it seems to be.
     """
     if source.is_dir():
@@ -51,23 +54,33 @@ def guess(source: Path) -> Guess:
         candidates = list(_candidates(source, [path.relative_to(source) for path in paths]))
         what = f"{len(paths)} file(s), such as {paths[0].relative_to(source)}, but nothing says which are one sample"
     else:
-        rule = _cases if source.name.endswith(".json") else _table
-        candidates, what = list(rule(source.parent, [Path(source.name)])), "not a list of files by sample"
-    for candidate in candidates:
-        if candidate.data["kind"] in _SAID or _pairs(candidate):
-            return candidate
-    if candidates:
-        return candidates[0]
-    raise MandorlaError(f"{source}: {what}; write a recipe with a `data` block (see data/README.md) and check that")
+        rules = (_cases,) if source.name.endswith(".json") else (_table, _columns)
+        candidates = [found for rule in rules for found in rule(source.parent, [Path(source.name)])]
+        what = "neither a list of files by sample nor columns of numbers whose names begin with that of a modality"
+    shares = [_share_paired(candidate) for candidate in candidates]
+    if candidates and (changed or max(shares)):
+        return candidates[shares.index(max(shares))]
+    tried = "; ".join(dict.fromkeys(candidate.why for candidate in candidates))
+    what += f" (tried: {tried}); set what pairs them, data.key, behind it, or" if tried else ";"
+    raise MandorlaError(f"{source}: {what} write a recipe with a `data` block (see data/README.md) and check that")
 
 
-def _pairs(candidate: Guess) -> bool:
-    """Return whether what was guessed makes at least one pair."""
+def _share_paired(candidate: Guess) -> float:
+    """Return which share of the modalities of a guess the fullest sample has; 0 where none has two.
+
+    Where files stand in each other's way it is next to nothing: that is to be told, if there is nothing better.
+    """
+    if candidate.data["kind"] in _SAID:
+        return 1
     try:
         config = read_config(candidate.data)
-        return pair_files(config.model_copy(update={"unpaired": "keep", "unpairable": "skip"})).report.paired > 0
-    except (MandorlaError, ValidationError):
-        return False
+        files = pair_files(config.model_copy(update={"unpaired": "keep", "unpairable": "skip"})).files
+    except ValidationError:
+        return 0
+    except MandorlaError:
+        return _IN_THE_WAY
+    most = max(len(files) - places.count(None) for places in zip(*files.values(), strict=True))
+    return most / len(files) if most > 1 else 0
 
 
 def _candidates(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
@@ -107,6 +120,35 @@ def _table(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
         yield _block(folder, "table", f"{name}, a table with columns of files", table=str(name), subject=subject)
 
 
+def _columns(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
+    """Yield vectors where columns of a table are numbers and fall into groups by how their names begin: `gene_1`."""
+    for name in names:
+        columns, _ = read_table(folder / name)
+        lower = {column.lower(): column for column in columns}
+        subject = next((lower[column] for column in SUBJECTS if column in lower), None)
+        families: dict[str, list[str]] = {}
+        for column, cells in columns.items():
+            begin = re.match(r"[^\W\d_]+", column)
+            is_text = any(isinstance(value, str) for value in to_values(cells))
+            if begin and not is_text and column not in (subject, SPLIT):
+                families.setdefault(begin[0], []).append(column)
+        families = {begin: of for begin, of in families.items() if len(of) > 1}
+        if not 2 <= len(families) <= MOST_MODALITIES:
+            continue
+        images = {
+            begin: f"{begin}*" if fnmatch.filter(columns, f"{begin}*") == of else ",".join(of)
+            for begin, of in families.items()
+        }
+        rest = [column for column in columns if column not in {subject, SPLIT}.union(*families.values())]
+        settings: dict[str, Any] = {
+            "images": _named({begin: f"{name}:{of}" for begin, of in images.items()}),
+            "labels": {to_label_name(column): f"{name}:{column}" for column in rest},
+        }
+        settings |= {"groups": f"{name}:{subject}"} if subject else {}
+        settings |= {"split": f"{name}:{SPLIT}"} if SPLIT in columns else {}
+        yield _block(folder, "arrays", f"{name}, a table of numbers by sample", **settings)
+
+
 def _scans(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     """Yield scans where names end in the usual names of modalities, after that of the case."""
     cases: dict[str, list[str]] = {}
@@ -127,36 +169,32 @@ def _scans(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
 
 
 def _tokens(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
-    """Yield globs where the last word of every file's name says its modality: `p07_t1.png`."""
-    last = [re.split(r"[_ -]", stem(name))[-1] for name in names]
-    counts = Counter(last)
-    words = [word for word in counts if not is_mask(to_modality(word) or "")]
-    if not 2 <= len(words) <= MOST_MODALITIES or not all(map(_is_word, words)) or len(names) < 2 * len(counts):
-        return
-    if any(stem(name) == word for name, word in zip(names, last, strict=True)):
-        return
-    ends = {word: {suffix(name) for name, end in zip(names, last, strict=True) if end == word} for word in words}
-    globs = {word: f"**/*{_before(names, word)}{word}{min(ends[word])}" for word in words if len(ends[word]) == 1}
-    stems = {
-        word: [
-            str(name.with_name(stem(name)))[: -len(word) - 1]
-            for name, end in zip(names, last, strict=True)
-            if end == word
-        ]
-        for word in words
-    }
-    yield _block(
-        folder,
-        "folders",
-        f"file names that end in {', '.join(words)}",
-        folders=_named(globs),
-        key=_key(stems, "", ""),
-    )
+    """Yield globs where the end of every file's name says its modality: `p07_t1_mpr_sag.nii`, or `p07_rgb.png`."""
+    for tell in (_from_modality, _last_word):
+        ends = [tell(stem(name)) for name in names]
+        counts = Counter(ends)
+        words = [word for word in counts if not is_mask(to_modality(word) or "")]
+        if not _are_words(words) or len(names) < 2 * len(counts) or set(map(stem, names)) & set(ends):
+            continue
+        of = {word: [name for name, end in zip(names, ends, strict=True) if end == word] for word in words}
+        globs = {
+            word: f"**/*{stem(own[0])[-len(word) - 1]}{word}{suffix(own[0])}"
+            for word, own in of.items()
+            if len(set(map(suffix, own))) == 1
+        }
+        stems = {w: [str(name.with_name(stem(name)))[: -len(w) - 1] for name in own] for w, own in of.items()}
+        why = f"file names that end in {', '.join(words)}"
+        yield _block(folder, "folders", why, folders=_named(globs), key=_key(stems, "", ""))
 
 
-def _before(names: Sequence[Path], word: str) -> str:
-    """Return the sign before the last word of the names that end in it."""
-    return next(stem(name)[-len(word) - 1] for name in names if re.search(f"[_ -]{re.escape(word)}$", stem(name)))
+def _from_modality(text: str) -> str:
+    """Return the end of a name from the first word on that is a modality's; the last word where none is."""
+    starts = [match.start() for match in re.finditer(_TOKEN, text) if to_modality(match[0])]
+    return text[starts[0] :] if starts else _last_word(text)
+
+
+def _last_word(text: str) -> str:
+    return _words(text)[-1]
 
 
 def _same_names(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
@@ -164,9 +202,7 @@ def _same_names(folder: Path, names: Sequence[Path]) -> Iterator[Guess]:
     counts = Counter(name.name for name in names)
     parents = {name.parent for name in names}
     words = [name for name in counts if not is_mask(to_modality(stem(Path(name))) or "")]
-    if not 2 <= len(words) <= MOST_MODALITIES or len(parents) <= len(words) or min(counts.values()) < 2:
-        return
-    if not all(_is_word(stem(Path(name))) for name in words):
+    if not _are_words([stem(Path(name)) for name in words]) or len(parents) <= len(words) or min(counts.values()) < 2:
         return
     if all(to_modality(parent.name) for parent in parents):
         return
@@ -257,7 +293,7 @@ def _key(stems: dict[str, list[str]], before: str, after: str) -> str:
     cores = sorted({core for of in stems.values() for name in of if (core := _core(name, before, after))})
     words = [re.split(_SEPARATOR, core) for core in cores]
     sizes = {num: len({tuple(of[:num]) for of in words}) for num in range(1, min(map(len, words), default=1))}
-    fit = {num: size for num, size in sizes.items() if 2 < size < len(cores)}
+    fit = {num: size for num, size in sizes.items() if 2 < size < len(cores) and not _are_numbered(words, num)}
     if not fit:
         return f"^{before}(?P<subject>.+{'?' if after else ''}){after}$" if before or after else ".+"
     num = next((num for num, size in fit.items() if size >= ENOUGH_SUBJECTS), max(fit, key=fit.__getitem__))
@@ -265,13 +301,36 @@ def _key(stems: dict[str, list[str]], before: str, after: str) -> str:
     return f"^{before}(?P<subject>{subject}){_SEPARATOR}(?P<slice>.+{'?' if after else ''}){after}$"
 
 
+def _are_numbered(words: Sequence[Sequence[str]], num: int) -> bool:
+    """Return whether the first `num` words only stand before the number of a subject, as in PAT-0003 and `pat 4`."""
+    numbered = {tuple(of[: num + 1]) for of in words if not re.search(r"\d", "".join(of[:num]))}
+    numbers = [int(of[num]) for of in numbered if of[num].isdecimal()]
+    return len(set(numbers)) == len(numbered) > 0
+
+
 def _named(places: dict[str, str]) -> dict[str, str]:
     """Return places by names that modalities may have, the usual ones as far as they have one each, in their order."""
-    names = {word: to_modality(word) or re.sub(r"[^\w-]+", "-", word).strip("-") or word for word in places}
+    names = {word: _usual_name(word) or re.sub(r"[^\w-]+", "-", word).strip("-") or word for word in places}
     counts = Counter(name.casefold() for name in names.values())
     named = {name if counts[name.casefold()] == 1 else word: word for word, name in names.items()}
     return {name: places[named[name]] for name in in_order(named)}
 
 
-def _is_word(text: str) -> bool:
-    return bool(to_modality(text)) or text.isalpha()
+def _usual_name(text: str) -> str | None:
+    """Return the modality or mask that `text` is called by, or the one modality that its words tell."""
+    told = {name for name in map(to_modality, _words(text)) if name}
+    return to_modality(text) or (min(told) if len(told) == 1 and not is_mask(min(told)) else None)
+
+
+def _are_words(texts: Sequence[str]) -> bool:
+    """Return whether each of `texts` may say a modality: letters, or words of which one is known.
+
+    They are not if some differ in a number alone that is no modality's, as those of slices do.
+    """
+    bare = {tuple(word if to_modality(word) else re.sub(r"\d+", "", word) for word in _words(text)) for text in texts}
+    known = all(text.isalpha() or any(map(to_modality, [text, *_words(text)])) for text in texts)
+    return known and 2 <= len(bare) == len(texts) <= MOST_MODALITIES
+
+
+def _words(text: str) -> list[str]:
+    return re.split(r"[_ -]", text)

@@ -20,7 +20,7 @@ from mandorla.data.geometry import Turn, across
 from mandorla.data.pairing import PairingReport
 from mandorla.data.python import PythonConfig, gather_samples
 from mandorla.data.readers import Reading, check_columns, forget, read
-from mandorla.data.samples import FilesConfig, Sample, kept_slices, read_sample, slice_axis
+from mandorla.data.samples import FilesConfig, find_cut, read_sample
 from mandorla.data.splits import Marks
 from mandorla.errors import MandorlaError
 
@@ -58,7 +58,7 @@ class Seen(NamedTuple):
     - `looks[modality]`: S looks; `marked[mask]`: whether a mask marks anything, S times
     - `errors[name]`: place of a modality or mask, and why it cannot be read; `grid`: how volumes of the row do not lie
       on one grid
-    - `spacing` and `axes` of the volumes, as the first file has them
+    - `spacing` in mm and `axes` of the volumes, as the first file has them
     """
 
     numbers: list[int] | None
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
     marked: dict[str, list[bool]] = {}
     errors: dict[str, tuple[str, str]] = {}
     grid: str = ""
-    spacing: str = ""
+    spacing: tuple[float, ...] = ()
     axes: str = ""
     num_slices: int = 0
 
@@ -185,44 +185,29 @@ def see_files(
     """Return what is kept of the row at those places, read as training reads it but for its size."""
     try:
         sample = read_sample(files, masks, config)
-        axis = None if config.slices is None else _axis(sample, config)
+        cut = find_cut(sample, {**files, **masks}, config) if config.slices else None
     except MandorlaError as error:
         return _see_apart(files, masks, config, num_values, draw, str(error))
     axes = sample.turn.of_grid(sample.grid).axes if sample.turn else ""
     grid = {
-        "spacing": " x ".join(f"{mm:.3g}" for mm in sample.grid.spacing) if sample.grid else "",
+        "spacing": tuple(sample.grid.spacing) if sample.grid else (),
         "axes": sample.grid.axes if sample.grid else "",
     }
-    if axis is None:
+    if cut is None:
         looks = {name: [look(array, num_values, draw, axes)] for name, array in sample.values.items()}
         return Seen(None, looks, {name: [bool(mask.any())] for name, mask in sample.masks.items()}, **grid)
-    kept = kept_slices(sample.values, axis, config.slices)
-    length = next(iter(sample.values.values())).shape[axis + 1]
-    flipped = sample.turn is not None and sample.turn.flips[axis]
+    axis, kept = cut.axis, cut.kept
     some = -(-num_values // max(1, len(kept)))
     return Seen(
-        [length - 1 - index if flipped else index for index in kept],
+        cut.numbers,
         {
             name: [look(array.take(i, axis + 1), some, draw and i == kept[len(kept) // 2], "") for i in kept]
             for name, array in sample.values.items()
         },
         {name: [bool(mask.take(index, axis).any()) for index in kept] for name, mask in sample.masks.items()},
-        num_slices=length,
+        num_slices=cut.length,
         **grid,
     )
-
-
-def _axis(sample: Sample, config: FilesConfig) -> int:
-    """Return the axis across the slices. Raises `MandorlaError` if the sample cannot be cut so."""
-    flat = [name for name, array in sample.values.items() if array.ndim != 4]
-    if flat:
-        raise MandorlaError(f"{flat[0]} is no volume, it cannot be cut into slices; set data.slices to null")
-    axis = slice_axis(sample, config)
-    lengths = {name: array.shape[axis + 1] for name, array in sample.values.items()}
-    lengths |= {name: mask.shape[axis] for name, mask in sample.masks.items()}
-    if len(set(lengths.values())) > 1:
-        raise MandorlaError(f"slices cannot be paired, their numbers differ: {lengths}")
-    return axis
 
 
 def _see_apart(
@@ -262,7 +247,7 @@ def _see_apart(
         {name: [bool(reading.values.any())] for name, reading in readings.items() if name in masks},
         errors,
         "; ".join(differences),
-        " x ".join(f"{mm:.3g}" for mm in grids[0][1].spacing) if grids else "",
+        tuple(grids[0][1].spacing) if grids else (),
         grids[0][1].axes if grids else "",
     )
 

@@ -1,4 +1,4 @@
-"""Paired images from NumPy files.
+"""Paired images and vectors from NumPy files and tables.
 
 An array is named by its file and place: `scans.npz:x` is the array `x` in `scans.npz`, `scans.npz:x:2` the channel 2 on
 its last axis, `scans.npz:m:bits` a mask whose bits were packed along the last axis (`numpy.packbits`), `t1.npy` the
@@ -10,12 +10,16 @@ of every array is the same sample. So three contrasts that were stacked along th
     labels: {lesion_mask: lgg/lgg_128.npz:mask:bits}
 
 A list of arrays is one after the other; every list then names one array for each file, in the same order.
+
+A table has a row per sample: `all.csv:sodium,calcium` are two of its columns, `all.csv:gene_*` those whose names begin
+so. As images they are vectors with a channel per column; a row without any value lacks the modality.
 """
 
+import fnmatch
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -24,11 +28,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mandorla.data.dataset import Splits
+from mandorla.data.pairing import to_values
 from mandorla.data.stored import StoredConfig, divide
+from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError
 
 NAME = re.compile(r"((?P<npz>.+\.npz):(?P<key>[^:\[]+)(\[(?P<by>[^\]]+)\])?|(?P<npy>.+\.npy))(:(?P<part>\d+|bits))?")
+TABLE = re.compile(r"(?P<file>.+?\.(csv|tsv))(:(?P<columns>.+))?", re.IGNORECASE)
 Places = str | tuple[str, ...]
+Load = Callable[[Path, str | None], np.ndarray | dict[str, list[str]]]
 
 
 class ArraysConfig(StoredConfig):
@@ -36,15 +44,16 @@ class ArraysConfig(StoredConfig):
 
     kind: Literal["arrays"] = "arrays"
     images: dict[str, Places]
-    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL`, `FILE.npz:KEY:bits`, `FILE.npz:KEY[ROWS]` or
-    `FILE.npy`, or a list of such that follow one another."""
+    """Array of each modality, as `FILE.npz:KEY`, `FILE.npz:KEY:CHANNEL`, `FILE.npz:KEY:bits`, `FILE.npz:KEY[ROWS]`,
+    `FILE.npy` or `FILE.csv:COLUMN,...`, or a list of such that follow one another."""
     groups: Places | None = None
     """Array that names the group (patient) of each sample; without one, each sample is a group of its own."""
     present: dict[str, str | tuple[str | None, ...]] = {}
     """Bool array of each modality that is missing for some samples: true where it is there; in a list, null stands for
     a file whose samples all have it."""
-    dimensions: Literal[1, 2, 3] = 2
-    """Spatial axes of an image; an array with one axis more than samples and space has its channels last."""
+    dimensions: Literal[0, 1, 2, 3] = 2
+    """Spatial axes of an image, 0 for vectors, which columns of a table always are; an array with one axis more than
+    samples and space has its channels last."""
     labels: dict[str, Places] = {}
     """Array of each label, for evaluation: names and whole numbers are classes, arrays of the images' shape masks,
     others numbers."""
@@ -75,8 +84,8 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
 def gather_arrays(config: ArraysConfig) -> Rows:
     """Return the samples in the arrays, undivided.
 
-    Raises `MandorlaError` for a missing file or array, fewer than two modalities, unequal numbers of samples, and a
-    type or number of axes that is no image.
+    Raises `MandorlaError` for a missing file, array or column, fewer than two modalities, unequal numbers of samples,
+    several tables, and a type or number of axes that is no image.
     """
     if len(config.images) < 2:
         raise MandorlaError(
@@ -90,7 +99,14 @@ def gather_arrays(config: ArraysConfig) -> Rows:
     }
     for block, named in (("images", config.images), ("present", config.present), ("labels", config.labels)):
         places |= {f"data.{block}.{name}": place for name, place in named.items()}
-    load = lru_cache(load_array)
+    tables = {key: files for key, place in places.items() if (files := _tables(place))}
+    for key, files in tables.items():
+        if files != (expected := next(iter(tables.values()))):
+            raise MandorlaError(
+                f"{key}: {files[0]} is another table than {expected[0]}, and rows are paired by their order; join both "
+                "into one by the names of their samples"
+            )
+    load = lru_cache(_load)
     parts = {key: _read_all(config, key, place, load) for key, place in places.items() if place is not None}
     first = f"data.images.{next(iter(config.images))}"
     lengths = [len(array) for array in parts[first]]
@@ -106,13 +122,17 @@ def gather_arrays(config: ArraysConfig) -> Rows:
                 f"data.present.{name}: expected one true or false per sample and some that are true; mend it"
             )
 
-    everywhere = np.ones(num, dtype=bool)
-    present = {name: arrays.get(f"data.present.{name}", everywhere) for name in config.images}
+    x, present = {}, {}
+    for name in config.images:
+        key = f"data.images.{name}"
+        x[name] = _to_images(0 if key in tables else config.dimensions, key, arrays[key])
+        present[name] = arrays.get(f"data.present.{name}", np.ones(num, dtype=bool))
+        if key in tables:
+            present[name] = present[name] & ~np.isnan(x[name]).all(axis=1)
     if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
         raise MandorlaError(
             f"data.present: sample {alone[0]} and {len(alone) - 1} other(s) have no modality: remove them"
         )
-    x = {name: _to_images(config, key, arrays[key]) for name in config.images for key in [f"data.images.{name}"]}
     labels = {name: arrays[f"data.labels.{name}"] for name in config.labels}
     groups = _names(arrays.get("data.groups", np.arange(num)))
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
@@ -124,17 +144,17 @@ def _names(array: np.ndarray) -> np.ndarray:
     return np.char.decode(array, "latin1") if array.dtype.kind == "S" else array.astype(str)
 
 
-def _to_images(config: ArraysConfig, key: str, array: np.ndarray) -> np.ndarray:
+def _to_images(dimensions: int, key: str, array: np.ndarray) -> np.ndarray:
     """Return `array` as images `(N, C, *size)` of the stored type; a mask as 0 and 1."""
-    if array.ndim - config.dimensions not in (1, 2) or not array.size:
-        size = "N, " + ", ".join("DHW"[3 - config.dimensions :])
+    if array.ndim - dimensions not in (1, 2) or not array.size:
+        size = ", ".join(["N", *"DHW"[3 - dimensions :]])
         raise MandorlaError(
-            f"{key}: an array of shape {array.shape} holds no images of {config.dimensions} dimensions; it must be"
+            f"{key}: an array of shape {array.shape} holds no images of {dimensions} dimensions; it must be"
             f" ({size}) or ({size}, C), or data.dimensions another number"
         )
     if array.dtype.kind not in "biuf":
         raise MandorlaError(f"{key}: {array.dtype} values are no pixels: store integers or floats")
-    array = array[:, None] if array.ndim == config.dimensions + 1 else np.moveaxis(array, -1, 1)
+    array = array[:, None] if array.ndim == dimensions + 1 else np.moveaxis(array, -1, 1)
     if array.dtype == bool:
         return array.astype(np.float32)
     return array if isinstance(array, np.memmap) else np.ascontiguousarray(array)  # an .npy may not fit into memory
@@ -144,7 +164,7 @@ def _read_all(
     config: ArraysConfig,
     key: str,
     places: Places | tuple[str | None, ...],
-    load: Callable[[Path, str | None], np.ndarray],
+    load: Load,
 ) -> list[np.ndarray | None]:
     """Return the arrays called `places`, the value of the setting `key`, one for each file."""
     places = (places,) if isinstance(places, str) else places
@@ -168,11 +188,16 @@ def _join(key: str, arrays: list[np.ndarray | None], first: str, lengths: list[i
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
-def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str | None], np.ndarray]) -> np.ndarray:
+def _read(config: ArraysConfig, key: str, name: str, load: Load) -> np.ndarray:
     """Return the array called `name`, a value of the setting `key`."""
+    if match := TABLE.fullmatch(name):
+        path = config.find(match["file"], config.source)
+        return _columns(load(path, None), match["columns"], path, key in ("data.groups", "data.split"))
     match = NAME.fullmatch(name)
     if match is None:
-        raise MandorlaError(f"{key}: {name!r} names no array; write FILE.npz:KEY, FILE.npz:KEY:CHANNEL or FILE.npy")
+        raise MandorlaError(
+            f"{key}: {name!r} names no array; write FILE.npz:KEY, FILE.npz:KEY:CHANNEL, FILE.npy or FILE.csv:COLUMN,..."
+        )
     path = config.find(match["npz"] or match["npy"], config.source)
     array = load(path, match["key"])
     if match["by"]:
@@ -192,6 +217,41 @@ def _read(config: ArraysConfig, key: str, name: str, load: Callable[[Path, str |
     if array.ndim < 2 or int(part) >= array.shape[-1]:
         raise MandorlaError(f"{key}: no channel {part} on the last axis of shape {array.shape}; it counts from 0")
     return array[..., int(part)]
+
+
+def _tables(places: Places | tuple[str | None, ...] | None) -> tuple[str, ...]:
+    """Return the tables that `places` name columns of."""
+    names = (places,) if isinstance(places, str) else places or ()
+    return tuple(match["file"] for name in names if name and (match := TABLE.fullmatch(name)))
+
+
+def _columns(columns: Mapping[str, Sequence[str]], wanted: str | None, path: Path, as_text: bool) -> np.ndarray:
+    """Return the `wanted` columns, divided by commas, of a table: of one `(N,)`, of several `(N, C)`.
+
+    Cells are names if they are taken `as_text`, or if a single column is not of numbers.
+    """
+    names = []
+    for word in [*columns] if wanted is None else map(str.strip, wanted.split(",")):
+        found = [word] if word in columns else fnmatch.filter(columns, word)
+        if not found:
+            raise MandorlaError(f"{path}: no column {word!r}; it has {', '.join([*columns][:20])}")
+        names += found
+    read = [list(columns[name]) if as_text else to_values(columns[name]) for name in names]
+    for name, values in zip(names, read, strict=True):
+        text = next((value for value in values if isinstance(value, str)), None)
+        if as_text and "" in values:
+            raise MandorlaError(f"{path}: column {name!r} is empty in row {values.index('') + 1}; fill it")
+        if len(names) > 1 and text is not None and not as_text:
+            raise MandorlaError(
+                f"{path}: column {name!r} holds {text!r}, no number; name those to take, as in FILE.csv:A,B"
+            )
+        values[:] = [(np.nan if text is None else "") if value is None else value for value in values]
+    return np.array(read[0]) if len(read) == 1 else np.array(read).T
+
+
+def _load(path: Path, key: str | None) -> np.ndarray | dict[str, list[str]]:
+    """Return an array, or all columns of a table."""
+    return read_table(path)[0] if TABLE.fullmatch(path.name) else load_array(path, key)
 
 
 def load_array(path: Path, key: str | None) -> np.ndarray:

@@ -26,7 +26,7 @@ from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
 from mandorla.data.readers import check_columns, check_file, columns_of, split_place
-from mandorla.data.samples import FilesConfig, read_slices
+from mandorla.data.samples import FilesConfig, read_slices, to_id
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide, with_intensity
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -67,7 +67,7 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
     counts = [1 if here is None else len(here) for here in numbers]
     rows = np.repeat(np.arange(len(counts)), counts)
     ids = [
-        name if here is None else f"{name}/s{number:03d}"
+        to_id(name, number)
         for name, here in zip(pairs.ids, numbers, strict=True)
         for number in ([None] if here is None else here)
     ]

@@ -7,7 +7,7 @@ that says by how much, or is resampled. A volume is one sample of three dimensio
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -91,6 +91,19 @@ class Sample:
     masks: dict[str, np.ndarray]
     grid: Geometry | None = None
     turn: Turn | None = None
+
+
+class Cut(NamedTuple):
+    """Say how the volumes of a sample are cut into slices.
+
+    - `axis`: across the slices; `length`: how many there are; `kept`: the indices of those that are kept
+    - `numbers`: of these, counted along the first file's own axis
+    """
+
+    axis: int
+    kept: list[int]
+    numbers: list[int]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -195,52 +208,56 @@ def read_slices(files: Mapping[str, str | None], masks: Mapping[str, str | None]
     values, marked = sample.values, sample.masks
     volumes = frozenset(name for name, array in values.items() if sample.grid and array.ndim == 4) | set(masks)
     places = {name: place for name, place in (*files.items(), *masks.items()) if place}
-    axis = numbers = kept = None
-    if config.slices:
-        arrays = {**values, **{name: mask[None] for name, mask in marked.items()}}
-        for name, array in arrays.items():
-            if array.ndim != 4:
-                raise MandorlaError(
-                    f"{places[name]}: no volume, it cannot be cut into slices; give volumes, or set data.slices to null"
-                )
-        axis = slice_axis(sample, config)
-        lengths = {name: array.shape[axis + 1] for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{length} in {places[name]}" for name, length in lengths.items())
-            raise MandorlaError(f"slices cannot be paired, their numbers differ: {counts}")
-        kept = kept_slices(values, axis, config.slices)
-        cut = {name: np.moveaxis(array, axis + 1, 0)[kept] for name, array in arrays.items()}
-        values, marked = {name: cut[name] for name in values}, {name: cut[name][:, 0] for name in marked}
-        flipped = sample.turn is not None and sample.turn.flips[axis]
-        last = next(iter(lengths.values())) - 1
-        numbers = [last - index if flipped else index for index in kept]
+    cut = find_cut(sample, places, config) if config.slices else None
+    if cut:
+        values, marked = (
+            {name: np.moveaxis(array, cut.axis - 3, 0)[cut.kept] for name, array in arrays.items()}
+            for arrays in (values, marked)
+        )
     else:
-        values = {name: array[None] for name, array in values.items()}
-        marked = {name: mask[None] for name, mask in marked.items()}
+        values, marked = ({name: array[None] for name, array in arrays.items()} for arrays in (values, marked))
     sizes = {name: array.shape[2:] for name, array in values.items()}
     values = {name: shrink(array, config.size, places[name]) for name, array in values.items()}
     if config.size:
         marked = {name: _smaller(mask, config.size, places[name]) for name, mask in marked.items()}
-    way = Way(sample.grid, sample.turn, axis, kept) if sample.grid else None
-    return Slices(values, marked, sizes, numbers, volumes, way)
+    way = Way(sample.grid, sample.turn, cut and cut.axis, cut and cut.kept) if sample.grid else None
+    return Slices(values, marked, sizes, cut and cut.numbers, volumes, way)
 
 
-def slice_axis(sample: Sample, config: FilesConfig) -> int:
-    """Return the axis of a sample's volumes across the slices. Raises `MandorlaError` if no file says where it is."""
-    if sample.turn is None and isinstance(config.slices.axis, str):
+def find_cut(sample: Sample, places: Mapping[str, str | None], config: FilesConfig) -> Cut:
+    """Return how `config.slices` cuts a sample, whose modalities and masks lie at `places`.
+
+    Raises `MandorlaError` for what is no volume, slices that no file says the axis of, and unequal numbers of slices.
+    """
+    arrays = {**sample.values, **{name: mask[None] for name, mask in sample.masks.items()}}
+    for name, array in arrays.items():
+        if array.ndim != 4:
+            raise MandorlaError(
+                f"{places[name]}: no volume, it cannot be cut into slices; give volumes, or set data.slices to null"
+            )
+    settings, turn = config.slices, sample.turn
+    if turn is None and isinstance(settings.axis, str):
         raise MandorlaError(
-            f"data.slices.axis: {config.slices.axis} needs volumes that know the patient's axes (NIfTI, DICOM); give "
+            f"data.slices.axis: {settings.axis} needs volumes that know the patient's axes (NIfTI, DICOM); give "
             "the axis as 0, 1 or 2"
         )
-    return across(config.slices.axis, sample.turn.of_grid(sample.grid).axes if sample.turn else "")
+    axis = across(settings.axis, turn.of_grid(sample.grid).axes if turn else "")
+    lengths = {name: array.shape[axis + 1] for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{length} in {places[name]}" for name, length in lengths.items())
+        raise MandorlaError(f"slices cannot be paired, their numbers differ: {counts}")
+    length = next(iter(lengths.values()))
+    enough = np.ones(length, bool)
+    if settings.keep:
+        enough = np.max([_foreground(array, axis) for array in sample.values.values()], axis=0) >= settings.keep
+    kept = np.flatnonzero(enough)[:: settings.step].tolist()
+    flipped = turn is not None and turn.flips[axis]
+    return Cut(axis, kept, [length - 1 - index if flipped else index for index in kept], length)
 
 
-def kept_slices(values: Mapping[str, np.ndarray], axis: int, config: SliceConfig) -> list[int]:
-    """Return the indices of the slices of volumes `(C, D, H, W)` that hold enough foreground, every `step`th."""
-    if config.keep == 0:
-        return list(range(0, next(iter(values.values())).shape[axis + 1], config.step))
-    shares = [_foreground(array, axis) for array in values.values()]
-    return np.flatnonzero(np.max(shares, axis=0) >= config.keep)[:: config.step].tolist()
+def to_id(name: str, number: int | None) -> str:
+    """Return the id of the sample `name`, or that of its slice of that number."""
+    return name if number is None else f"{name}/s{number:03d}"
 
 
 def _stretch(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

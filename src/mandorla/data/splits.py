@@ -38,7 +38,7 @@ NEAR_SPREAD = 0.03  # least deviation of the cells, over the median of all image
 _AGAIN = "restore them, or begin a new run"
 
 
-def split_by_group(
+def split(
     groups: Sequence[str],
     val_share: float,
     test_share: float,
@@ -46,77 +46,37 @@ def split_by_group(
     source: str,
     strata: Sequence[str] | np.ndarray | None = None,
     excluded: Sequence[str] = (),
+    parts: Sequence[str | None] | None = None,
+    ids: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the rows of each part, "train", "val" and "test", so that no group lies in two.
 
     `groups` names the group of each row; the shares are of groups, and each part gets one at least. The order of rows
     plays no role. `strata` gives the class of each row (that of a group is its commonest): each class then has its
     share of every part, up to one group. Groups that are `excluded` are in no part; where the others are does not
-    change. `source` names the data in errors.
+    change. Where `parts` names the part of each row, of which `ids` are the names, only a part that no row is in is
+    drawn, from the groups in train. `source` names the data in errors.
 
-    Raises `MandorlaError` for too few groups, and mistakes in `excluded`.
+    Raises `MandorlaError` for too few groups, mistakes in `excluded`, a row without a part or with an unknown one, and
+    a group that lies in two parts, which it names.
     """
     groups = list(map(str, groups))
-    _warn_of_like_names(groups, source)
-    names = _shuffled(groups, seed)
-    num_test, num_val = (max(1, round(share * len(names))) for share in (test_share, val_share))
-    if len(names) <= num_test + num_val:
-        raise MandorlaError(
-            f"{source}: {len(names)} group(s) are too few to divide into train, val and test: add some, or lower"
-            " data.val_share and data.test_share"
-        )
-    stratum = dict.fromkeys(names, "") if strata is None else _commonest(groups, strata)
-    test, rest = _draw(names, num_test, stratum)
-    val, train = _draw(rest, num_val, stratum)
-    home = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
-    return _rows(groups, home, excluded, source)
-
-
-def split_as_given(
-    parts: Sequence[str | None],
-    ids: Sequence[str],
-    groups: Sequence[str],
-    val_share: float,
-    test_share: float,
-    seed: int,
-    source: str,
-    strata: Sequence[str] | np.ndarray | None = None,
-    excluded: Sequence[str] = (),
-) -> dict[str, np.ndarray]:
-    """Return the rows of each part where `parts` names the part of each row.
-
-    Where no row is in val, or none in test, that part is taken from the groups in train, as `split_by_group` does, with
-    `strata` class by class.
-    Raises `MandorlaError` for a row without a part or with an unknown one, too few groups in train, a group that lies
-    in two parts, which it names, and mistakes in `excluded`, the groups that are in no part.
-    """
-    for name, part in zip(ids, parts, strict=True):
-        if part not in PARTS:
-            raise MandorlaError(
-                f"{source}: sample {name!r} has the split {part!r}; give train, val or test to every one"
-            )
-    home: dict[str, str] = {}
-    leaks = {}
-    for group, part in zip(map(str, groups), parts, strict=True):
-        if home.setdefault(group, part) != part:
-            leaks.setdefault(group, part)
-    if leaks:
-        group, part = next(iter(leaks.items()))
-        raise MandorlaError(
-            f"{source}: the split leaks: subject {group!r} lies in both {home[group]} and {part} ({len(leaks)} such "
-            "subject(s)); move each into one part"
-        )
-    groups = list(map(str, groups))
+    home = dict.fromkeys(groups, "train") if parts is None else _as_given(parts, ids, groups, source)
     _warn_of_like_names(groups, source)
     train = _shuffled([group for group in groups if home[group] == "train"], seed)
     num_train = len(train)
     stratum = dict.fromkeys(train, "") if strata is None else _commonest(groups, strata)
-    for part, share in (("test", test_share), ("val", val_share)):
-        if part not in home.values():
-            drawn, train = _draw(train, max(1, round(share * num_train)), stratum)
-            home |= dict.fromkeys(drawn, part)
+    shares = {"test": test_share, "val": val_share}
+    drawn = [part for part in shares if part not in home.values()]
+    for part in drawn:
+        taken, train = _draw(train, max(1, round(shares[part] * num_train)), stratum)
+        home |= dict.fromkeys(taken, part)
     if not train:
-        raise MandorlaError(f"{source}: {num_train} group(s) with the split train are too few")
+        given = "" if parts is None else " with the split train"
+        remedy = ", or lower data.val_share and data.test_share" if num_train > len(drawn) else ", each part needs one"
+        raise MandorlaError(
+            f"{source}: {num_train} group(s){given} are too few to divide into train, val and test: add some{remedy}"
+        )
     return _rows(groups, home, excluded, source)
 
 
@@ -252,6 +212,27 @@ def _check_disjoint(splits: Splits) -> None:
                     f"{what} {common[0]!r} lies in both {home[common[0]]} and {part} ({len(common)} in all)"
                 )
             home |= dict.fromkeys(names, part)
+
+
+def _as_given(parts: Sequence[str | None], ids: Sequence[str], groups: Sequence[str], source: str) -> dict[str, str]:
+    """Return the part of each group. Raises `MandorlaError` for what is none, and a group that lies in two."""
+    for name, part in zip(ids, parts, strict=True):
+        if part not in PARTS:
+            raise MandorlaError(
+                f"{source}: sample {name!r} has the split {part!r}; give train, val or test to every one"
+            )
+    home: dict[str, str] = {}
+    leaks = {}
+    for group, part in zip(groups, parts, strict=True):
+        if home.setdefault(group, part) != part:
+            leaks.setdefault(group, part)
+    if leaks:
+        group, part = next(iter(leaks.items()))
+        raise MandorlaError(
+            f"{source}: the split leaks: subject {group!r} lies in both {home[group]} and {part} ({len(leaks)} such "
+            "subject(s)); move each into one part"
+        )
+    return home
 
 
 def _warn_of_like_names(groups: Sequence[str], source: str) -> None:

@@ -5,9 +5,11 @@ cache; a batch is cut out and brought to float32 in [0, 1] when asked for, as `m
 here makes floats of a whole array, so that a set may be larger than memory.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import combinations
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,8 +22,8 @@ from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split_as_given, split_by_group
-from mandorla.errors import MandorlaError
+from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split
+from mandorla.errors import MandorlaError, MandorlaWarning
 
 
 class StoredConfig(RootedConfig):
@@ -114,14 +116,26 @@ def divide(
     are those of images that were looked at before: of their size, and without NaN. `source` names the data in errors.
 
     Raises `MandorlaError` for values that are NaN or infinite or do not fit `config.intensity`, a division that leaks,
-    the same image in two parts, and names in the settings that the data do not have.
+    the same image in two parts, names in the settings that the data do not have, and where no training sample has two
+    modalities. Warns of two that none has both of, and of one that is the same in all.
     """
     ids, groups = np.asarray(ids).astype(str), np.asarray(groups).astype(str)
     for name in config.intensity_of:
         if name not in x:
             raise MandorlaError(f"data.intensity_of: no modality {name!r} in the data, only {', '.join(x)}")
     known = _labels(labels or {}, {images.shape[2:] for images in x.values()}, config)
-    rows = _divided(groups, ids, known, parts, config, seed, source)
+    strata = known[config.stratify].values if config.stratify else None
+    shares = (config.val_share, config.test_share)
+    rows = split(groups, *shares, seed, source, strata, config.exclude, parts, ids.tolist())
+    together, apart = sort_pairs({name: there[rows["train"]] for name, there in present.items()})
+    if not together:
+        raise MandorlaError(
+            f"{source}: no training sample has two modalities, so nothing says what they share; mend what pairs them, "
+            "such as data.key"
+        )
+    if apart:
+        text = ", ".join(map(" and ".join, apart))
+        warnings.warn(f"{source}: no training sample has both {text}", MandorlaWarning, stacklevel=2)
     used = np.isin(np.arange(len(ids)), np.concatenate([*rows.values()]))
     present = {name: there & used for name, there in present.items()}
     stored = {}
@@ -145,6 +159,11 @@ def divide(
     if config.duplicates == "error":
         sketches = {name: sketch(m.cells) for name, m in marks.items()}
         check_duplicates({name: m.digests() for name, m in marks.items()}, sketches, rows, ids, source)
+    for name, m in marks.items():
+        own = m.hashes[rows["train"][present[name][rows["train"]]]]
+        if len(own) > 1 and (own == own[0]).all():
+            text = f"{source}, modality {name}: all training samples are the same; nothing can be learnt of it"
+            warnings.warn(text, MandorlaWarning, stacklevel=2)
     values = {name: label.values for name, label in known.items()}
     datasets = {
         part: StoredDataset(stored, present, intensity, values, ids[r].tolist(), groups[r], r)
@@ -187,20 +206,14 @@ def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) 
     return labels
 
 
-def _divided(
-    groups: np.ndarray,
-    ids: np.ndarray,
-    labels: Mapping[str, Label],
-    parts: Sequence[str | None] | None,
-    config: StoredConfig,
-    seed: int,
-    source: str,
-) -> dict[str, np.ndarray]:
-    shares = (config.val_share, config.test_share, seed, source)
-    strata = labels[config.stratify].values if config.stratify else None
-    if parts is not None:
-        return split_as_given(parts, ids.tolist(), groups, *shares, strata, config.exclude)
-    return split_by_group(groups, *shares, strata, config.exclude)
+def sort_pairs(present: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the pairs of modalities that some sample has both of, and those that none has.
+
+    `present[modality]`, bool `(N,)`, says which samples have it.
+    """
+    pairs = list(combinations(present, 2))
+    together = [(one, other) for one, other in pairs if (present[one] & present[other]).any()]
+    return together, [pair for pair in pairs if pair not in together]
 
 
 def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:
@@ -232,7 +245,8 @@ def shrink(images: np.ndarray, size: tuple[int, ...] | None, source: str) -> np.
         return images
     axes = images.ndim - 2
     if len(size) != axes or any(wanted > own for wanted, own in zip(size, images.shape[2:], strict=True)):
-        remedy = "lower data.size" if len(size) == axes else f"data.size needs {axes} numbers here"
+        remedy = f"data.size needs {axes} numbers here" if axes else "vectors have none, leave data.size out"
+        remedy = "lower data.size" if len(size) == axes else remedy
         raise MandorlaError(
             f"{source}: images of {list(images.shape[2:])} pixels cannot be averaged down to {list(size)}; {remedy}"
         )
