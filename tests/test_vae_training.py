@@ -17,7 +17,7 @@ from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.recipe import Recipe
 from mandorla.vae.latent_cache import open_latents
-from mandorla.vae.training import _Task, train_vae
+from mandorla.vae.training import _Task, fit_vae, train_vae
 
 
 def test_a_validation_looks_at_samples_in_no_order():
@@ -30,6 +30,12 @@ def test_a_validation_looks_at_samples_in_no_order():
     first, second = np.split(task.check.factors["class"], 2)
     assert sorted(task.check.ids) == sorted(ids)
     assert np.bincount(first.astype(int)).min() > 5 and np.bincount(second.astype(int)).min() > 5
+
+
+def test_one_training_sample_is_refused(tmp_path):
+    with pytest.raises(MandorlaError, match="there is 1 training sample"):
+        fit_vae(tiny_recipe(tmp_path / "run"), SimpleNamespace(train=range(1)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_holds_everything(polydigits_run):

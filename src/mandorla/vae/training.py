@@ -10,6 +10,7 @@ from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, augment_of
 from mandorla.data.dataset import Batch, Splits, evenly, on_device
 from mandorla.device import choose_device
+from mandorla.errors import MandorlaError
 from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
 from mandorla.processes import expect
@@ -40,6 +41,8 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     Raises MandorlaError as `train_vae` does.
     """
     config = recipe.vae
+    if len(splits.train) < 2:
+        raise MandorlaError("there is 1 training sample, and of one nothing can be told from another: add some")
     expect(recipe.trainer)
     torch.manual_seed(recipe.seed)
     vae = VAE(config.model, splits.modalities)
