@@ -177,9 +177,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Iterator[Path]:
                 )
             if stage != "vae":
                 warnings.warn(f"{difference}: {_TITLE[stage]} follows what was trained", MandorlaWarning, stacklevel=3)
-        imports = settle(
-            recipe.imports
-        )  # last, so that its names count; other stages need theirs, where they still lie
+        imports = settle(recipe.imports)  # other stages need theirs too, where these still lie; the last name counts
         there = [name for name in begun.imports if Path(name).is_file() or not name.endswith(SUFFIX)]
         kept = {block: getattr(recipe, block) for block in (*_BLOCKS[stage], *_ANY_TIME)}
         kept["imports"] = (*(name for name in there if name not in imports), *imports)
