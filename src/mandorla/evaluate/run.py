@@ -91,7 +91,7 @@ def evaluate(
 
     settings = read_evaluation(Path(run), overrides)
     model = mandorla.load(run)
-    if set(settings.suites) - {"disentanglement"}:  # which stage 1 alone has
+    if _asks_stage_2(settings):
         model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
     rival = mandorla.load(baseline) if baseline else None
     splits = other_data(model, data) if data else None
@@ -200,7 +200,7 @@ def _evaluate(
         "data": model.recipe.data.kind if data is None else "other",
         "baseline": str(baseline.run) if baseline else None,
         "seed": subject.seed,
-        "weights": model.hashes,
+        "weights": model.hashes if _asks_stage_2(settings) else model.hashes_of_decoding,
         "pictures": [picture.name for picture in pictures],
         "seconds": clock.seconds,
     }
@@ -209,6 +209,10 @@ def _evaluate(
         page = render(Path(model.run).resolve().name, records, pictures, notes, facts, dump(model.recipe))
         _write(out, page, pictures, metrics)
     return metrics
+
+
+def _asks_stage_2(settings: EvaluateConfig) -> bool:
+    return set(settings.suites) != {"disentanglement"}
 
 
 @contextmanager
