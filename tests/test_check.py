@@ -145,7 +145,8 @@ def test_a_recipe_is_judged_as_it_is_and_mended_in_the_proposal(folder, tmp_path
     assert found(findings, "lack a modality").level == "mend"
     changed = {change.key: change.value for change in findings.changes}
     assert changed["data.unpaired"] == "keep"
-    assert {"kind": "percentile"} in (changed["data.intensity"], changed["data.intensity_of"].get("ct"))
+    expected = {"kind": "percentile", "foreground": False}
+    assert expected in (changed["data.intensity"], changed["data.intensity_of"].get("ct"))
     (tmp_path / "better.yaml").write_text(findings.config)
     better = find_out(str(tmp_path / "better.yaml"))
     assert better.num_mend == 0 and not better.changes
@@ -170,7 +171,22 @@ def test_values_without_a_known_range_are_to_mend_in_a_recipe(tmp_path):
     data = {"kind": "arrays", "root": str(tmp_path), "images": images, "groups": "scans.npz:patient"}
     findings = find_out("polydigits", [f"data={json.dumps(data)}"])
     assert "range values of type int16" in found(findings, "t1: ").what
-    assert {change.key: change.value for change in findings.changes} == {"data.intensity": {"kind": "percentile"}}
+    expected = {"kind": "percentile", "foreground": False}
+    assert {change.key: change.value for change in findings.changes} == {"data.intensity": expected}
+
+
+@pytest.mark.parametrize(("darkest", "foreground"), [(300.0, False), (20.0, None)])
+def test_background_of_one_value_stays_background(tmp_path, darkest, foreground):
+    """Skull-stripped heads: 0 around, nothing between that and the darkest tissue; others reach down to it."""
+    x = np.random.default_rng(0).uniform(darkest, 900, (40, 20, 20)).astype(np.float32)
+    x[:, :, :8] = 0
+    np.savez(tmp_path / "all.npz", a=x, b=x[::-1] + 0)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text('data: {kind: arrays, root: ., images: {a: "all.npz:a", b: "all.npz:b"}}')
+    changed = {change.key: change.value for change in find_out(str(recipe)).changes}
+    assert changed["data.intensity"] == {"kind": "percentile"} | (
+        {} if foreground is None else {"foreground": foreground}
+    )
 
 
 def test_nan_blank_and_copied_arrays_are_counted(tmp_path):

@@ -16,6 +16,8 @@ from mandorla.data.samples import FilesConfig
 from mandorla.data.stored import StoredConfig
 
 FEW_SUBJECTS, FEW_SAMPLES = 10, 50
+GAP = 0.1  # of the range of brightness, between a background of one value and the darkest tissue
+MOST_BACKGROUND = 0.9  # share of values, of which percentiles of all still tell what is bright
 UNLIKE = 3.0  # ratio of bright values between subjects from which they have no common scale
 DIM = 0.5  # share of a type's range below which its values are dim
 STRETCH = 1.1  # how much the proportions of images may differ that are brought to one size
@@ -283,7 +285,8 @@ def _best_intensity(modality: ModalityFacts, facts: Facts) -> tuple[dict[str, An
     if modality.low >= 0 and modality.high <= largest:
         if bright >= DIM * largest or dims < 2:
             return None
-        return {"kind": "percentile", **per}, f"bright values are at {bright:.4g} where the type goes to {largest}"
+        why = f"bright values are at {bright:.4g} where the type goes to {largest}"
+        return {"kind": "percentile", **_counted(modality), **per}, why
     if dims < 2:
         per = {"per": "channel"} if modality.shape[0] > 1 else {}  # each may have a unit of its own
         return {"kind": "minmax", **per}, f"values from {modality.low:.4g} to {modality.high:.4g}"
@@ -294,7 +297,18 @@ def _best_intensity(modality: ModalityFacts, facts: Facts) -> tuple[dict[str, An
             "low": low,
             "high": high,
         }, "values look like Hounsfield units; narrow it to your tissue"
-    return {"kind": "percentile", **per}, f"{dtype} values from {modality.low:.4g} to {modality.high:.4g}"
+    why = f"{dtype} values from {modality.low:.4g} to {modality.high:.4g}"
+    return {"kind": "percentile", **_counted(modality), **per}, why
+
+
+def _counted(modality: ModalityFacts) -> dict[str, bool]:
+    """Return settings by which background of one value becomes 0, and is that value on the way back.
+
+    Such is that of heads without their skull: the darkest of them are far brighter, and were 0 if they alone counted.
+    """
+    dark, bright = (modality.foreground.get(each, modality.low) for each in (0.5, 99.5))
+    one_value = modality.percentiles[0.5] == modality.low and 0 < modality.background < MOST_BACKGROUND
+    return {"foreground": False} if one_value and dark - modality.low > GAP * (bright - modality.low) else {}
 
 
 def _fair_size(facts: Facts) -> list[int] | None:
