@@ -15,6 +15,7 @@ from mandorla.data.arrays import ArraysConfig
 from mandorla.data.intensity import MinMax, Percentile, Window
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.files import translate
 from mandorla.recipe import read_recipe
 from mandorla.vae.training import train_vae
 
@@ -384,6 +385,7 @@ def test_columns_of_a_table_are_vectors(root):
     splits = load_data(ArraysConfig(root=str(root), labels=labels, intensity=per_column, **PEOPLE), seed=0)
     assert [(m.name, m.shape) for m in splits.modalities] == [("genes", (3,)), ("blood", (2,))]
     assert splits.classes == {"sex": ("f", "m")}
+    assert [of.columns for of in splits.intensity.values()] == [("g1", "g2", "g3"), ("calcium", "sodium")]
     train = splits.train
     batch, rows = train.batch(range(len(train))), rows_of(train)
     assert batch.factors["group"].tolist() == [f"p{row}" for row in rows]
@@ -424,6 +426,10 @@ def test_vectors_in_arrays_and_beside_images(root):
         ({"groups": "people.csv:sodium"}, "people.csv: column 'sodium' is empty in row 1; fill it"),
         ({"groups": "people.csv:sodium,age"}, "column 'sodium' is empty"),
         ({"groups": "people.csv:age,sex"}, "data.groups: expected one name or number per sample"),
+        (
+            dict.fromkeys(("genes", "blood"), ("more.csv:*", "less.csv:*")) | {"groups": ("more.csv:a", "less.csv:a")},
+            "data.images.genes: .*less.csv has the columns b, a, not a, b; name them",
+        ),
         ({"genes": "people.csv:g1,sodium"}, "modality genes: NaN or infinite values in sample 'p[0-9]+-[0-9]+'"),
         (
             {"size": (2,)},
@@ -434,6 +440,7 @@ def test_vectors_in_arrays_and_beside_images(root):
 def test_mistakes_in_tables(root, changes, message):
     write_people(root / "people.csv")
     (root / "more.csv").write_text("a,b\n" + "1,2\n" * 40)
+    (root / "less.csv").write_text("b,a\n" + "1,2\n" * 40)
     images = PEOPLE["images"] | {name: place for name, place in changes.items() if name in PEOPLE["images"]}
     others = {name: place for name, place in changes.items() if name not in images}
     settings = {"root": str(root), "intensity": MinMax(), **PEOPLE, "images": images, **others}
@@ -451,6 +458,11 @@ def test_a_table_trains_through_both_stages(root):
     train_diffusion(recipe)
     samples = mandorla.load(root / "run").sample(2)
     assert {name: tuple(x.shape) for name, x in samples.x.items()} == {"genes": (2, 3), "blood": (2, 2)}
+    (root / "new.csv").write_text("g1,g2,g3\n0.1,0.2,0.3\n")
+    translate(mandorla.load(root / "run"), root / "new.csv", root / "out", ["genes"], ["blood"], num_samples=2, seed=0)
+    (written,) = (root / "out").rglob("*.csv")
+    names, values = (line.split(",") for line in written.read_text().splitlines())
+    assert names == ["calcium", "sodium"] and 130 < float(values[1]) < 150
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "lgg" / "lgg_128.npz").exists(), reason="no lgg/lgg_128.npz under MANDORLA_DATA")

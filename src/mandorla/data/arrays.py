@@ -20,6 +20,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy as np
 
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import to_values
-from mandorla.data.stored import StoredConfig, divide
+from mandorla.data.stored import StoredConfig, divide, with_intensity
 from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError
 
@@ -62,7 +63,10 @@ class ArraysConfig(StoredConfig):
 
 
 class Rows(NamedTuple):
-    """Hold what arrays give, row by row: images `x` `(N, C, *size)` and, bool `(N,)`, whether they are `present`."""
+    """Hold what arrays give, row by row: images `x` `(N, C, *size)` and, bool `(N,)`, whether they are `present`.
+
+    `channels[modality]` are the names of its channels, none but in tables.
+    """
 
     x: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
@@ -70,6 +74,7 @@ class Rows(NamedTuple):
     groups: np.ndarray
     labels: dict[str, np.ndarray]
     parts: list[str] | None
+    channels: dict[str, tuple[str, ...]] = {}
 
 
 def load_arrays(config: ArraysConfig, seed: int) -> Splits:
@@ -78,7 +83,9 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     Raises `MandorlaError` as `gather_arrays` and `divide` do.
     """
     rows = gather_arrays(config)
-    return divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.images", rows.labels, rows.parts)
+    splits = divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.images", rows.labels, rows.parts)
+    fitted = splits.intensity.items()
+    return with_intensity(splits, {name: replace(one, columns=rows.channels[name]) for name, one in fitted})
 
 
 def gather_arrays(config: ArraysConfig) -> Rows:
@@ -137,7 +144,8 @@ def gather_arrays(config: ArraysConfig) -> Rows:
     groups = _names(arrays.get("data.groups", np.arange(num)))
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
     given = _names(arrays["data.split"]).tolist() if config.split else None
-    return Rows(x, present, ids, groups, labels, given)
+    channels = {name: _channels(config, f"data.images.{name}", place, load) for name, place in config.images.items()}
+    return Rows(x, present, ids, groups, labels, given, channels)
 
 
 def _names(array: np.ndarray) -> np.ndarray:
@@ -192,7 +200,9 @@ def _read(config: ArraysConfig, key: str, name: str, load: Load) -> np.ndarray:
     """Return the array called `name`, a value of the setting `key`."""
     if match := TABLE.fullmatch(name):
         path = config.find(match["file"], config.source)
-        return _columns(load(path, None), match["columns"], path, key in ("data.groups", "data.split"))
+        columns = load(path, None)
+        names = _wanted(columns, match["columns"], path)
+        return _columns(columns, names, path, key in ("data.groups", "data.split"))
     match = NAME.fullmatch(name)
     if match is None:
         raise MandorlaError(
@@ -225,17 +235,34 @@ def _tables(places: Places | tuple[str | None, ...] | None) -> tuple[str, ...]:
     return tuple(match["file"] for name in names if name and (match := TABLE.fullmatch(name)))
 
 
-def _columns(columns: Mapping[str, Sequence[str]], wanted: str | None, path: Path, as_text: bool) -> np.ndarray:
-    """Return the `wanted` columns, divided by commas, of a table: of one `(N,)`, of several `(N, C)`.
+def _channels(config: ArraysConfig, key: str, places: Places, load: Load) -> tuple[str, ...]:
+    """Return the names of the channels of a modality, the value of the setting `key`; none but in tables."""
+    names: tuple[str, ...] = ()
+    for match in filter(None, map(TABLE.fullmatch, (places,) if isinstance(places, str) else places)):
+        path = config.find(match["file"], config.source)
+        own = _wanted(load(path, None), match["columns"], path)
+        if names and own != names:
+            raise MandorlaError(f"{key}: {path} has the columns {', '.join(own)}, not {', '.join(names)}; name them")
+        names = own
+    return names
 
-    Cells are names if they are taken `as_text`, or if a single column is not of numbers.
-    """
-    names = []
+
+def _wanted(columns: Mapping[str, Sequence[str]], wanted: str | None, path: Path) -> tuple[str, ...]:
+    """Return the names of the `wanted` columns of a table, divided by commas; of all where that is None."""
+    names: list[str] = []
     for word in [*columns] if wanted is None else map(str.strip, wanted.split(",")):
         found = [word] if word in columns else fnmatch.filter(columns, word)
         if not found:
             raise MandorlaError(f"{path}: no column {word!r}; it has {', '.join([*columns][:20])}")
         names += found
+    return tuple(names)
+
+
+def _columns(columns: Mapping[str, Sequence[str]], names: Sequence[str], path: Path, as_text: bool) -> np.ndarray:
+    """Return the columns `names` of a table: of one `(N,)`, of several `(N, C)`.
+
+    Cells are names if they are taken `as_text`, or if a single column is not of numbers.
+    """
     read = [list(columns[name]) if as_text else to_values(columns[name]) for name in names]
     for name, values in zip(names, read, strict=True):
         text = next((value for value in values if isinstance(value, str)), None)
