@@ -83,7 +83,8 @@ class BarModel:
     modalities = MODALITIES
     vae = BarVAE()
     device = "cpu"
-    sampling, refiner, hashes = SamplingConfig(), None, {"vae": "0"}
+    sampling, refiner, hashes = SamplingConfig(), None, {"vae": "0", "diffusion": "0"}
+    hashes_of_decoding = {"vae": "0"}
     recipe = SimpleNamespace(
         seed=0,
         run="runs/bars",
