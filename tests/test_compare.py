@@ -86,11 +86,13 @@ def test_what_was_measured_otherwise_is_a_setting_that_differs(polydigits_run, c
         assert ("evaluate.num_samples" in printed) == (metrics.get("settings") == settings)
 
 
-@pytest.mark.parametrize("stage", ["vae", "diffusion"])
-def test_figures_of_other_weights_are_said_to_be_so(polydigits_run, copy_of, tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "known"), [("vae", "hashes"), ("diffusion", "hashes"), ("vae", "hashes_of_decoding")]
+)
+def test_figures_of_other_weights_are_said_to_be_so(polydigits_run, copy_of, tmp_path, stage, known):
     """A retrained run keeps its metrics.json until it is evaluated again; earlier versions wrote no hashes there."""
     run, records = copy_of(polydigits_run), [record("shared/class", 0.5).to_json()]
-    metrics = {"records": records, "weights": mandorla.load(run).hashes}
+    metrics = {"records": records, "weights": getattr(mandorla.load(run), known)}
     (run / "metrics.json").write_text(json.dumps(metrics))
     with warnings.catch_warnings():
         warnings.simplefilter("error", MandorlaWarning)
