@@ -115,9 +115,9 @@ def _as_measured(run: Path) -> Recipe:
 def _made_by_its_weights(run: Path) -> bool:
     """Return whether the figures of a run are of the weights that it holds; earlier versions did not note it."""
     made_by = read_json(run / FILE).get("weights")
+    if made_by is None:
+        return True
     try:
-        if made_by is None:
-            return True
         model = mandorla.load(run)
         return made_by == (model.hashes if "diffusion" in made_by else model.hashes_of_decoding)
     except MandorlaError:  # as where stage 1 was trained anew and stage 2 not yet

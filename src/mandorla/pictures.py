@@ -57,7 +57,7 @@ def grid(
         for x, picture in zip(xs, row, strict=False):
             if picture:
                 canvas.paste(picture, (x + (room - picture.width) // 2, y + (height - picture.height) // 2))
-    return _png(canvas, note)
+    return to_png(canvas, note)
 
 
 def tile(x: Tensor) -> Image.Image:
@@ -119,7 +119,8 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
 
 
-def _png(image: Image.Image, note: str) -> bytes:
+def to_png(image: Image.Image, note: str = "") -> bytes:
+    """Return a picture as PNG; a `note` is its text `mandorla`."""
     file = io.BytesIO()
     image.save(file, format="PNG", pnginfo=png_text(note) if note else None)
     return file.getvalue()

@@ -20,7 +20,6 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -30,7 +29,8 @@ import numpy as np
 
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import to_values
-from mandorla.data.stored import StoredConfig, divide, with_intensity
+from mandorla.data.readers import split_columns
+from mandorla.data.stored import StoredConfig, divide, with_columns
 from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError
 
@@ -84,8 +84,7 @@ def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     """
     rows = gather_arrays(config)
     splits = divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.images", rows.labels, rows.parts)
-    fitted = splits.intensity.items()
-    return with_intensity(splits, {name: replace(one, columns=rows.channels[name]) for name, one in fitted})
+    return with_columns(splits, rows.channels)
 
 
 def gather_arrays(config: ArraysConfig) -> Rows:
@@ -248,9 +247,9 @@ def _channels(config: ArraysConfig, key: str, places: Places, load: Load) -> tup
 
 
 def _wanted(columns: Mapping[str, Sequence[str]], wanted: str | None, path: Path) -> tuple[str, ...]:
-    """Return the names of the `wanted` columns of a table, divided by commas; of all where that is None."""
+    """Return the names of the columns of a table that are `wanted`, as in the key of a place; all where it is None."""
     names: list[str] = []
-    for word in [*columns] if wanted is None else map(str.strip, wanted.split(",")):
+    for word in [*columns] if wanted is None else split_columns(wanted):
         found = [word] if word in columns else fnmatch.filter(columns, word)
         if not found:
             raise MandorlaError(f"{path}: no column {word!r}; it has {', '.join([*columns][:20])}")

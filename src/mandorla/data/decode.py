@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,7 +27,7 @@ from mandorla.data.pairing import Pairs
 from mandorla.data.readers import check_columns, check_file, columns_of, split_place
 from mandorla.data.samples import FilesConfig, read_slices, to_id
 from mandorla.data.splits import Marks
-from mandorla.data.stored import divide, with_intensity
+from mandorla.data.stored import divide, with_columns
 from mandorla.errors import MandorlaError, MandorlaWarning
 
 VERSION = 2  # of what is kept: another one is not looked at
@@ -106,8 +105,7 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
             for name in pairs.files
         },
     )
-    columns = {name: columns_of(places) for name, places in pairs.files.items()}
-    return with_intensity(splits, {n: replace(fitted, columns=columns[n]) for n, fitted in splits.intensity.items()})
+    return with_columns(splits, {name: columns_of(places) for name, places in pairs.files.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------- reading all

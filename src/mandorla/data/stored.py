@@ -182,6 +182,12 @@ def with_intensity(splits: Splits, intensity: Mapping[str, Fitted]) -> Splits:
     return replace(splits, **parts, intensity=intensity)
 
 
+def with_columns(splits: Splits, columns: Mapping[str, tuple[str, ...]]) -> Splits:
+    """Return `splits` whose modalities' channels have the names `columns[modality]`, none but in tables."""
+    named = {name: replace(fitted, columns=columns[name]) for name, fitted in splits.intensity.items()}
+    return with_intensity(splits, named)
+
+
 def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) -> dict[str, Label]:
     """Return the labels, masks of the size of the images; `spaces` are the sizes that images have."""
     labels = {}

@@ -181,13 +181,14 @@ class Diffusion(nn.Module):
         self._check(known, list(names), guidance, autoguidance)
         known = {name: z for name, z in known.items() if name in self.layout.shapes}
         always = known if self.config.mode == "conditional" else {}  # there labels alone can be taken away
+        first = next(iter(noise.values()))
+        unknown = {name: first.new_full((len(first), label.size), torch.nan) for name, label in self.labels.items()}
 
         def learned(network: nn.Module, x: Tensor, t: float, known: Components, labels: Components | None) -> Tensor:
             state = noise | known | travelling.split(x)
             row = [1.0 if name in known else t if name in travelling.shapes else 0.0 for name in self.layout.shapes]
             times = torch.tensor([row], device=x.device)  # one for all samples: what follows from it is computed once
             times = times.expand(len(x), -1) if held or not network.common_times else times
-            unknown = {name: x.new_full((len(x), label.size), torch.nan) for name, label in self.labels.items()}
             return travelling.join(network(state, times, held or {}, unknown | (labels or {}))).to(x)
 
         def velocity(x: Tensor, t: float) -> Tensor:

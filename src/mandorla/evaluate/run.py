@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from mandorla.config import dump
+from mandorla.data import load_data
 from mandorla.data.dataset import Splits
+from mandorla.data.stored import StoredDataset, with_intensity
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.audit import LEVEL
 from mandorla.evaluate.features import OnnxNetwork
@@ -35,8 +37,9 @@ from mandorla.evaluate.protocol import protocol
 from mandorla.evaluate.record import FILE, Record
 from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
-from mandorla.model import Mandorla
+from mandorla.model import Mandorla, load
 from mandorla.parallel import alike, is_first, led
+from mandorla.recipe import read_evaluation, read_recipe
 from mandorla.storage import locked, read_json, write_bytes, write_text
 
 Progress = Callable[[str, float], None]  # what is done next, and the share of all work that is behind
@@ -86,14 +89,11 @@ def evaluate(
     """
     from rich.progress import Progress as Bar
 
-    import mandorla
-    from mandorla.recipe import read_evaluation
-
     settings = read_evaluation(Path(run), overrides)
-    model = mandorla.load(run)
+    model = load(run)
     if _asks_stage_2(settings):
         model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
-    rival = mandorla.load(baseline) if baseline else None
+    rival = load(baseline) if baseline else None
     splits = other_data(model, data) if data else None
     with Bar(transient=True) as bar, alike():
         task = bar.add_task("evaluate", total=1)
@@ -299,10 +299,6 @@ def other_data(model: Mandorla, source: str) -> Splits:
 
     Raises MandorlaError if it has other modalities than the model, or other classes of one label.
     """
-    from mandorla.data import load_data
-    from mandorla.data.stored import StoredDataset, with_intensity
-    from mandorla.recipe import read_recipe
-
     recipe = read_recipe(source)
     other = load_data(recipe.data, recipe.seed)
     if set(other.modalities) != set(model.modalities):

@@ -6,7 +6,6 @@ slice, signals and plain vectors are drawn as lines.
 """
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,14 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mandorla.data.dataset import Splits
-from mandorla.data.images import png_text
 from mandorla.diffusion.labels import split_labels
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.audit import flatten_tuples
 from mandorla.evaluate.gather import choose
 from mandorla.latents import SHARED, Latents
 from mandorla.model import Mandorla
-from mandorla.pictures import drawable, grid
+from mandorla.pictures import drawable, grid, to_png
 from mandorla.serve.samples import MOST_GUIDANCE, MOST_STEPS, Finder, Sample, Uploads, guided, name_of
 
 Name = Annotated[str, Field(max_length=1000, description="a sample: `test:0`, `seed:0:0` or `upload:TOKEN`")]
@@ -170,7 +168,7 @@ class Explorer:
         about = {"question": kind} | question.settings() | self._origin
         if question.format == "png":
             titles = [column.title for column in columns]
-            return _with_settings(Image.open(io.BytesIO(grid(cells, rows, titles))), about)
+            return grid(cells, rows, titles, note=json.dumps(about))
         images = [
             [
                 x if x is None else _encoded(x, about | {"row": row, "column": c.title})
@@ -325,12 +323,5 @@ def _distances(queries: Tensor, rows: Tensor) -> Tensor:
 def _encoded(x: Tensor, about: dict[str, Any]) -> str:
     pixels = (255 * drawable(x)).round().byte().permute(1, 2, 0).numpy()
     return base64.b64encode(
-        _with_settings(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), about)
+        to_png(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), json.dumps(about))
     ).decode()
-
-
-def _with_settings(image: Image.Image, about: dict[str, Any]) -> bytes:
-    """Return a PNG that says in its text `mandorla`, as JSON, how it was made."""
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=png_text(json.dumps(about)))
-    return file.getvalue()

@@ -90,7 +90,7 @@ class VAE(nn.Module):
     def covered(self) -> dict[str, tuple[int, ...]]:
         """Return the size that the cells of each modality's maps cover: that of the image, filled up by its network."""
         return {
-            name: tuple(network.fill_up(torch.zeros(network.modality.size)).shape)
+            name: tuple(network.fill_up(torch.zeros(0, *network.modality.size)).shape[1:])  # of no image: in no time
             for name, network in self.networks.items()
         }
 
