@@ -26,7 +26,7 @@ def test_a_validation_looks_at_samples_in_no_order():
     x = {"t1": label[:, None, None, None] / 10 + np.zeros((400, 1, 4, 4), np.float32)}
     ids = np.arange(400).astype(str)
     val = StoredDataset(x, {"t1": np.ones(400, bool)}, {"t1": UNIT}, {"class": label}, list(ids), ids, np.arange(400))
-    task = _Task(0, SimpleNamespace(train=val, val=val), None, None, torch.device("cpu"))
+    task = _Task(0, SimpleNamespace(train=val, val=val), None, torch.device("cpu"))
     first, second = np.split(task.check.factors["class"], 2)
     assert sorted(task.check.ids) == sorted(ids)
     assert np.bincount(first.astype(int)).min() > 5 and np.bincount(second.astype(int)).min() > 5

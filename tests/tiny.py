@@ -104,11 +104,17 @@ def scans_recipe(run: Path, root: Path, *more: str) -> Recipe:
 
 
 @contextmanager
-def interrupted(step: int):
-    """Stop a training that begins inside when it asks for the batch of `step`, as Control-C does."""
+def interrupted(step: int, before: int = 0):
+    """Stop a training that begins inside when it asks for the batch of `step`, as Control-C does.
+
+    It is the first one that does so after `before` others.
+    """
+    asked = 0
 
     def stop(seed: int, at: int, batch_size: int, num_samples: int) -> np.ndarray:
-        if at == step:
+        nonlocal asked
+        asked += at == step
+        if asked > before:
             raise KeyboardInterrupt
         return indices(seed, at, batch_size, num_samples)
 

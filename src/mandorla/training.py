@@ -114,7 +114,7 @@ class Task:
         """Return the loss and its named terms."""
         raise NotImplementedError
 
-    def kind(self, inputs: Any, progress: float) -> Hashable:
+    def kind(self, module: nn.Module, inputs: Any, progress: float) -> Hashable:
         """Return what steps that run the same kernels have in common; None where that is not known.
 
         Inputs of steps of a kind are dicts of tensors of the same shapes.
@@ -256,7 +256,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_schedule(done, config.warmup)
         inputs = self.task.prepare(batch)
-        alike = self.task.kind(inputs, done) if self.replays or config.compile else None
+        alike = self.task.kind(self.module, inputs, done) if self.replays or config.compile else None
         written = config.compile and alike is None  # steps of other shapes would each be compiled anew
         with torch.compiler.set_stance("force_eager") if written else nullcontext():
             terms = self.replay(self._gradients, inputs, alike if self.replays else None)

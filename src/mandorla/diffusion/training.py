@@ -111,7 +111,7 @@ class _Task(Task):
         total, per_component = module(*inputs)
         return total, per_component | {"loss": total.detach()}
 
-    def kind(self, inputs: tuple, progress: float) -> str | None:
+    def kind(self, module: Diffusion, inputs: tuple, progress: float) -> str | None:
         return "any" if isinstance(self.config.network, TransformerConfig) else None  # what another does is not known
 
     def validate(self, module: nn.Module) -> dict[str, float]:

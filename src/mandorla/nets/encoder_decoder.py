@@ -5,7 +5,8 @@ x (B, C, *size) -> features h -> shared code c_m(h) and private posterior q(u_m 
 A network for a modality is one class with four methods: `features`, `encode_shared`, `encode_private`, `decode`.
 Register it with `@register("name")` and write `kind: name` in the YAML, or write its import path
 (`kind: my_package.nets:MyNet`); keys under `options` reach its constructor. Latents are vectors `(C,)` or
-maps `(C, *grid)`; which of them is decided by their shapes alone.
+maps `(C, *grid)`; which of them is decided by their shapes alone. One whose c has layers of its own overrides
+`shared_of` and `shared_alone` too, and can be distilled (`mandorla.vae.distillation`).
 """
 
 import math
@@ -51,6 +52,14 @@ class EncoderDecoder(nn.Module):
         """Return the shared code `(B, *shared)` read from features `h`."""
         raise NotImplementedError
 
+    def shared_of(self, x: Tensor) -> Tensor:
+        """Return the shared code `(B, *shared)` read from `x` `(B, C, *size)`, without what u alone is read from."""
+        return self.encode_shared(self.features(x))
+
+    def shared_alone(self) -> list[nn.Module]:
+        """Return the parts that c is read by and u is not: all that reads c, or, by default, none."""
+        return []
+
     def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log standard deviation of q(u | h, c), each `(B, *private)`."""
         raise NotImplementedError
@@ -80,6 +89,8 @@ class ConvolutionalConfig(Settings):
     """residual blocks per level, in encoder and decoder"""
     hidden: int = Field(256, ge=1)
     """width of the layers that join the codes"""
+    apart: bool = False
+    """read c by layers of its own, from the pixels on: what u needs of an image then does not show in c"""
 
 
 class PerceptronConfig(Settings):
@@ -88,6 +99,8 @@ class PerceptronConfig(Settings):
     kind: Literal["perceptron"] = "perceptron"
     hidden: tuple[PositiveInt, ...] = Field((256, 256), min_length=1)
     """width of each hidden layer"""
+    apart: bool = False
+    """read c by layers of its own: what u needs of a sample then does not show in c"""
 
 
 class CustomConfig(Settings):
@@ -168,7 +181,8 @@ class Convolutional(EncoderDecoder):
     The encoder is batch-normalised: what all images of a modality have in common would otherwise hide, for hundreds of
     steps, the directions in which codes of different modalities agree.
 
-    Sizes that the strides do not divide are padded at their far ends and cropped again.
+    Sizes that the strides do not divide are padded at their far ends and cropped again. Where c is read `apart`, the
+    features are those of u and those of c, side by side.
 
     References: U-Net, Ronneberger et al., 2015, https://arxiv.org/abs/1505.04597 (Fig. 1); Feature Pyramid Networks for
     Object Detection, Lin et al., 2017, https://arxiv.org/abs/1612.03144 (Fig. 3).
@@ -200,17 +214,21 @@ class Convolutional(EncoderDecoder):
         def normalised(channels: int) -> list[nn.Module]:
             return [*blocks(channels), batch_norm(dims, channels), nn.SiLU()]
 
-        self.down = nn.ModuleList(
-            nn.Sequential(
-                conv(dims, width[k - 1], channels, 4, stride=2, padding=1)
-                if k
-                else conv(dims, modality.channels, channels, config.patch, stride=config.patch),
-                *normalised(channels),
+        def layers() -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+            down = nn.ModuleList(
+                nn.Sequential(
+                    conv(dims, width[k - 1], channels, 4, stride=2, padding=1)
+                    if k
+                    else conv(dims, modality.channels, channels, config.patch, stride=config.patch),
+                    *normalised(channels),
+                )
+                for k, channels in enumerate(width)
             )
-            for k, channels in enumerate(width)
-        )
-        self.lift = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in range(last - 1, level - 1, -1))
-        self.mend = nn.ModuleList(nn.Sequential(*normalised(width[k])) for k in range(last - 1, level - 1, -1))
+            lift = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in range(last - 1, level - 1, -1))
+            mend = nn.ModuleList(nn.Sequential(*normalised(width[k])) for k in range(last - 1, level - 1, -1))
+            return down, lift, mend
+
+        self.down, self.lift, self.mend = layers()
         up = blocks(self.top)
         for k in range(level - 1, -1, -1):
             up += [_up(dims, width[k + 1], width[k]), nn.SiLU(), *blocks(width[k])]
@@ -232,6 +250,7 @@ class Convolutional(EncoderDecoder):
         if channels:
             self.write_maps = nn.Sequential(conv(dims, channels, self.top, 3, padding=1), nn.SiLU())
         self.join = nn.Sequential(conv(dims, self.top * (bool(vectors) + bool(channels)), self.top, 1), nn.SiLU())
+        self.layers_of_shared = nn.ModuleList(layers() if config.apart else ())
         private_output = self.read_private[-1] if len(private) == 1 else self.read_private
         initialise(self, outputs=(private_output, self.up[-1]))
 
@@ -247,22 +266,25 @@ class Convolutional(EncoderDecoder):
         return F.pad(x, pad) if any(pad) else x
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the features `(B, top, *grid)` that both codes are read from."""
-        h = self.fill_up(2 * x - 1)
-        levels = []
-        for stage in self.down:
-            levels.append(h := stage(h))
-        for lift, mend, level in zip(self.lift, self.mend, levels[-2::-1], strict=False):
-            h = mend(lift(h) + level)
-        return h
+        """Return the features that the codes are read from, `(B, top, *grid)`, or, of c apart, `(B, 2 top, *grid)`."""
+        x = self.fill_up(2 * x - 1)
+        h = _down_and_up(x, self.down, self.lift, self.mend)
+        return torch.cat([h, _down_and_up(x, *self.layers_of_shared)], 1) if self.layers_of_shared else h
 
     def encode_shared(self, h: Tensor) -> Tensor:
-        return self.read_shared(resize(h, self.shared[1:]))
+        return self.read_shared(resize(h[:, -self.top :], self.shared[1:]))
+
+    def shared_of(self, x: Tensor) -> Tensor:
+        layers = self.layers_of_shared or (self.down, self.lift, self.mend)
+        return self.encode_shared(_down_and_up(self.fill_up(2 * x - 1), *layers))
+
+    def shared_alone(self) -> list[nn.Module]:
+        return [self.layers_of_shared, self.read_shared] if self.layers_of_shared else []
 
     def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mixed = self.mix_shared(c)
         mixed = resize(mixed, self.grid) if c.ndim > 2 else mixed.view(*mixed.shape, *[1] * self.dims)
-        h = F.silu(self.mix_features(h) + mixed)
+        h = F.silu(self.mix_features(h[:, : self.top]) + mixed)
         return self.read_private(resize(h, self.private[1:])).chunk(2, dim=1)
 
     def decode(self, c: Tensor, u: Tensor) -> Tensor:
@@ -284,24 +306,33 @@ class Perceptron(EncoderDecoder):
             raise MandorlaError(
                 f"a perceptron has vector latents only: remove the stride of the latents of {modality.name!r}"
             )
-        size, top = math.prod(modality.shape), config.hidden[-1]
+        size, self.top = math.prod(modality.shape), config.hidden[-1]
         self.trunk = _layers(size, *config.hidden)
-        self.read_shared = nn.Linear(top, shared[0])
-        self.read_private = nn.Sequential(*_layers(top + shared[0], top), nn.Linear(top, 2 * private[0]))
+        self.read_shared = nn.Linear(self.top, shared[0])
+        self.read_private = nn.Sequential(*_layers(self.top + shared[0], self.top), nn.Linear(self.top, 2 * private[0]))
         self.write = nn.Sequential(
             *_layers(shared[0] + private[0], *reversed(config.hidden)), nn.Linear(config.hidden[0], size)
         )
+        self.trunk_of_shared = _layers(size, *config.hidden) if config.apart else None
         initialise(self, outputs=(self.read_private[-1], self.write[-1]))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the last hidden layer `(B, hidden[-1])`."""
-        return self.trunk(2 * x.flatten(1) - 1)
+        """Return the last hidden layer `(B, hidden[-1])`, of c apart beside that of c, `(B, 2 hidden[-1])`."""
+        x = 2 * x.flatten(1) - 1
+        h = self.trunk(x)
+        return torch.cat([h, self.trunk_of_shared(x)], 1) if self.trunk_of_shared else h
 
     def encode_shared(self, h: Tensor) -> Tensor:
-        return self.read_shared(h)
+        return self.read_shared(h[:, -self.top :])
+
+    def shared_of(self, x: Tensor) -> Tensor:
+        return self.encode_shared((self.trunk_of_shared or self.trunk)(2 * x.flatten(1) - 1))
+
+    def shared_alone(self) -> list[nn.Module]:
+        return [self.trunk_of_shared, self.read_shared] if self.trunk_of_shared else []
 
     def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.read_private(torch.cat([h, c], 1)).chunk(2, dim=1)
+        return self.read_private(torch.cat([h[:, : self.top], c], 1)).chunk(2, dim=1)
 
     def decode(self, c: Tensor, u: Tensor) -> Tensor:
         return self.write(torch.cat([c, u], 1)).unflatten(1, self.modality.shape)
@@ -310,6 +341,16 @@ class Perceptron(EncoderDecoder):
 def _holds(grid: tuple[int, ...], latent: Shape) -> bool:
     """Return whether a grid is at least as fine as that of a latent map; vectors have none."""
     return all(a <= b for a, b in zip(latent[1:], grid, strict=False))
+
+
+def _down_and_up(x: Tensor, down: nn.ModuleList, lift: nn.ModuleList, mend: nn.ModuleList) -> Tensor:
+    """Send `x` down through all levels, and up again with what was seen on the way to the level where codes are."""
+    levels = []
+    for stage in down:
+        levels.append(x := stage(x))
+    for up, smooth, level in zip(lift, mend, levels[-2::-1], strict=False):
+        x = smooth(up(x) + level)
+    return x
 
 
 def _up(dims: int, channels_in: int, channels_out: int) -> nn.Module:

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from mandorla.config import Settings
 from mandorla.training import TrainingConfig
+from mandorla.vae.distillation import DistillationConfig
 from mandorla.vae.model import ModelConfig
 from mandorla.vae.objective import LossConfig
 
@@ -17,6 +18,8 @@ class VAEConfig(Settings):
     """terms and their weights"""
     training: TrainingConfig = TrainingConfig()
     """length, optimiser, logs"""
+    distillation: DistillationConfig | None = None
+    """after the training: shared codes learn to say what the others' say, which takes out of c what is private"""
     copies: int = Field(1, ge=1)
     """latents of each sample that stage 2 learns from: the first read from all its modalities, each further one,
     augmented as stage 1's batches are, from a random subset of them, as in a translation; may change after the

@@ -68,6 +68,7 @@ class VAE(nn.Module):
         super().__init__()
         _check(config, modalities)
         self.modalities, self.posterior_sees_shared = modalities, config.posterior_sees_shared
+        self.shared_held = False
         shared = config.shared.shape(modalities[0].size)
         private = {m.name: config.private_of.get(m.name, config.private).shape(m.size) for m in modalities}
         self.layout = Layout({SHARED: shared} | private)
@@ -105,6 +106,30 @@ class VAE(nn.Module):
             features[name] = network.features(rows_of(x[name], rows))
             codes[name] = at_rows(to_sphere(network.encode_shared(features[name]).float()), rows)
         return features, codes
+
+    def encode_shared(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the shared codes alone, as `encode` does, without the work that private ones take."""
+        return {
+            name: at_rows(to_sphere(self.networks[name].shared_of(rows_of(x[name], rows)).float()), rows)
+            for name, rows in present.items()
+        }
+
+    def hold_shared(self) -> None:
+        """Keep all that c is read by as it is, weights and statistics, through whatever training follows."""
+        self.shared_held = True
+        for part in self.shared_alone():
+            part.requires_grad_(False).eval()
+
+    def shared_alone(self) -> list[nn.Module]:
+        """Return the parts of all networks that c is read by and u is not."""
+        return [part for network in self.networks.values() for part in network.shared_alone()]
+
+    def train(self, mode: bool = True) -> "VAE":
+        super().train(mode)
+        if self.shared_held:
+            for part in self.shared_alone():
+                part.eval()
+        return self
 
     def posterior(self, name: str, features: Tensor, c: Tensor) -> Posterior:
         """Return mean and log standard deviation of q(u | x, c) of one modality, each `(B, *shape)`."""

@@ -94,7 +94,8 @@ class Objective(nn.Module):
         features, codes = self.vae.encode(batch.x, batch.present)
         present = joined(batch.present)
         codes = joined(codes, counts_of(torch.ones_like(present[self.names[0]])))
-        loss = 0 * next(iter(codes.values())).sum()  # zero, and differentiable even where no term applies
+        zero = features if self.vae.shared_held else codes
+        loss = 0 * next(iter(zero.values())).sum()  # zero, and differentiable even where no term applies
         terms: dict[str, list[Tensor]] = {}
         for name, value, weight in self._terms(batch, features, codes, present, self.agrees_alone(progress)):
             loss = loss + weight * value
@@ -175,8 +176,9 @@ class Objective(nn.Module):
             yield "leak", leak(mean, whole, config.max_cells, self.past[name]), config.leak_weight
 
     def agrees_alone(self, progress: float) -> bool:
-        """Return whether agreement is the only term at `progress`."""
-        return self.config.agreement_weight > 0 and progress < self.config.agreement_first
+        """Return whether agreement is the only term at `progress`; it is not where codes agree already and are held."""
+        first = 0 if self.vae.shared_held else self.config.agreement_first
+        return self.config.agreement_weight > 0 and progress < first
 
     def kind(self, present: dict[str, Tensor], progress: float) -> tuple | None:
         """Return what decides which kernels a step runs (see `mandorla.replay`).

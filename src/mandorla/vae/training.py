@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mandorla.checkpoint import WEIGHTS, load_tensors
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, augment_of
 from mandorla.data.dataset import Batch, Splits, evenly, on_device
@@ -17,6 +18,7 @@ from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, is_trained, make_run
 from mandorla.sharded import gathered
 from mandorla.training import Task, alone_in, fit
+from mandorla.vae.distillation import Distillation, check_apart, what_others_say
 from mandorla.vae.latent_cache import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
@@ -46,21 +48,48 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
     expect(recipe.trainer)
     torch.manual_seed(recipe.seed)
     vae = VAE(config.model, splits.modalities)
-    device = choose_device(recipe.device)
-    objective = Objective(vae, config.loss).to(device)
-    in_parts = recipe.trainer.strategy == "fsdp"  # which divides no weights that lie in memory channels last
-    if device.type == "cpu" and not in_parts and all(len(m.size) == 2 for m in splits.modalities):
-        objective = objective.to(memory_format=torch.channels_last)
+    if config.distillation:
+        check_apart(vae)
     augment = Augment(augment_of(recipe.data), splits.modalities, recipe.seed)
+    device = choose_device(recipe.device)
     run = make_run(recipe)
     with alone_in(run / FOLDER):
         with in_turn(), claim_run(recipe, "vae"):
             check_description(run, vae)
             splits = keep_record(run, splits, is_trained(run, FOLDER))
             write_description(run, vae)
-        task = _Task(recipe.seed, splits, augment, objective, device)
-        fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)
+        _train(recipe, _Task(recipe.seed, splits, augment, device), vae, run / FOLDER)
     return splits
+
+
+def _train(recipe: Recipe, task: "_Task", vae: VAE, folder: Path) -> None:
+    """Train `vae` into `folder`; one that is distilled by way of two folders in there."""
+    config, strategy = recipe.vae, recipe.trainer.strategy
+    in_parts = strategy == "fsdp"  # which divides no weights that lie in memory channels last
+    flat = all(len(m.size) == 2 for m in vae.modalities)
+
+    def take(task: _Task, module: Objective | Distillation, folder: Path, **changes: int) -> None:
+        """Train `module` as `vae.training` with `changes` says."""
+        module = module.to(task.device)
+        if task.device.type == "cpu" and flat and not in_parts:
+            module = module.to(memory_format=torch.channels_last)
+        training = config.training.model_copy(update=changes)
+        fit(task, module, training, folder, recipe.track, strategy, alone=True)
+
+    def best_of(folder: Path) -> VAE:
+        best = VAE(config.model, vae.modalities)
+        best.load_state_dict(load_tensors(folder / WEIGHTS)[0])
+        return best
+
+    if not (distil := config.distillation):
+        return take(task, Objective(vae, config.loss), folder)
+    agreed, distilled = (folder / name for name in ("agreed", "distilled"))
+    take(task, Objective(vae, config.loss), agreed)
+    learning = _Distillation(task, teacher=best_of(agreed))
+    take(learning, Distillation(best_of(agreed)), distilled, steps=distil.steps, batch_size=distil.batch_size)
+    vae = best_of(distilled)
+    vae.hold_shared()
+    take(_After(task), Objective(vae, config.loss), folder, steps=distil.steps_after)
 
 
 class _Task(Task):
@@ -68,9 +97,9 @@ class _Task(Task):
 
     title, key = "stage 1 (vae)", "vae.training"
 
-    def __init__(self, seed: int, splits: Splits, augment: Augment, objective: Objective, device: torch.device):
+    def __init__(self, seed: int, splits: Splits, augment: Augment, device: torch.device):
         self.seed, self.num_samples = seed, len(splits.train)
-        self.augment, self.objective, self.val, self.device = augment, objective, splits.val, device
+        self.augment, self.val, self.device = augment, splits.val, device
         self.train = on_device(splits.train, device)
         rows = np.random.default_rng(0).permutation(evenly(len(splits.val), _VALIDATION))  # data may be sorted
         self.check = splits.val.batch(rows).to(device)
@@ -90,8 +119,8 @@ class _Task(Task):
     def loss(self, module: nn.Module, inputs: tuple, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return module(Batch(*inputs), progress)
 
-    def kind(self, inputs: tuple, progress: float) -> tuple | None:
-        return self.objective.kind(inputs[1], progress)
+    def kind(self, module: Objective, inputs: tuple, progress: float) -> tuple | None:
+        return module.kind(inputs[1], progress)
 
     def validate(self, module: Objective) -> dict[str, float]:
         with gathered(module):
@@ -104,6 +133,41 @@ class _Task(Task):
 
     def export(self, module: Objective) -> dict[str, Tensor]:
         return module.vae.state_dict()
+
+
+class _Distillation(_Task):
+    """Train shared codes to say what others' codes said: those of the `teacher`, which is stage 1 as it was."""
+
+    title = "stage 1, shared codes distilled"
+
+    def __init__(self, task: _Task, teacher: VAE):
+        vars(self).update(vars(task))
+        self.teacher = teacher.to(task.device).requires_grad_(False).eval()
+
+    def prepare(self, batch: Batch) -> tuple[dict[str, Tensor], ...]:
+        return batch.x, batch.present, *what_others_say(self.teacher, batch.x, batch.present)
+
+    def loss(self, module: nn.Module, inputs: tuple, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        apart = module(*inputs)
+        return apart, {"loss": apart.detach()}
+
+    def kind(self, module: nn.Module, inputs: tuple, progress: float) -> None:
+        return None
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        return {"loss": float(module(*self.prepare(self.own_check)))}
+
+    def picture(self, module: nn.Module) -> None:
+        return None
+
+
+class _After(_Task):
+    """Train u and decoders around shared codes that are held."""
+
+    title = "stage 1, the rest after it"
+
+    def __init__(self, task: _Task):
+        vars(self).update(vars(task))
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch) -> bytes | None:
