@@ -33,7 +33,7 @@ from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
+from mandorla.latents import SHARED, Components, Latents, Layout, Whitening, noise_between, to_sphere
 from mandorla.parallel import divide
 from mandorla.recipe import read_run
 from mandorla.refiner.config import RefinerConfig
@@ -41,7 +41,7 @@ from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
 from mandorla.regions import cells_in, fitting, hide
 from mandorla.vae.latent_cache import LatentPart, encode_batch, open_latents
-from mandorla.vae.model import VAE, to_sphere
+from mandorla.vae.model import VAE
 from mandorla.vae.store import hash_tensors, load_vae
 
 Part = Literal["both", "shared", "private"]
@@ -284,7 +284,8 @@ class Mandorla:
         latents = self.from_residual(self._latents(source))
         names = self._drawn(latents, part)
         detail = self._detail(list(latents.private), 0, _keys_of(len(latents))) | latents.detail
-        latents, keys = _times(replace(latents, detail=detail), num, _VARY)
+        keys = _draws_of(_keys_of(len(latents)), num, _VARY)
+        latents = replace(latents, detail=detail).repeat(num)
         known = {name: z for name, z in latents.components.items() if name not in names}
         begin = {name: latents.components[name] for name in names}
         asked = self._asked(labels, len(keys) // num, num)
@@ -292,7 +293,7 @@ class Mandorla:
         detail = latents.detail
         if part != "shared":
             fresh = self._detail(list(detail), seed, keys)
-            detail = {name: _between(z, fresh[name], strength) for name, z in detail.items()}
+            detail = {name: noise_between(z, fresh[name], strength) for name, z in detail.items()}
         drawn = replace(drawn, detail=detail)
         return Samples(self.decode(drawn), drawn)
 
@@ -340,7 +341,8 @@ class Mandorla:
                 f" {len(latents)} samples, not the shape {tuple(region.shape)}"
             )
         names = list(cells)
-        latents, keys = _times(latents, num, _INPAINT)
+        keys = _draws_of(_keys_of(len(latents)), num, _INPAINT)
+        latents = latents.repeat(num)
         begin = {name: latents.components[name] for name in names}
         held = {name: ~here for name, here in cells.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
@@ -478,7 +480,7 @@ class Mandorla:
         check_whole("num", num, 1)
         first, last = self._ends(a, b)
         weights = torch.linspace(0, 1, num).tolist()
-        frames = [_mixed(first, last, w * (part != "private"), w * (part != "shared")) for w in weights]
+        frames = [first.towards(last, w * (part != "private"), w * (part != "shared")) for w in weights]
         return self._decode_frames(frames)
 
     def mix(
@@ -494,7 +496,7 @@ class Mandorla:
             if not isinstance(weight, Real) or not 0 <= weight <= 1:
                 raise MandorlaError(f"{name} must be a weight in [0, 1], not {weight!r}")
         first, last = self._ends(*map(self.to_residual, map(self._latents, (a, b)))) if residual else self._ends(a, b)
-        return self.decode(_mixed(first, last, shared, private))
+        return self.decode(first.towards(last, shared, private))
 
     def traverse(
         self, source: Data | Latents, component: str, channel: int, num: int = 5, reach: float = 2.0
@@ -709,7 +711,7 @@ class Mandorla:
 
     def _decode_frames(self, frames: Sequence[Latents]) -> dict[str, Tensor]:
         """Return the images of the same samples in each of `frames`, `(num, B, C, *size)`, with the same detail."""
-        decoded = self.decode(_cat(frames), keys=_keys_of(len(frames[0])) * len(frames))
+        decoded = self.decode(Latents.cat(frames), keys=_keys_of(len(frames[0])) * len(frames))
         return {name: x.unflatten(0, (len(frames), -1)) for name, x in decoded.items()}
 
     def _in_chunks(self, count: int, work: Callable[[slice], Components]) -> Components:
@@ -800,35 +802,6 @@ def _keys_of(count: int, keys: Sequence[tuple[int, ...]] | None = None) -> list[
     return list(keys)
 
 
-def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:
-    """Return latents between `a` and `b`, which have the same modalities; the weights are those of `b`."""
-    c = a.shared if not shared else to_sphere(torch.lerp(a.shared, b.shared, shared))
-    between = _between if a.residual else torch.lerp
-    mixed = {name: between(z, b.private[name], private) for name, z in a.private.items()}
-    detail = {name: _between(z, b.detail[name], private) for name, z in a.detail.items()}
-    return replace(a, shared=c, private=mixed, detail=detail)
-
-
-def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """Return noise between `a` and `b` `(B, ...)`, as large as noise is: a mean of independent noise is smaller."""
-    mixed = torch.lerp(a, b, weight)
-    sizes = [z.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1)) for z in (a, b, mixed)]
-    return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
-
-
 def _draws_of(keys: Sequence[tuple[int, ...]], num: int, what_for: int) -> list[tuple[int, ...]]:
     """Return the keys of `num` draws for each of `keys`, one after another, of what the noise is for."""
     return [(what_for, *key, draw) for key in keys for draw in range(num)]
-
-
-def _times(latents: Latents, num: int, what_for: int) -> tuple[Latents, list[tuple[int, ...]]]:
-    """Return each of B latents `num` times, one after another, and the keys (what for, sample, draw) of them."""
-    keys = _draws_of(_keys_of(len(latents)), num, what_for)
-    return latents[torch.arange(len(latents)).repeat_interleave(num)], keys
-
-
-def _cat(parts: Sequence[Latents]) -> Latents:
-    first = parts[0]
-    joined = {name: torch.cat([part.components[name] for part in parts]) for name in first.components}
-    detail = {name: torch.cat([part.detail[name] for part in parts]) for name in first.detail}
-    return replace(first.having(joined), detail=detail)

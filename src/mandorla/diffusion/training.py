@@ -16,7 +16,7 @@ from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, check_labels, to_tensors, write_description
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Components, Whitening
+from mandorla.latents import SHARED, Components, Whitening, to_sphere
 from mandorla.nets.transformer import ComponentTransformer, TransformerConfig
 from mandorla.parallel import in_turn
 from mandorla.pictures import grid
@@ -24,7 +24,7 @@ from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, read_run, run_config
 from mandorla.training import Task, alone_in, fit
 from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
-from mandorla.vae.model import VAE, to_sphere
+from mandorla.vae.model import VAE
 from mandorla.vae.store import load_vae
 
 _VALIDATION = 2048  # latents that a validation during training looks at

@@ -42,7 +42,7 @@ from mandorla.data.random import Draws
 from mandorla.data.record import accept_data, recorded_fingerprint
 from mandorla.device import choose_device, own_random
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
+from mandorla.latents import SHARED, Components, Latents, Layout, Whitening, column
 from mandorla.parallel import rank, world
 from mandorla.recipe import Recipe, read_run
 from mandorla.storage import locked, read_json, whole, write_text
@@ -317,7 +317,7 @@ class _WithCopies:
         if not copied.any():
             return batch
         changed = self.augment(batch, indices, 0).x
-        rows = {name: copied.view(-1, *[1] * (z.ndim - 1)) for name, z in batch.x.items()}
+        rows = {name: column(copied, z) for name, z in batch.x.items()}
         return replace(batch, x={name: torch.where(rows[name], changed[name], z) for name, z in batch.x.items()})
 
 

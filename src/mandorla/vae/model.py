@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Modality, all_present, at_rows, rows_of
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Layout, Shape
+from mandorla.latents import SHARED, Layout, Shape, column, to_sphere
 from mandorla.nets.encoder_decoder import (
     ConvolutionalConfig,
     EncoderDecoder,
@@ -123,25 +122,12 @@ class VAE(nn.Module):
         return self.networks[name].decode(c, u).float()
 
 
-def to_sphere(c: Tensor, held: Tensor | None = None) -> Tensor:
-    """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong.
-
-    Cells that are `held`, bool `(B, *grid)`, stay as they are, and only the others are scaled.
-    """
-    size = math.prod(c.shape[1:])
-    if held is None:
-        return F.normalize(c, dim=tuple(range(1, c.ndim))) * math.sqrt(size)
-    kept = c * held[:, None]
-    left = (size - kept.flatten(1).square().sum(1)).clamp_min(0).sqrt()
-    return kept + F.normalize(c - kept, dim=tuple(range(1, c.ndim))) * left.view(-1, *[1] * (c.ndim - 1))
-
-
 def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
     """Return c_S `(B, *shape)`: the mean of the codes chosen for each sample, scaled again; every sample needs one.
 
     `chosen[name]` is bool `(B,)`: whether modality `name` belongs to S. Symmetric in the modalities.
     """
-    total = sum(code * chosen[name].view(-1, *[1] * (code.ndim - 1)).to(code) for name, code in codes.items())
+    total = sum(code * column(chosen[name], code).to(code) for name, code in codes.items())
     return to_sphere(total)
 
 
