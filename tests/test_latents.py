@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mandorla.latents import Latents, Layout, Whitening, to_sphere
+from mandorla.latents import Encoded, Latents, Layout, Whitening, to_sphere
 
 LAYOUT = Layout({"shared": (3,), "t1": (2, 4, 5), "t2": (2, 3, 2, 2), "ecg": (1, 7)})
 
@@ -112,3 +112,14 @@ def test_the_length_of_a_code_does_not_count():
     c = torch.randn(4, 3, 2)
     torch.testing.assert_close(to_sphere(7 * c), to_sphere(c))
     torch.testing.assert_close(to_sphere(to_sphere(c)), to_sphere(c))
+
+
+def test_draw_is_from_the_posterior():
+    count = 50_000
+    torch.manual_seed(0)
+    latents = Latents(torch.full((count, 1), 0.5), {"t1": torch.full((count, 2), 3.0)})
+    drawn = Encoded(latents, {"t1": torch.tensor([0.0, 2.0]).expand(count, 2)}, {}).draw()
+    assert (drawn["shared"] == 0.5).all(), "the shared code has no spread"
+    assert (drawn["t1"][:, 0] == 3).all()
+    assert drawn["t1"][:, 1].mean().item() == pytest.approx(3, abs=4 * 2 / count**0.5)
+    assert drawn["t1"][:, 1].std().item() == pytest.approx(2, rel=4 / (2 * count) ** 0.5)

@@ -9,8 +9,7 @@ from mandorla.data.dataset import Modality, all_present
 from mandorla.errors import MandorlaError
 from mandorla.latents import to_sphere
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, PerceptronConfig
-from mandorla.vae.latent_cache import encode_batch
-from mandorla.vae.model import VAE, LatentConfig, ModelConfig, pool, random_subsets
+from mandorla.vae.model import VAE, LatentConfig, ModelConfig, encode_batch, pool, random_subsets
 
 SMALL = ConvolutionalConfig(channels=(6, 8), hidden=12)
 MODALITIES = tuple(Modality(name, channels, (10, 13)) for name, channels in (("t1", 1), ("t2", 1), ("rgb", 3)))

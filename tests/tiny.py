@@ -11,7 +11,11 @@ import torch
 import mandorla.training
 from mandorla.checkpoint import load_tensors
 from mandorla.data.images import decode_image
-from mandorla.recipe import Recipe, read_recipe
+from mandorla.latent_cache import LatentPart, open_latents
+from mandorla.latents import Whitening
+from mandorla.recipe import Recipe, read_recipe, read_run
+from mandorla.vae.model import VAE
+from mandorla.vae.store import load_vae
 
 _SIZES = [
     "device=cpu",
@@ -101,6 +105,17 @@ def scans_recipe(run: Path, root: Path, *more: str) -> Recipe:
     return read_recipe(
         "polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES, f"evaluate={small}label: kind}}", *more]
     )
+
+
+def stage_1(run: Path) -> tuple[VAE, str]:
+    """Return the trained stage 1 of a run and the hash of its weights."""
+    return load_vae(run, read_run(run).vae.model)
+
+
+def latents_of(run: Path, checked: bool = False) -> tuple[dict[str, LatentPart], Whitening]:
+    """Return the latents of a run, by part, and their whitening."""
+    vae, weights = stage_1(run)
+    return open_latents(run, read_run(run), vae.layout, weights, checked)
 
 
 @contextmanager

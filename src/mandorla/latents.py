@@ -1,4 +1,4 @@
-"""The latents: one shared part c, one private part u_m per modality. The two stages meet here and nowhere else.
+"""The latents: one shared part c, one private part u_m per modality. The two stages meet here.
 
 A *component* is the shared part (named `shared`) or the private part of one modality (named like it). A component
 is a vector `(C,)` or a map `(C, *grid)`; a `Layout` holds the components' shapes in order, the shared one first.
@@ -90,6 +90,29 @@ class Latents:
         mixed = {name: between(z, other.private[name], private) for name, z in self.private.items()}
         detail = {name: noise_between(z, other.detail[name], private) for name, z in self.detail.items()}
         return replace(self, shared=c, private=mixed, detail=detail)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Hold B encoded samples: posterior means in `latents`, by modality standard deviations and presence `(B,)`.
+
+    Where a modality is missing its mean and standard deviation are zero.
+    """
+
+    latents: Latents
+    std: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+    def draw(self, noise: Components | None = None) -> Components:
+        """Draw all components: c as it is, u from its posterior, by standard normal `noise`, if it is given."""
+        means = self.latents.private
+        noise = noise or {name: torch.randn_like(mean) for name, mean in means.items()}
+        return {SHARED: self.latents.shared} | {name: z + self.std[name] * noise[name] for name, z in means.items()}
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """Return which components exist, bool `(B,)`: the shared one where any modality is present."""
+        return {SHARED: torch.stack(list(self.present.values())).any(0)} | self.present
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
+from mandorla.checkpoint import hash_tensors
 from mandorla.config import CONFIG, checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
@@ -33,6 +34,7 @@ from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.diffusion.store import load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.latent_cache import LatentPart, open_latents
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening, noise_between, to_sphere
 from mandorla.parallel import divide
 from mandorla.recipe import read_run
@@ -40,9 +42,8 @@ from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
 from mandorla.regions import cells_in, fitting, hide
-from mandorla.vae.latent_cache import LatentPart, encode_batch, open_latents
-from mandorla.vae.model import VAE
-from mandorla.vae.store import hash_tensors, load_vae
+from mandorla.vae.model import VAE, encode_batch
+from mandorla.vae.store import load_vae
 
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
@@ -82,7 +83,7 @@ class Mandorla:
         self.run = run
         self.recipe = read_run(run)
         self.device = _device_of(self.recipe.device, run)
-        self.vae, self.weights = load_vae(run)
+        self.vae, self.weights = load_vae(run, self.recipe.vae.model)
         self.vae: VAE = self.vae.to(self.device)
         self.modalities: tuple[Modality, ...] = self.vae.modalities
         self._arguments = Arguments(self.modalities, self.vae.layout, self.device)
@@ -551,7 +552,7 @@ class Mandorla:
 
     @cached_property
     def _stage_2(self) -> tuple[Diffusion, Whitening]:
-        diffusion, whitening = load_diffusion(self.run, self.vae.layout, self.weights)
+        diffusion, whitening = load_diffusion(self.run, self.recipe.diffusion, self.vae.layout, self.weights)
         return diffusion.to(self.device), whitening
 
     @property
@@ -563,10 +564,7 @@ class Mandorla:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Return a hash of the weights of `vae`, `diffusion` and, if there is one, `refiner`: of samples, the maker."""
-        tensors = to_tensors(*self._stage_2)
-        if self.diffusion.weak:
-            tensors |= {f"weak.{name}": z for name, z in self.diffusion.weak.state_dict().items()}
-        return self.hashes_of_decoding | {"diffusion": hash_tensors(tensors)}
+        return self.hashes_of_decoding | {"diffusion": hash_tensors(to_tensors(*self._stage_2))}
 
     @cached_property
     def hashes_of_decoding(self) -> dict[str, str]:
@@ -577,7 +575,7 @@ class Mandorla:
     @cached_property
     def refiner(self) -> Refiner | None:
         """Return what adds detail to decoded images; None if the run has none."""
-        refiner = load_refiner(self.run, self.vae, self.weights)
+        refiner = load_refiner(self.run, self.recipe.refiner, self.vae, self.weights)
         return refiner and refiner.to(self.device)
 
     @property
@@ -592,7 +590,7 @@ class Mandorla:
 
     @cached_property
     def _cache(self) -> tuple[dict[str, LatentPart], Whitening]:
-        return open_latents(self.run)
+        return open_latents(self.run, self.recipe, self.vae.layout, self.weights)
 
     def _ends(self, a: Data | Latents, b: Data | Latents) -> tuple[Latents, Latents]:
         """Return two ends to go between, with the modalities that both have."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mandorla.config import Settings
 from mandorla.data.dataset import Modality, all_present, at_rows, rows_of
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Layout, Shape, column, to_sphere
+from mandorla.latents import SHARED, Encoded, Latents, Layout, Shape, column, to_sphere
 from mandorla.nets.encoder_decoder import (
     ConvolutionalConfig,
     EncoderDecoder,
@@ -120,6 +120,23 @@ class VAE(nn.Module):
     def decode(self, name: str, c: Tensor, u: Tensor) -> Tensor:
         """Return one modality `(B, C, *size)`, meant to lie in [0, 1] (not clamped)."""
         return self.networks[name].decode(c, u).float()
+
+
+@torch.no_grad()
+def encode_batch(
+    vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor], pooled: dict[str, Tensor] | None = None
+) -> Encoded:
+    """Encode `x[name]` `(B, C, *size)` in [0, 1]; `present[name]` is bool `(B,)`, each sample needs one modality.
+
+    c is read from the `pooled` ones, by default from all that are present.
+    """
+    features, codes = vae.encode(x, present)
+    shared = pool(codes, pooled or present)
+    mean, std = {}, {}
+    for name, rows in present.items():
+        mu, log_std = vae.posterior(name, features[name], rows_of(shared, rows))
+        mean[name], std[name] = at_rows(mu, rows), at_rows(log_std.exp(), rows)
+    return Encoded(Latents(shared, mean), std, present)
 
 
 def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from mandorla.processes import expect
 from mandorla.recipe import Recipe, claim_run, is_trained, make_run
 from mandorla.sharded import gathered
 from mandorla.training import Task, alone_in, fit
-from mandorla.vae.latent_cache import write_latents
+from mandorla.vae.encoding import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
 from mandorla.vae.separation import separation
