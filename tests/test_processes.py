@@ -341,7 +341,7 @@ def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tm
     shutil.rmtree(run / "evaluate")  # the classifiers: trained by the first, found by the others
 
     def before(rank: int) -> None:
-        encode, train = mandorla.model.encode_batch, judges.train_judges
+        encode, train = mandorla.engine.encode_batch, judges.train_judges
 
         def note(vae, x, present):
             with read.open("a") as file:
@@ -352,7 +352,7 @@ def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tm
             assert rank == 0
             return train(*arguments)
 
-        mandorla.model.encode_batch, judges.train_judges = note, train_first
+        mandorla.engine.encode_batch, judges.train_judges = note, train_first
 
     ended = command(3, tmp_path, "evaluate", str(run), *asked, str(tmp_path / "together"), before=before)
     assert [one.status for one in ended] == [0, 0, 0], said(ended)
