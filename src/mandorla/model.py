@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
+from mandorla.arguments import Arguments, Data, check_part, check_whole, names_in, type_name
 from mandorla.config import checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Splits
@@ -64,7 +64,7 @@ class Mandorla(Engine):
 
     def __init__(self, run: Path):
         super().__init__(run)
-        self._arguments = Arguments(self.modalities, self.vae.layout, self.device)
+        self.arguments = Arguments(self.modalities, self.vae.layout, self.device)
         self.intensity: dict[str, Fitted] = read_intensity(run)
         if lacking := [m.name for m in self.modalities if m.name not in self.intensity]:
             raise MandorlaError(f"{run / INTENSITY} is damaged (no {lacking[0]!r}): restore it, or begin a new run")
@@ -87,13 +87,28 @@ class Mandorla(Engine):
         `groups` `(B,)` names the subject of each sample, which counts where each subject has its own range; without it
         every sample is one of its own.
         """
-        self._arguments.names(names_in(values))
+        self.arguments.names(names_in(values))
         return {name: self.intensity[name].apply_new(np.asarray(v), groups) for name, v in values.items()}
 
     def from_unit(self, x: Data) -> dict[str, np.ndarray]:
         """Return `x` in [0, 1] on the scale of the files that the run was trained on, float32: `to_unit` undone."""
-        self._arguments.names(names_in(x))
+        self.arguments.names(names_in(x))
         return {name: self.intensity[name].invert(torch.as_tensor(v).cpu().numpy()) for name, v in x.items()}
+
+    def strange(self, x: Data) -> str:
+        """Return in words which modalities in `x`, in [0, 1], look like nothing that was trained on; empty if none."""
+        counts = {
+            name: (int(seen.outside(torch.as_tensor(value)).sum()), len(value))
+            for name, value in x.items()
+            if (seen := self.intensity[name].seen) and len(value)
+        }
+        found = [f"{count} of {num} {name}" for name, (count, num) in counts.items() if count > _STRANGE * num]
+        if not found:
+            return ""
+        return (
+            f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may mean"
+            " nothing: check the units and range of the values"
+        )
 
     # ----------------------------------------------------------------------------------------------------- stage 1
 
@@ -218,14 +233,13 @@ class Mandorla(Engine):
         check_whole("num", num, 1)
         if not isinstance(known, Latents):
             raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {type_name(known)}")
-        components = self.from_residual(self._whole(known)).components if known.components else {}
+        known = self.from_residual(self._whole(known)) if known.components else known
+        count, components = len(known) if known.components else 1, known.repeat(num).components
         others = [name for name in self.diffusion.layout.shapes if name not in components]
-        wanted = others if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
-        self._arguments.names([name for name in wanted if name != SHARED])
+        wanted = others if wanted is None else list(dict.fromkeys(self.arguments.listed(wanted)))
+        self.arguments.names([name for name in wanted if name != SHARED])
         if both := sorted(set(wanted) & set(components)):
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
-        count = len(next(iter(components.values()))) if components else 1
-        components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
         keys = _draws_of(_keys_of(count), num, COMPLETE)
         return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
@@ -284,7 +298,7 @@ class Mandorla(Engine):
         nothing is.
         """
         check_whole("num", num, 1)
-        region = self._arguments.region(region)
+        region = self.arguments.region(region)
         seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
         hidden = {name: hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
         with warnings.catch_warnings():
@@ -341,7 +355,7 @@ class Mandorla(Engine):
         components = self.from_residual(latents).components
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
-        wanted = made if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
+        wanted = made if wanted is None else list(dict.fromkeys(self.arguments.listed(wanted)))
         if not wanted:
             raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
         if num_probes is not None:
@@ -358,7 +372,7 @@ class Mandorla(Engine):
 
         `labels` are those of the B samples, as for `sample`.
         """
-        names = self._arguments.names(wanted or self.vae.layout.modalities)
+        names = self.arguments.names(wanted or self.vae.layout.modalities)
         shared = self._latents(Latents(shared, {})).shared
         asked, keys = self._asked(labels, len(shared)), [(PRIVATE, index) for index in range(len(shared))]
         return self._generate({SHARED: shared}, names, keys, seed, labels=asked)
@@ -383,22 +397,15 @@ class Mandorla(Engine):
         That is one quick guess, without the refiner; a good one if the training decoded samples so
         (`vae.loss.private_dropout`).
         """
-        check_whole("num_samples", num_samples, 0)
-        wanted = self._arguments.names(wanted)
-        if not wanted:
-            raise MandorlaError("nothing to draw: ask for at least one modality")
-        if both := sorted(set(wanted) & set(names_in(x))):
-            raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
-        check_drawn(num_samples, labels, steps)
-        encoded = self.encode(x).components
+        wanted = self.arguments.translation(names_in(x), wanted, num_samples, labels, steps)
+        encoded = self.encode(x)
         if num_samples == 0:
-            c = encoded[SHARED]
+            c = encoded.shared
             central = {name: c.new_zeros(len(c), *self.vae.layout.shapes[name]) for name in wanted}
             return {name: z[None] for name, z in self.decode(Latents(c, central), refined=False).items()}
-        known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
-        count = len(encoded[SHARED])
-        keys = _draws_of(_keys_of(count, keys), num_samples, TRANSLATE)
-        latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, count, num_samples))
+        known, keys = encoded.repeat(num_samples), _draws_of(_keys_of(len(encoded), keys), num_samples, TRANSLATE)
+        asked = self._asked(labels, len(encoded), num_samples)
+        latents = self._generate(known.components, wanted, keys, seed, steps, labels=asked)
         drawn = Latents(latents.shared, {name: latents.private[name] for name in wanted})
         decoded = self.decode(drawn, seed, keys)
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
@@ -462,7 +469,7 @@ class Mandorla(Engine):
         check_whole("num", num, 1)
         here = self._latents(source)
         if component != SHARED:
-            self._arguments.names([component])
+            self.arguments.names([component])
         if component not in here.components:
             raise MandorlaError(f"nothing to move: the sample has no {component!r}")
         channels = self.vae.layout.shapes[component][0]
@@ -560,29 +567,14 @@ class Mandorla(Engine):
 
     def _latents(self, source: Data | Latents) -> Latents:
         """Return latents that fit this model, on its device; data are encoded."""
-        return self._arguments.latents(source) if isinstance(source, Latents) else self.encode(source)
+        return self.arguments.latents(source) if isinstance(source, Latents) else self.encode(source)
 
     def _checked(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
         """Return `x` as float32 and `present` as bool tensors on the model's device; warn of what is strange."""
-        tensors, masks = self._arguments.data(x, present)
+        tensors, masks = self.arguments.data(x, present)
         if found := self.strange({name: value[masks[name]] for name, value in tensors.items()}):
             warnings.warn(found, MandorlaWarning, stacklevel=4)  # of who called `encode`, past torch
         return tensors, masks
-
-    def strange(self, x: Data) -> str:
-        """Return in words which modalities in `x`, in [0, 1], look like nothing that was trained on; empty if none."""
-        counts = {
-            name: (int(seen.outside(torch.as_tensor(value)).sum()), len(value))
-            for name, value in x.items()
-            if (seen := self.intensity[name].seen) and len(value)
-        }
-        found = [f"{count} of {num} {name}" for name, (count, num) in counts.items() if count > _STRANGE * num]
-        if not found:
-            return ""
-        return (
-            f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may mean"
-            " nothing: check the units and range of the values"
-        )
 
 
 def _keys_of(count: int, keys: Keys | None = None) -> list[tuple[int, ...]]:
