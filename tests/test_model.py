@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mandorla
-from mandorla import engine
+from mandorla import checkpoint, engine, recipe
 from mandorla.data.dataset import Modality
 from mandorla.engine import TRANSLATE
 from mandorla.errors import MandorlaError, MandorlaWarning
@@ -591,6 +591,17 @@ def test_a_run_of_a_gpu_is_read_without_one(polydigits_run, copy_of, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.warns(MandorlaWarning, match="config.yaml: asks for device cuda, of which there is none here"):
         assert mandorla.load(run).sample(1).x["view0"].device.type == "cpu"
+
+
+def test_settings_and_weights_of_a_run_are_read_once(phantom_run, monkeypatch):
+    read, load, open_file = [], recipe.load_settings, checkpoint.safe_open
+    monkeypatch.setattr(recipe, "load_settings", lambda cls, *, path: read.append(path) or load(cls, path=path))
+    monkeypatch.setattr(checkpoint, "safe_open", lambda path, kind: read.append(path) or open_file(path, kind))
+    model = mandorla.load(phantom_run)
+    model.sample(1)
+    model.traverse(some(model), "shared", 0)
+    assert len(read) == len(set(read))
+    assert {path.name for path in read} == {"config.yaml", "weights.safetensors", "statistics.safetensors"}
 
 
 def test_one_channel_moves_by_standard_deviations(model):
