@@ -123,3 +123,14 @@ def test_draw_is_from_the_posterior():
     assert (drawn["t1"][:, 0] == 3).all()
     assert drawn["t1"][:, 1].mean().item() == pytest.approx(3, abs=4 * 2 / count**0.5)
     assert drawn["t1"][:, 1].std().item() == pytest.approx(2, rel=4 / (2 * count) ** 0.5)
+
+
+def test_samples_are_repeated_and_put_one_after_another():
+    z, seen = components(3), torch.tensor([True, False, True])
+    latents = replace(Latents.of(z), detail={"t1": z["t1"] + 1}, present={"t1": seen}, residual=True)
+    twice, both = latents.repeat(2), Latents.cat([latents, latents[1:]])
+    for again, rows in ((twice, [0, 0, 1, 1, 2, 2]), (both, [0, 1, 2, 1, 2])):
+        assert again.residual and torch.equal(again.present["t1"], seen[rows])
+        assert torch.equal(again.detail["t1"], z["t1"][rows] + 1)
+        assert list(again.components) == list(z)
+        assert all(torch.equal(again.components[name], value[rows]) for name, value in z.items())

@@ -78,10 +78,11 @@ class Latents:
     @classmethod
     def cat(cls, parts: Sequence["Latents"]) -> "Latents":
         """Return the samples of all `parts`, which have the same components and detail, one after another."""
-        first = parts[0]
-        joined = {name: torch.cat([part.components[name] for part in parts]) for name in first.components}
-        detail = {name: torch.cat([part.detail[name] for part in parts]) for name in first.detail}
-        return replace(first.having(joined), detail=detail)
+        components, detail, present = (
+            {name: torch.cat([one[name] for one in each]) for name in each[0]}
+            for each in zip(*((part.components, part.detail, part.present) for part in parts), strict=True)
+        )
+        return replace(parts[0].having(components), detail=detail, present=present)
 
     def towards(self, other: "Latents", shared: float, private: float) -> "Latents":
         """Return latents between these and `other`, of the same modalities; the weights are those of `other`."""
