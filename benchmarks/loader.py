@@ -41,10 +41,10 @@ from mandorla.data.dataset import Splits
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.phantom import PhantomConfig
 from mandorla.data.shards import ShardsConfig
+from mandorla.latent_cache import LatentPart, record
 from mandorla.latents import SHARED, Layout
 from mandorla.recipe import read_recipe
 from mandorla.training import batch_indices
-from mandorla.vae.latent_cache import LatentPart, record
 from mandorla.vae.training import fit_vae
 
 MODALITIES = ("t1", "t2")

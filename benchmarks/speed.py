@@ -318,9 +318,9 @@ def diffusion_step(modalities: int, size: int, batch: int, samples: int = 1_000)
     import numpy as np
 
     from mandorla.diffusion.model import Diffusion
+    from mandorla.latent_cache import LatentPart, record
     from mandorla.recipe import read_recipe
     from mandorla.training import batch_indices
-    from mandorla.vae.latent_cache import LatentPart, record
     from mandorla.vae.model import VAE
 
     recipe = read_recipe("phantom")

@@ -9,7 +9,19 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "mandorla"
 CHAPTERS = {
     "use": (
         "Use a trained run",
-        ["model", "arguments", "regions", "latents", "files", "edits", "inputs", "outputs", "serve/*"],
+        [
+            "model",
+            "engine",
+            "arguments",
+            "regions",
+            "latents",
+            "latent_cache",
+            "files",
+            "edits",
+            "inputs",
+            "outputs",
+            "serve/*",
+        ],
     ),
     "networks": ("Networks", ["nets/*"]),
     "data": ("Data", ["data/*", "check/*"]),

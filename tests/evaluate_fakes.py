@@ -12,8 +12,7 @@ import torch
 
 from mandorla.data.dataset import Batch, Modality, Splits, all_present
 from mandorla.diffusion.samplers import SamplingConfig
-from mandorla.latents import SHARED, Latents, Layout
-from mandorla.vae.model import to_sphere
+from mandorla.latents import SHARED, Latents, Layout, to_sphere
 
 CLASSES, SIDE = 4, 8
 MODALITIES = (Modality("left", 1, (SIDE, SIDE)), Modality("right", 1, (SIDE, SIDE)), Modality("top", 1, (SIDE, SIDE)))

@@ -75,7 +75,7 @@ def calls(monkeypatch):
         "demo": ["run_demo"],
         "vae.training": ["train_vae"],
         "diffusion.training": ["train_diffusion"],
-        "vae.latent_cache": ["write_latents"],
+        "vae.encoding": ["write_latents"],
         "evaluate": ["evaluate", "audit_run"],
         "serve": ["serve"],
         "compare": ["compare"],
@@ -315,7 +315,7 @@ def test_a_warning_is_one_line_and_the_work_goes_on(calls, monkeypatch, capsys):
         warnings.warn("12 samples look odd", MandorlaWarning, stacklevel=1)
         warnings.warn("old", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr(sys.modules["mandorla.vae.latent_cache"], "write_latents", warn)
+    monkeypatch.setattr(sys.modules["mandorla.vae.encoding"], "write_latents", warn)
     assert run("encode", "runs/x") == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "mandorla: warning: 12 samples look odd" and "UserWarning: old" in lines[1]

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
-from tiny import interrupted, same_training, scans_recipe, write_scans
+from tiny import interrupted, latents_of, same_training, scans_recipe, stage_1, write_scans
 
 from mandorla.data.augment import Augment, AugmentConfig, _Geometry
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.data.random import Draws
 from mandorla.errors import MandorlaError
-from mandorla.vae.latent_cache import encode_batch, open_latents
-from mandorla.vae.store import load_vae
+from mandorla.vae.model import encode_batch
 from mandorla.vae.training import train_vae
 
 WARPS = {"rotate": 30.0, "scale": 0.2, "shift": 0.1, "elastic": 0.03}
@@ -202,8 +201,8 @@ def test_resumed_equals_uninterrupted_and_latents_are_of_the_data_as_they_are(tm
 
     whole = recipe(tmp_path / "whole", scans, **strengths)
     splits = follow_record(tmp_path / "whole", load_data(whole.data, whole.seed))
-    vae, _ = load_vae(tmp_path / "whole")
+    vae, _ = stage_1(tmp_path / "whole")
     batch = splits.train.batch(range(8))
     encoded = encode_batch(vae, batch.x, batch.present)
-    kept = open_latents(tmp_path / "whole")[0]["train"].batch(np.arange(8))
+    kept = latents_of(tmp_path / "whole")[0]["train"].batch(np.arange(8))
     torch.testing.assert_close(kept.latents.shared, encoded.latents.shared, rtol=0, atol=1e-5)

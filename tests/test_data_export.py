@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 from pydicom.uid import generate_uid
 from test_data_readers import write_dicom
+from tiny import arguments_of
 
 from mandorla import files
 from mandorla.data import load_data, read_config
@@ -66,9 +67,12 @@ class Identity:
         self.recipe = SimpleNamespace(data=READ.validate_python(self.settings))
 
     to_unit = Mandorla.to_unit
-    _arguments = SimpleNamespace(names=list)
     at_once, sampling, hashes, weights = 64, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
     refiner = None
+
+    @property
+    def arguments(self):
+        return arguments_of(self.modalities)
 
     def strange(self, x):
         return ""
@@ -446,5 +450,6 @@ def test_volumes_that_do_not_fit_are_named_and_nothing_is_written(tmp_path):
         with pytest.raises(MandorlaError, match=text):
             files.translate(model, path, tmp_path / "out", ["t1"], ["t2"], num_samples=1, seed=0)
         assert not (tmp_path / "out").exists()
+    model.modalities += (Modality("t3", 1, (5, 5)),)
     with pytest.raises(MandorlaError, match="one file, but several given"):
-        files.translate(model, path, tmp_path / "out", ["t1", "t2"], ["t2"], num_samples=1, seed=0)
+        files.translate(model, path, tmp_path / "out", ["t1", "t2"], ["t3"], num_samples=1, seed=0)

@@ -12,7 +12,7 @@ from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.diffusion.model import Diffusion
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.vae.latent_cache import write_latents
+from mandorla.vae.encoding import write_latents
 from mandorla.vae.training import train_vae
 
 

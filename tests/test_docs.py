@@ -100,13 +100,13 @@ def test_commands_for_several_processes_as_typed(world, monkeypatch, capsys):
     from torch.distributed.run import parse_args
 
     from mandorla import cli, files
-    from mandorla.vae import latent_cache
+    from mandorla.vae import encoding
 
     shutil.copytree("runs/demo", "runs/mine")
     Path("my.yaml").write_text("run: runs/mine\n")
     done = []
     monkeypatch.setattr(cli, "start", lambda trainer, arguments: done.append(arguments[:2]) or 0)
-    monkeypatch.setattr(latent_cache, "write_latents", lambda *given: done.append("encode"))
+    monkeypatch.setattr(encoding, "write_latents", lambda *given: done.append("encode"))
     monkeypatch.setattr(files, "sample", lambda *given, num, **more: done.append(("sample", num)))
     monkeypatch.setattr(files, "translate", lambda *given, **more: done.append("translate"))
     monkeypatch.setattr("mandorla.evaluate.evaluate", lambda *given: done.append("evaluate"))

@@ -12,7 +12,7 @@ from mandorla.evaluate.judges import find_judges
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.evaluate.stage1 import coherence_without_prior, stage1_figures
 from mandorla.latents import Latents
-from mandorla.vae.latent_cache import encode_batch
+from mandorla.vae.model import encode_batch
 
 
 def figures(run, judges=None):

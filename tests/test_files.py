@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import read_image
+from tiny import arguments_of, read_image
 
 from mandorla import files, outputs
 from mandorla.data import follow_record, keep_record, load_data
@@ -50,9 +50,12 @@ class FakeModel:
     recipe: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(data=None))
 
     to_unit = Mandorla.to_unit
-    _arguments = SimpleNamespace(names=list)
     at_once, sampling, hashes, weights = 4, SamplingConfig(steps=3), {"vae": "v", "diffusion": "d"}, "v"
     refiner, hashes_of_decoding = None, {"vae": "v"}
+
+    @property
+    def arguments(self):
+        return arguments_of(self.modalities)
 
     def strange(self, x):
         return ""
@@ -495,12 +498,12 @@ def test_translate_refuses_names_that_the_model_lacks(model, t1, tmp_path):
         with pytest.raises(MandorlaError, match=hint):
             translate(model, t1, tmp_path / "out", wanted=(name,))
     with pytest.raises(MandorlaError, match="t1: no such folder; several given"):
-        translate(model, t1, tmp_path / "out", given=("t1", "t2"))
+        translate(model, t1, tmp_path / "out", given=("t1", "t2"), wanted=("v",))
     with pytest.raises(MandorlaError, match=r"a.png: shape \(1, 1, 6, 8\), expected \(N, 2\)"):
         translate(model, t1, tmp_path / "out", given=("v",))
     np.savez(tmp_path / "in.npz", t1=grey, t2=np.zeros((3, 3, 6, 8)))
     with pytest.raises(MandorlaError, match=r"arrays of different length \(t1 2, t2 3\)"):
-        translate(model, tmp_path / "in.npz", tmp_path / "out", given=("t1", "t2"))
+        translate(model, tmp_path / "in.npz", tmp_path / "out", given=("t1", "t2"), wanted=("v",))
     with pytest.raises(MandorlaError, match="no array for v"):
         translate(model, tmp_path / "in.npz", tmp_path / "out", given=("v", "t1"))
 

@@ -1,10 +1,12 @@
 """Latents: what is split and joined, whitened and coloured, comes back; statistics are those of numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from mandorla.latents import Latents, Layout, Whitening
+from mandorla.latents import Encoded, Latents, Layout, Whitening, to_sphere
 
 LAYOUT = Layout({"shared": (3,), "t1": (2, 4, 5), "t2": (2, 3, 2, 2), "ecg": (1, 7)})
 
@@ -95,3 +97,40 @@ def test_latents_by_component(with_shared):
     assert len(latents) == 6
     assert torch.equal(latents[2:4].private["t1"], parts["t1"][2:4])
     assert len(latents[torch.arange(6) > 1]) == 4
+
+
+def test_residuals_half_way_are_as_large_as_noise():
+    """A mean of two independent draws of noise has a deviation of .71, which the flow was never trained on."""
+    a, b = (Latents(torch.randn(500, 4), {"t1": torch.randn(500, 8)}, residual=True) for _ in range(2))
+    assert a.towards(b, 0.5, 0.5).private["t1"].std() == pytest.approx(1, abs=0.05)
+    a, b = (replace(z, residual=False) for z in (a, b))
+    plain = a.towards(b, 0.5, 0.5)
+    torch.testing.assert_close(plain.private["t1"], (a.private["t1"] + b.private["t1"]) / 2)
+
+
+def test_the_length_of_a_code_does_not_count():
+    c = torch.randn(4, 3, 2)
+    torch.testing.assert_close(to_sphere(7 * c), to_sphere(c))
+    torch.testing.assert_close(to_sphere(to_sphere(c)), to_sphere(c))
+
+
+def test_draw_is_from_the_posterior():
+    count = 50_000
+    torch.manual_seed(0)
+    latents = Latents(torch.full((count, 1), 0.5), {"t1": torch.full((count, 2), 3.0)})
+    drawn = Encoded(latents, {"t1": torch.tensor([0.0, 2.0]).expand(count, 2)}, {}).draw()
+    assert (drawn["shared"] == 0.5).all(), "the shared code has no spread"
+    assert (drawn["t1"][:, 0] == 3).all()
+    assert drawn["t1"][:, 1].mean().item() == pytest.approx(3, abs=4 * 2 / count**0.5)
+    assert drawn["t1"][:, 1].std().item() == pytest.approx(2, rel=4 / (2 * count) ** 0.5)
+
+
+def test_samples_are_repeated_and_put_one_after_another():
+    z, seen = components(3), torch.tensor([True, False, True])
+    latents = replace(Latents.of(z), detail={"t1": z["t1"] + 1}, present={"t1": seen}, residual=True)
+    twice, both = latents.repeat(2), Latents.cat([latents, latents[1:]])
+    for again, rows in ((twice, [0, 0, 1, 1, 2, 2]), (both, [0, 1, 2, 1, 2])):
+        assert again.residual and torch.equal(again.present["t1"], seen[rows])
+        assert torch.equal(again.detail["t1"], z["t1"][rows] + 1)
+        assert list(again.components) == list(z)
+        assert all(torch.equal(again.components[name], value[rows]) for name, value in z.items())

@@ -2,7 +2,6 @@
 
 import shutil
 import warnings
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,14 +9,14 @@ import pytest
 import torch
 
 import mandorla
-from mandorla import model as module
+from mandorla import checkpoint, engine, recipe
 from mandorla.data.dataset import Modality
+from mandorla.engine import TRANSLATE
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.latents import Latents
-from mandorla.model import _TRANSLATE, _mixed
+from mandorla.latents import Latents, to_sphere
+from mandorla.model import Samples
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, build_encoder_decoder
 from mandorla.regions import cells_in
-from mandorla.vae.model import to_sphere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*much darker or brighter")  # than noise, which tests feed
 RUNS = ["polydigits_run", "phantom_run", "signals_run", "volumes_run"]
@@ -98,7 +97,7 @@ def test_arrays_are_as_good_as_tensors(digits):
 def test_samples_do_not_depend_on_their_neighbours(model, monkeypatch):
     x = some(model, 5)
     latents, decoded = model.encode(x), model.decode(model.encode(x))
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(engine, "_CHUNK", 2)
     close(model.encode(x).components, latents.components)
     close(model.decode(latents), decoded)
     close(model.encode({name: z[3:4] for name, z in x.items()}).components, latents[3:4].components)
@@ -131,7 +130,7 @@ def test_what_is_missing_is_not_looked_at(model):
 def test_sample_i_is_the_same_whatever_the_number(model, monkeypatch):
     many = model.sample(7, seed=3)
     few = model.sample(3, seed=3)
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(engine, "_CHUNK", 2)
     chunks = model.sample(7, seed=3)
     for name, z in many.latents.components.items():
         torch.testing.assert_close(few.latents.components[name], z[:3], **CLOSE)
@@ -162,7 +161,7 @@ def test_sampled_shared_parts_lie_on_the_sphere(model):
 def test_the_best_of_several_draws_is_the_most_consistent(model):
     best = model.sample(3, seed=1, best_of=4)
     latents = model._generate({}, list(model.vae.layout.shapes), [(i, k) for i in range(3) for k in range(4)], 1)
-    all_of_them = module.Samples(model.decode(latents), latents)
+    all_of_them = Samples(model.decode(latents), latents)
     scores = model.consistency(all_of_them).view(3, 4)
     assert scores.abs().max() <= 1 + 1e-5 and scores.std(1).min() > 1e-4
     torch.testing.assert_close(model.consistency(best), scores.amax(1), **CLOSE)
@@ -170,7 +169,7 @@ def test_the_best_of_several_draws_is_the_most_consistent(model):
     close(best.x, {name: x[rows] for name, x in all_of_them.x.items()})
     first = next(iter(model.vae.layout.modalities))
     code = model.encode({first: best.x[first]}).shared
-    same = module.Samples({first: best.x[first]}, Latents(code, {}))
+    same = Samples({first: best.x[first]}, Latents(code, {}))
     torch.testing.assert_close(model.consistency(same), torch.ones(3), **CLOSE)
 
 
@@ -321,7 +320,9 @@ def test_in_painting_of_maps_that_are_unlike(model, monkeypatch):
     if any(z.ndim < 3 for z in latents.components.values()):
         return
     first = model.modalities[0].name
-    monkeypatch.setattr(module, "cells_in", lambda v, r, name, z: cells_in(v, r, name, z) if name == first else None)
+    monkeypatch.setattr(
+        "mandorla.model.cells_in", lambda v, r, name, z: cells_in(v, r, name, z) if name == first else None
+    )
     region = torch.ones(model.modalities[0].size, dtype=torch.bool)
     drawn = model.inpaint(latents, region).latents
     for name, z in latents.components.items():
@@ -473,7 +474,7 @@ def test_what_is_wanted_does_not_change_the_shared_part(digits):
     """Asked for together or alone, a translation keeps the shared code of what is given."""
     x = {"view0": some(digits)["view0"]}
     latents = digits.encode(x)
-    keys = [(_TRANSLATE, index, 0) for index in range(4)]
+    keys = [(TRANSLATE, index, 0) for index in range(4)]
     drawn = digits._generate(latents.components, ["view1"], keys, seed=0)
     assert torch.equal(drawn.shared, latents.shared)
     assert torch.equal(drawn.private["view0"], latents.private["view0"])
@@ -577,14 +578,6 @@ def test_mixes_of_residuals(digits):
     close(digits.mix(a, b, 0, 1, residual=True), digits.swap(a, b, residual=True))
 
 
-def test_residuals_half_way_are_as_large_as_noise():
-    """A mean of two independent draws of noise has a deviation of .71, which the flow was never trained on."""
-    a, b = (Latents(torch.randn(500, 4), {"t1": torch.randn(500, 8)}, residual=True) for _ in range(2))
-    assert _mixed(a, b, 0.5, 0.5).private["t1"].std() == pytest.approx(1, abs=0.05)
-    plain = _mixed(*(replace(z, residual=False) for z in (a, b)), 0.5, 0.5)
-    torch.testing.assert_close(plain.private["t1"], (a.private["t1"] + b.private["t1"]) / 2)
-
-
 def test_a_component_that_is_asked_for_twice_counts_once(digits):
     x = some(digits)
     once, twice = (digits.log_likelihood(x, ["view0"] * times, num_probes=2) for times in (1, 2))
@@ -598,6 +591,17 @@ def test_a_run_of_a_gpu_is_read_without_one(polydigits_run, copy_of, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.warns(MandorlaWarning, match="config.yaml: asks for device cuda, of which there is none here"):
         assert mandorla.load(run).sample(1).x["view0"].device.type == "cpu"
+
+
+def test_settings_and_weights_of_a_run_are_read_once(phantom_run, monkeypatch):
+    read, load, open_file = [], recipe.load_settings, checkpoint.safe_open
+    monkeypatch.setattr(recipe, "load_settings", lambda cls, *, path: read.append(path) or load(cls, path=path))
+    monkeypatch.setattr(checkpoint, "safe_open", lambda path, kind: read.append(path) or open_file(path, kind))
+    model = mandorla.load(phantom_run)
+    model.sample(1)
+    model.traverse(some(model), "shared", 0)
+    assert len(read) == len(set(read))
+    assert {path.name for path in read} == {"config.yaml", "weights.safetensors", "statistics.safetensors"}
 
 
 def test_one_channel_moves_by_standard_deviations(model):

@@ -27,7 +27,7 @@ from mandorla.evaluate import gather, judges
 from mandorla.evaluate.figures import fidelity
 from mandorla.model import Mandorla
 from mandorla.training import TrainerConfig
-from mandorla.vae import latent_cache
+from mandorla.vae import encoding
 
 
 def command(num: int, folder: Path, *arguments: str, before=lambda rank: None) -> list[Ended]:
@@ -68,14 +68,14 @@ def test_a_training_speaks_once_and_writes_each_latent_once(tmp_path):
     run, encoded = tmp_path / "run", tmp_path / "encoded"
 
     def before(rank: int) -> None:
-        encode = latent_cache._encode
+        encode = encoding._encode
 
         def note(vae, dataset, indices, records):
             with encoded.open("a") as file:
                 file.write(f"{dataset.batch(indices[:1]).ids[0]}\n")
             encode(vae, dataset, indices, records)
 
-        latent_cache._MOST, latent_cache._PER_SHARD, latent_cache._encode = 16, 2, note
+        encoding._MOST, encoding._PER_SHARD, encoding._encode = 16, 2, note
 
     ended = command(3, tmp_path, *training(run), before=before)
     assert [one.status for one in ended] == [0, 0, 0]
@@ -89,9 +89,9 @@ def test_a_training_speaks_once_and_writes_each_latent_once(tmp_path):
     written = {path.name: path.read_bytes() for path in (run / "latents").iterdir()}
     shutil.rmtree(run / "latents")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent_cache, "_MOST", 16)
-        patch.setattr(latent_cache, "_PER_SHARD", 2)
-        latent_cache.write_latents(run)
+        patch.setattr(encoding, "_MOST", 16)
+        patch.setattr(encoding, "_PER_SHARD", 2)
+        encoding.write_latents(run)
     assert {path.name: path.read_bytes() for path in (run / "latents").iterdir()} == written
 
 
@@ -341,7 +341,7 @@ def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tm
     shutil.rmtree(run / "evaluate")  # the classifiers: trained by the first, found by the others
 
     def before(rank: int) -> None:
-        encode, train = mandorla.model.encode_batch, judges.train_judges
+        encode, train = mandorla.engine.encode_batch, judges.train_judges
 
         def note(vae, x, present):
             with read.open("a") as file:
@@ -352,7 +352,7 @@ def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tm
             assert rank == 0
             return train(*arguments)
 
-        mandorla.model.encode_batch, judges.train_judges = note, train_first
+        mandorla.engine.encode_batch, judges.train_judges = note, train_first
 
     ended = command(3, tmp_path, "evaluate", str(run), *asked, str(tmp_path / "together"), before=before)
     assert [one.status for one in ended] == [0, 0, 0], said(ended)

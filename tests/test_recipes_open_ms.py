@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import latents_of
 
 from mandorla.data import load_data, pair_files
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_recipe
-from mandorla.vae.latent_cache import open_latents
 from mandorla.vae.training import train_vae
 
 SHARED_DATA = Path(os.environ.get("MANDORLA_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -71,10 +71,10 @@ def test_slices(root, tmp_path):
         flair = batch.x["flair"][:, 0].numpy()
         assert flair[lesion].mean() > flair[(flair > 0.05) & ~lesion].mean() + 0.1, "lesions are bright in FLAIR"
     train_vae(recipe)
-    assert open_latents(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 24, 20)
+    assert latents_of(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 24, 20)
 
 
 def test_volumes(root, tmp_path):
     recipe = settings("open-ms-3d", root, f"run={json.dumps(str(tmp_path))}", "vae.training.steps=2")
     train_vae(recipe)
-    assert open_latents(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 10, 12, 10)
+    assert latents_of(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 10, 12, 10)

@@ -101,11 +101,14 @@ def test_nothing_imports_against_the_data_flow():
         "data/": ("vae", "diffusion", "model", *trainer, "evaluate", "cli", "nets"),
         "nets/": ("vae", "diffusion", "model", *trainer, "evaluate", "cli"),
         "latents.py": ("vae", "diffusion", "model", *trainer, "evaluate", "cli", "data", "nets"),
+        "latent_cache.py": ("vae", "diffusion", "model", "evaluate", "cli"),
         "vae/": ("diffusion", "model", "cli"),
         "diffusion/": ("model", "cli"),
+        **{f"diffusion/{name}.py": ("vae",) for name in ("config", "labels", "model", "path", "samplers", "store")},
         **dict.fromkeys(
             (f"{name}.py" for name in (*trainer, "device")), ("vae", "diffusion", "model", "evaluate", "cli")
         ),
+        "engine.py": ("model", "evaluate", "cli"),
         "arguments.py": ("vae", "diffusion", "model", *trainer, "evaluate", "cli"),
         "evaluate/": (*trainer, "cli", "serve"),
         "serve/": (*trainer, "cli"),

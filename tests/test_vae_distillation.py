@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from mandorla.checkpoint import load_tensors
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.errors import MandorlaError
+from mandorla.latents import to_sphere
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, PerceptronConfig
 from mandorla.vae.distillation import Distillation, what_others_say
-from mandorla.vae.model import VAE, LatentConfig, ModelConfig, to_sphere
+from mandorla.vae.model import VAE, LatentConfig, ModelConfig
 from mandorla.vae.objective import LossConfig, Objective
 from mandorla.vae.training import train_vae
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import interrupted, same_training, signals_recipe, tiny_recipe
+from tiny import interrupted, latents_of, same_training, signals_recipe, tiny_recipe
 
 import mandorla
 from mandorla.config import load_settings
@@ -16,7 +16,6 @@ from mandorla.data.intensity import UNIT
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.recipe import Recipe
-from mandorla.vae.latent_cache import open_latents
 from mandorla.vae.training import _Task, fit_vae, train_vae
 
 
@@ -72,7 +71,7 @@ def test_resumed_equals_uninterrupted(name, tmp_path, request):
     assert not (tmp_path / "latents").exists()
     train_vae(tiny_recipe(tmp_path, name))
     assert same_training(tmp_path / "vae", whole / "vae")
-    parts = (open_latents(run)[0]["val"].shards for run in (tmp_path, whole))
+    parts = (latents_of(run)[0]["val"].shards for run in (tmp_path, whole))
     for one, other in zip(*parts, strict=True):
         assert (one == other).all()
 
@@ -98,7 +97,7 @@ def test_volumes(tmp_path):
     )
     train_vae(recipe)
     assert (tmp_path / "vae" / "pictures" / "step_000001.png").is_file()
-    assert open_latents(tmp_path)[0]["val"].batch(np.arange(4)).latents.shared.shape == (4, 3, 4, 5, 5)
+    assert latents_of(tmp_path)[0]["val"].batch(np.arange(4)).latents.shared.shape == (4, 3, 4, 5, 5)
 
 
 def test_a_run_is_not_shared_by_two_settings(polydigits_run, copy_of):
@@ -190,4 +189,4 @@ def test_stage_1_anew_after_its_folder_is_deleted(polydigits_run, copy_of):
     shutil.rmtree(run / "vae")
     train_vae(tiny_recipe(run, "polydigits", "vae.training.steps=2"))
     assert load_settings(Recipe, path=run / "config.yaml").vae.training.steps == 2
-    open_latents(run)
+    latents_of(run)

@@ -1,6 +1,7 @@
 """Runs small enough for tests: a few steps of tiny networks, on one core in about a second per stage."""
 
 import json
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import pytest
 import torch
 
 import mandorla.training
+from mandorla.arguments import Arguments
 from mandorla.checkpoint import load_tensors
+from mandorla.data.dataset import Modality
 from mandorla.data.images import decode_image
-from mandorla.recipe import Recipe, read_recipe
+from mandorla.latent_cache import LatentPart, open_latents
+from mandorla.latents import Layout, Whitening
+from mandorla.recipe import Recipe, read_recipe, read_run
+from mandorla.vae.model import VAE
+from mandorla.vae.store import load_vae
 
 _SIZES = [
     "device=cpu",
@@ -101,6 +108,22 @@ def scans_recipe(run: Path, root: Path, *more: str) -> Recipe:
     return read_recipe(
         "polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES, f"evaluate={small}label: kind}}", *more]
     )
+
+
+def arguments_of(modalities: Sequence[Modality]) -> Arguments:
+    """Return what checks the arguments of a stand-in for a model of these modalities."""
+    return Arguments(tuple(modalities), Layout({m.name: () for m in modalities}), torch.device("cpu"))
+
+
+def stage_1(run: Path) -> tuple[VAE, str]:
+    """Return the trained stage 1 of a run and the hash of its weights."""
+    return load_vae(run, read_run(run).vae.model)
+
+
+def latents_of(run: Path, checked: bool = False) -> tuple[dict[str, LatentPart], Whitening]:
+    """Return the latents of a run, by part, and their whitening."""
+    vae, weights = stage_1(run)
+    return open_latents(run, read_run(run), vae.layout, weights, checked)
 
 
 @contextmanager

@@ -22,10 +22,9 @@ import mandorla
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
 from mandorla.evaluate.priors import draw_mixture
-from mandorla.latents import SHARED, Latents
+from mandorla.latents import SHARED, Latents, to_sphere
 from mandorla.model import Mandorla
 from mandorla.recipe import Recipe, read_recipe
-from mandorla.vae.model import to_sphere
 from mandorla.vae.training import train_vae
 
 _TRIAL = 200  # steps: enough that a memory of rows is full for most of them

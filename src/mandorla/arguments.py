@@ -86,6 +86,30 @@ class Arguments:
             raise MandorlaError("a region is an array that is true, or not 0, inside: it has no NaN")
         return torch.as_tensor(region, device=self.device).bool()
 
+    def translation(
+        self,
+        given: Sequence[str],
+        wanted: Sequence[str],
+        num_samples: int,
+        labels: Mapping[str, object] | None,
+        steps: int | None,
+    ) -> list[str]:
+        """Return what is `wanted` of a translation as a list.
+
+        Raises MandorlaError for modalities that the model does not have or that are given too, and if labels or steps
+        say how to draw where nothing is drawn.
+        """
+        check_whole("num_samples", num_samples, 0)
+        given, wanted = self.names(given), self.names(wanted)
+        if not wanted:
+            raise MandorlaError("nothing to draw: ask for at least one modality")
+        if both := sorted(set(wanted) & set(given)):
+            raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
+        asked = [name for name, value in (("labels", labels or None), ("steps", steps)) if value is not None]
+        if num_samples == 0 and asked:
+            raise MandorlaError(f"{asked[0]} say what is drawn, with num_samples 0 nothing is: leave one of them out")
+        return wanted
+
     def latents(self, source: Latents) -> Latents:
         """Return latents, each part `(B, *shape)` as in the layout, as float32 on the device.
 
@@ -118,13 +142,6 @@ def check_part(part: str) -> None:
     """Raise MandorlaError unless `part` is one of the parts of latents."""
     if part not in ("both", "shared", "private"):
         raise MandorlaError(f"part is both, shared or private, not {part!r}")
-
-
-def check_drawn(num_samples: int, labels: Mapping[str, object] | None, steps: int | None) -> None:
-    """Raise MandorlaError if labels or steps say how to draw where nothing is drawn."""
-    asked = [name for name, value in (("labels", labels or None), ("steps", steps)) if value is not None]
-    if num_samples == 0 and asked:
-        raise MandorlaError(f"{asked[0]} say what is drawn, with num_samples 0 nothing is: leave one of them out")
 
 
 def names_in(data: Mapping) -> list[str]:

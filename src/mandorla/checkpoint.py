@@ -1,13 +1,15 @@
 """Weights in files, and the state from which a training resumes: whole, with a checksum, the one before it kept."""
 
+import hashlib
 import json
 import math
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -20,6 +22,7 @@ from mandorla.sharded import on_first, part_of
 from mandorla.storage import whole
 
 WEIGHTS = "weights.safetensors"
+Module = TypeVar("Module", bound=nn.Module)
 STATE, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
@@ -49,13 +52,25 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise MandorlaError(f"{path} cannot be read ({error}): delete {path.parent} and make it again") from error
 
 
-@contextmanager
-def built_for(tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Raise RuntimeError as soon as modules that are built inside get more than twice the weights that `tensors` hold.
+def build(make: Callable[[], Module], weights: dict[str, Tensor], mistake: str) -> Module:
+    """Return the module that `make` builds, with these weights and ready for use.
 
-    Settings of a run folder that do not go with its weights may ask for more memory, or blocks, than there can be.
+    Raises MandorlaError, the `mistake`, if they are of another module, one of more than twice as many weights too:
+    settings of a run folder that do not go with its weights may ask for more memory, or blocks, than there can be.
     """
-    left, seen = 2 * sum(z.numel() for z in tensors.values()), set()  # some build what they then replace
+    try:
+        with _no_more_than(2 * sum(z.numel() for z in weights.values())):  # some build what they then replace
+            module = make()
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MandorlaError(mistake) from error
+    return module.requires_grad_(False).eval()
+
+
+@contextmanager
+def _no_more_than(left: int) -> Iterator[None]:
+    """Raise RuntimeError as soon as modules that are built inside get more than `left` weights."""
+    seen: set[tuple[nn.Module, str]] = set()
     here = threading.get_ident()  # the hook is asked of what other threads build too
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -163,3 +178,12 @@ def checksum(tensors: dict[str, Tensor]) -> int:
         content = tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
         total = zlib.crc32(content, zlib.crc32(name.encode(), total))
     return total
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """Return a hash over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()

@@ -256,7 +256,7 @@ def encode(run: Run) -> None:
     The same command started several times at once, also by torchrun and on machines that share the folder, divides the
     work; after one was killed it goes on with what is missing.
     """
-    from mandorla.vae.latent_cache import write_latents
+    from mandorla.vae.encoding import write_latents
 
     _use_idle_cores()
     write_latents(run)

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.arguments import check_drawn
 from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.export import plain_grid, write_volume
@@ -28,7 +27,7 @@ from mandorla.data.intensity import Fitted
 from mandorla.data.readers import split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices
 from mandorla.diffusion.labels import Value, to_labels
-from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.inputs import Arrays, Input, find_inputs, in_unit, listed, read_arrays, read_input
 from mandorla.model import Mandorla
 from mandorla.optional import library
@@ -127,21 +126,15 @@ def translate(
     Returns `out`. Raises `MandorlaError` for whatever in `source` does not fit the model; if some inputs did, in the
     end.
     """
-    known = [modality.name for modality in model.modalities]
-    for name in [*given, *wanted]:
-        if name not in known:
-            raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
+    model.arguments.translation(given, wanted, num_samples, labels, steps)
     if "std" in write and num_samples < 2:
         raise MandorlaError("a standard deviation needs two samples at least: raise --num-samples, or leave std out")
-    check_drawn(num_samples, labels, steps)
     told = checked_labels(model, labels)
     path, part = split_place(str(source))
     is_arrays = part is None and (path.suffix.lower() == ".npz" or not path.exists())
     asked = [modality for modality in model.modalities if modality.name in given]
     x = read_arrays(source, asked, all_of_them=True) if is_arrays else {}
     inputs = [] if is_arrays else find_inputs(model, source, given)
-    if both := sorted(set(wanted) & set(given)):
-        raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
     settings = {"given": list(given), "wanted": list(wanted), "num_samples": num_samples, "seed": seed}
     drawn = {**sampling_of(model, steps), "labels": told} if num_samples else {}
     made = origin(model.hashes if num_samples else {"vae": model.weights}, settings | drawn)

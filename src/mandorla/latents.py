@@ -1,4 +1,4 @@
-"""The latents: one shared part c, one private part u_m per modality. The two stages meet here and nowhere else.
+"""The latents: one shared part c, one private part u_m per modality. The two stages meet here.
 
 A *component* is the shared part (named `shared`) or the private part of one modality (named like it). A component
 is a vector `(C,)` or a map `(C, *grid)`; a `Layout` holds the components' shapes in order, the shared one first.
@@ -7,11 +7,13 @@ is a vector `(C,)` or a map `(C, *grid)`; a `Layout` holds the components' shape
 z = (component - mean) / std, so that stage 2 starts its flow from N(0, I) on an equal footing everywhere.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SHARED = "shared"
 Shape = tuple[int, ...]
@@ -69,6 +71,50 @@ class Latents:
         """Return latents with these components, all else as it is here."""
         return replace(self, shared=components.get(SHARED), private=Latents.of(components).private)
 
+    def repeat(self, num: int) -> "Latents":
+        """Return each sample `num` times, one after another."""
+        return self.map(lambda z: z.repeat_interleave(num, 0))
+
+    @classmethod
+    def cat(cls, parts: Sequence["Latents"]) -> "Latents":
+        """Return the samples of all `parts`, which have the same components and detail, one after another."""
+        components, detail, present = (
+            {name: torch.cat([one[name] for one in each]) for name in each[0]}
+            for each in zip(*((part.components, part.detail, part.present) for part in parts), strict=True)
+        )
+        return replace(parts[0].having(components), detail=detail, present=present)
+
+    def towards(self, other: "Latents", shared: float, private: float) -> "Latents":
+        """Return latents between these and `other`, of the same modalities; the weights are those of `other`."""
+        c = self.shared if not shared else to_sphere(torch.lerp(self.shared, other.shared, shared))
+        between = noise_between if self.residual else torch.lerp
+        mixed = {name: between(z, other.private[name], private) for name, z in self.private.items()}
+        detail = {name: noise_between(z, other.detail[name], private) for name, z in self.detail.items()}
+        return replace(self, shared=c, private=mixed, detail=detail)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Hold B encoded samples: posterior means in `latents`, by modality standard deviations and presence `(B,)`.
+
+    Where a modality is missing its mean and standard deviation are zero.
+    """
+
+    latents: Latents
+    std: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+    def draw(self, noise: Components | None = None) -> Components:
+        """Draw all components: c as it is, u from its posterior, by standard normal `noise`, if it is given."""
+        means = self.latents.private
+        noise = noise or {name: torch.randn_like(mean) for name, mean in means.items()}
+        return {SHARED: self.latents.shared} | {name: z + self.std[name] * noise[name] for name, z in means.items()}
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """Return which components exist, bool `(B,)`: the shared one where any modality is present."""
+        return {SHARED: torch.stack(list(self.present.values())).any(0)} | self.present
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -124,8 +170,8 @@ class Whitening:
             mu = first / count
             sigma = (second / count - mu.square()).clamp_min(0).sqrt()
             sigma = torch.where(sigma > 1e-6, sigma, 1.0)
-            column = (shape[0], *([1] * (len(shape) - 1)))
-            mean[name], std[name] = mu.float().view(column), sigma.float().view(column)
+            per_channel = (shape[0], *[1] * (len(shape) - 1))
+            mean[name], std[name] = mu.float().view(per_channel), sigma.float().view(per_channel)
         return cls(mean, std)
 
     def whiten(self, components: Mapping[str, Tensor]) -> Components:
@@ -150,3 +196,28 @@ class Whitening:
             kind, name = key.split(".", 1)
             parts[kind][name] = z
         return cls(**parts)
+
+
+def to_sphere(c: Tensor, held: Tensor | None = None) -> Tensor:
+    """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong.
+
+    Cells that are `held`, bool `(B, *grid)`, stay as they are, and only the others are scaled.
+    """
+    size = math.prod(c.shape[1:])
+    if held is None:
+        return F.normalize(c, dim=tuple(range(1, c.ndim))) * math.sqrt(size)
+    kept = c * held[:, None]
+    left = (size - kept.flatten(1).square().sum(1)).clamp_min(0).sqrt()
+    return kept + F.normalize(c - kept, dim=tuple(range(1, c.ndim))) * column(left, c)
+
+
+def noise_between(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """Return noise between `a` and `b` `(B, ...)`, as large as noise is: a mean of independent noise is smaller."""
+    mixed = torch.lerp(a, b, weight)
+    sizes = [column(z.flatten(1).norm(dim=1), z) for z in (a, b, mixed)]
+    return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
+
+
+def column(rows: Tensor, like: Tensor) -> Tensor:
+    """Return one number for each sample, `(B,)`, as `(B, 1, ...)`: it goes with all values of `like` `(B, ...)`."""
+    return rows.view(-1, *[1] * (like.ndim - 1))

@@ -9,9 +9,8 @@ many are drawn.
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -21,37 +20,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_whole, names_in, type_name
-from mandorla.config import CONFIG, checked
+from mandorla.arguments import Arguments, Data, check_part, check_whole, names_in, type_name
+from mandorla.config import checked
 from mandorla.data import follow_record, load_data
-from mandorla.data.dataset import Modality, Splits
+from mandorla.data.dataset import Splits
 from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import Fitted, read_intensity
-from mandorla.device import choose_device
 from mandorla.diffusion.labels import Given, to_labels
-from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
-from mandorla.diffusion.store import load_diffusion, to_tensors
+from mandorla.engine import COMPLETE, INPAINT, PRIVATE, TRANSLATE, VARY, Engine, Keys
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
-from mandorla.parallel import divide
-from mandorla.recipe import read_run
+from mandorla.latents import SHARED, Components, Latents, noise_between, to_sphere
 from mandorla.refiner.config import RefinerConfig
-from mandorla.refiner.model import Refiner
-from mandorla.refiner.store import load_refiner
 from mandorla.regions import cells_in, fitting, hide
-from mandorla.vae.latent_cache import LatentPart, encode_batch, open_latents
-from mandorla.vae.model import VAE, to_sphere
-from mandorla.vae.store import hash_tensors, load_vae
 
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices
-# What noise is for begins its key, or ends it; no sample has such a number. So no operation draws the noise of another:
-# else what is drawn given a sample would be what made it.
-_ENCODE, _COMPLETE, _VARY, _INPAINT, _PRIVATE, _TRANSLATE, _STEP, _DETAIL = range(2**32 - 8, 2**32)
-_CHUNK = 256  # samples that go through a network at once, at most
-_VALUES = 2**21  # and their values, about: what does not fit into a processor's cache takes half as long again
-_ON_GPU = 8  # times as many on a GPU, which otherwise waits for Python
 
 
 @dataclass(frozen=True)
@@ -72,23 +56,16 @@ def load(run: Path | str) -> "Mandorla":
     return Mandorla(run)
 
 
-class Mandorla:
+class Mandorla(Engine):
     """Encode, decode, sample, translate, swap and interpolate with the two stages of a run.
 
     `sampling` says how everything is drawn, `refining` how detail is; they are the recipe's and may be replaced.
     """
 
     def __init__(self, run: Path):
-        self.run = run
-        self.recipe = read_run(run)
-        self.device = _device_of(self.recipe.device, run)
-        self.vae, self.weights = load_vae(run)
-        self.vae: VAE = self.vae.to(self.device)
-        self.modalities: tuple[Modality, ...] = self.vae.modalities
-        self._arguments = Arguments(self.modalities, self.vae.layout, self.device)
+        super().__init__(run)
+        self.arguments = Arguments(self.modalities, self.vae.layout, self.device)
         self.intensity: dict[str, Fitted] = read_intensity(run)
-        self.sampling: SamplingConfig = self.recipe.diffusion.sampling
-        self.refining: RefinerConfig = self.recipe.refiner
         if lacking := [m.name for m in self.modalities if m.name not in self.intensity]:
             raise MandorlaError(f"{run / INTENSITY} is damaged (no {lacking[0]!r}): restore it, or begin a new run")
 
@@ -110,13 +87,28 @@ class Mandorla:
         `groups` `(B,)` names the subject of each sample, which counts where each subject has its own range; without it
         every sample is one of its own.
         """
-        self._arguments.names(names_in(values))
+        self.arguments.names(names_in(values))
         return {name: self.intensity[name].apply_new(np.asarray(v), groups) for name, v in values.items()}
 
     def from_unit(self, x: Data) -> dict[str, np.ndarray]:
         """Return `x` in [0, 1] on the scale of the files that the run was trained on, float32: `to_unit` undone."""
-        self._arguments.names(names_in(x))
+        self.arguments.names(names_in(x))
         return {name: self.intensity[name].invert(torch.as_tensor(v).cpu().numpy()) for name, v in x.items()}
+
+    def strange(self, x: Data) -> str:
+        """Return in words which modalities in `x`, in [0, 1], look like nothing that was trained on; empty if none."""
+        counts = {
+            name: (int(seen.outside(torch.as_tensor(value)).sum()), len(value))
+            for name, value in x.items()
+            if (seen := self.intensity[name].seen) and len(value)
+        }
+        found = [f"{count} of {num} {name}" for name, (count, num) in counts.items() if count > _STRANGE * num]
+        if not found:
+            return ""
+        return (
+            f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may mean"
+            " nothing: check the units and range of the values"
+        )
 
     # ----------------------------------------------------------------------------------------------------- stage 1
 
@@ -140,19 +132,9 @@ class Mandorla:
         what a digit's manner of writing is beyond the digit. It needs a stage 2 of mode joint or conditional.
         """
         tensors, masks = self._checked(x, present)
-        count = len(next(iter(tensors.values())))
         if seed is not None:
             check_whole("seed", seed, 0)
-
-        def encode(rows: slice) -> Components:
-            here = ({name: z[rows] for name, z in part.items()} for part in (tensors, masks))
-            encoded = encode_batch(self.vae, *here)
-            if seed is None:
-                return encoded.latents.components
-            noise = sample_noise(self.vae.layout, seed, [(_ENCODE, i) for i in range(count)[rows]])
-            return encoded.draw({name: z.to(self.device) for name, z in noise.items()})
-
-        latents = Latents.of(self._in_chunks(count, encode))
+        latents = Latents.of(self._encode(tensors, masks, seed))
         if not all(rows.all() for rows in masks.values()):
             latents = replace(latents, present=masks)
         return self.to_residual(latents) if residual else latents
@@ -162,7 +144,7 @@ class Mandorla:
         self,
         latents: Latents,
         seed: int = 0,
-        keys: Sequence[tuple[int, ...]] | None = None,
+        keys: Keys | None = None,
         refined: bool = True,
     ) -> dict[str, Tensor]:
         """Return every modality whose private part is in `latents`, clipped to [0, 1].
@@ -176,8 +158,7 @@ class Mandorla:
         if latents.shared is None:
             raise MandorlaError("latents without a shared part cannot be decoded: give one, as `encode` does")
         latents = self.from_residual(latents)
-        keys = _keys_of(len(latents), keys)
-        return self._in_chunks(len(latents), lambda rows: self._decoded(latents[rows], seed, keys[rows], refined))
+        return self._decode(latents, seed, _keys_of(len(latents), keys), refined)
 
     # ----------------------------------------------------------------------------------------------------- stage 2
 
@@ -252,15 +233,14 @@ class Mandorla:
         check_whole("num", num, 1)
         if not isinstance(known, Latents):
             raise MandorlaError(f"complete takes Latents, as `encode` gives them, not a {type_name(known)}")
-        components = self.from_residual(self._whole(known)).components if known.components else {}
+        known = self.from_residual(self._whole(known)) if known.components else known
+        count, components = len(known) if known.components else 1, known.repeat(num).components
         others = [name for name in self.diffusion.layout.shapes if name not in components]
-        wanted = others if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
-        self._arguments.names([name for name in wanted if name != SHARED])
+        wanted = others if wanted is None else list(dict.fromkeys(self.arguments.listed(wanted)))
+        self.arguments.names([name for name in wanted if name != SHARED])
         if both := sorted(set(wanted) & set(components)):
             raise MandorlaError(f"component {both[0]!r} is both known and wanted: leave it out of one")
-        count = len(next(iter(components.values()))) if components else 1
-        components = {name: z.repeat_interleave(num, 0) for name, z in components.items()}
-        keys = _draws_of(_keys_of(count), num, _COMPLETE)
+        keys = _draws_of(_keys_of(count), num, COMPLETE)
         return self._generate(components, wanted, keys, seed, labels=self._asked(labels, count, num))
 
     def vary(
@@ -284,7 +264,8 @@ class Mandorla:
         latents = self.from_residual(self._latents(source))
         names = self._drawn(latents, part)
         detail = self._detail(list(latents.private), 0, _keys_of(len(latents))) | latents.detail
-        latents, keys = _times(replace(latents, detail=detail), num, _VARY)
+        keys = _draws_of(_keys_of(len(latents)), num, VARY)
+        latents = replace(latents, detail=detail).repeat(num)
         known = {name: z for name, z in latents.components.items() if name not in names}
         begin = {name: latents.components[name] for name in names}
         asked = self._asked(labels, len(keys) // num, num)
@@ -292,7 +273,7 @@ class Mandorla:
         detail = latents.detail
         if part != "shared":
             fresh = self._detail(list(detail), seed, keys)
-            detail = {name: _between(z, fresh[name], strength) for name, z in detail.items()}
+            detail = {name: noise_between(z, fresh[name], strength) for name, z in detail.items()}
         drawn = replace(drawn, detail=detail)
         return Samples(self.decode(drawn), drawn)
 
@@ -317,7 +298,7 @@ class Mandorla:
         nothing is.
         """
         check_whole("num", num, 1)
-        region = self._arguments.region(region)
+        region = self.arguments.region(region)
         seen = None if isinstance(source, Latents) else self._checked(source, None)[0]
         hidden = {name: hide(x, region) for name, x in seen.items()} if seen and part == "both" else None
         with warnings.catch_warnings():
@@ -340,7 +321,8 @@ class Mandorla:
                 f" {len(latents)} samples, not the shape {tuple(region.shape)}"
             )
         names = list(cells)
-        latents, keys = _times(latents, num, _INPAINT)
+        keys = _draws_of(_keys_of(len(latents)), num, INPAINT)
+        latents = latents.repeat(num)
         begin = {name: latents.components[name] for name in names}
         held = {name: ~here for name, here in cells.items()}
         known = {name: z for name, z in latents.components.items() if name not in begin}
@@ -368,33 +350,20 @@ class Mandorla:
         one. Given `labels`, as for `sample`: which label fits best is what the model takes a sample for. Of data,
         private parts are drawn from their posterior, as stage 2 learned them (see `encode`).
         """
-        diffusion, whitening = self._stage_2
+        diffusion = self.diffusion
         latents = self._whole(self._latents(source) if isinstance(source, Latents) else self.encode(source, seed=0))
-        components = whitening.whiten(self.from_residual(latents).components)
+        components = self.from_residual(latents).components
         components = {name: components[name] for name in diffusion.layout.shapes if name in components}
         made = [name for name in components if name != SHARED or diffusion.config.mode == "joint"]
-        wanted = made if wanted is None else list(dict.fromkeys(self._arguments.listed(wanted)))
+        wanted = made if wanted is None else list(dict.fromkeys(self.arguments.listed(wanted)))
         if not wanted:
             raise MandorlaError("log_likelihood of nothing: name at least one component as wanted")
         if num_probes is not None:
             check_whole("num_probes", num_probes, 1)
         if unknown := [name for name in wanted if name not in components]:
             raise MandorlaError(f"no component {unknown[0]!r} in what is given, only {', '.join(components)}")
-        size = sum(components[name][0].numel() for name in wanted)
-        probes = None
-        if num_probes is not None:
-            probes = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (num_probes, size)))
         asked = self._asked(labels, len(components[wanted[0]]))
-        context = sample_noise(diffusion.layout, 0, [(0,)])
-
-        def log_likelihood(rows: slice) -> dict[str, Tensor]:
-            data = {name: z[rows] for name, z in components.items()}
-            noise = {n: z.to(self.device).expand(len(data[wanted[0]]), *z.shape[1:]) for n, z in context.items()}
-            known = {name: data.pop(name) for name in components if name not in wanted}
-            here = {name: z[rows] for name, z in asked.items()}
-            return {"nats": diffusion.log_likelihood(data, noise, known, self.sampling.residual_steps, probes, here)}
-
-        return self._in_chunks(len(components[wanted[0]]), log_likelihood)["nats"]
+        return self._log_likelihood(components, wanted, num_probes, asked)
 
     def sample_private(
         self, shared: Tensor, seed: int = 0, wanted: Sequence[str] | None = None, labels: Given | None = None
@@ -403,9 +372,9 @@ class Mandorla:
 
         `labels` are those of the B samples, as for `sample`.
         """
-        names = self._arguments.names(wanted or self.vae.layout.modalities)
+        names = self.arguments.names(wanted or self.vae.layout.modalities)
         shared = self._latents(Latents(shared, {})).shared
-        asked, keys = self._asked(labels, len(shared)), [(_PRIVATE, index) for index in range(len(shared))]
+        asked, keys = self._asked(labels, len(shared)), [(PRIVATE, index) for index in range(len(shared))]
         return self._generate({SHARED: shared}, names, keys, seed, labels=asked)
 
     def translate(
@@ -416,7 +385,7 @@ class Mandorla:
         seed: int = 0,
         steps: int | None = None,
         labels: Given | None = None,
-        keys: Sequence[tuple[int, ...]] | None = None,
+        keys: Keys | None = None,
     ) -> dict[str, Tensor]:
         """Return `num_samples` draws of each modality in `wanted`, given those in `x`: `(num_samples, B, C, *size)`.
 
@@ -428,22 +397,15 @@ class Mandorla:
         That is one quick guess, without the refiner; a good one if the training decoded samples so
         (`vae.loss.private_dropout`).
         """
-        check_whole("num_samples", num_samples, 0)
-        wanted = self._arguments.names(wanted)
-        if not wanted:
-            raise MandorlaError("nothing to draw: ask for at least one modality")
-        if both := sorted(set(wanted) & set(names_in(x))):
-            raise MandorlaError(f"modality {both[0]!r} is both given and wanted: leave it out of one")
-        check_drawn(num_samples, labels, steps)
-        encoded = self.encode(x).components
+        wanted = self.arguments.translation(names_in(x), wanted, num_samples, labels, steps)
+        encoded = self.encode(x)
         if num_samples == 0:
-            c = encoded[SHARED]
+            c = encoded.shared
             central = {name: c.new_zeros(len(c), *self.vae.layout.shapes[name]) for name in wanted}
             return {name: z[None] for name, z in self.decode(Latents(c, central), refined=False).items()}
-        known = {name: z.repeat_interleave(num_samples, 0) for name, z in encoded.items()}
-        count = len(encoded[SHARED])
-        keys = _draws_of(_keys_of(count, keys), num_samples, _TRANSLATE)
-        latents = self._generate(known, wanted, keys, seed, steps, labels=self._asked(labels, count, num_samples))
+        known, keys = encoded.repeat(num_samples), _draws_of(_keys_of(len(encoded), keys), num_samples, TRANSLATE)
+        asked = self._asked(labels, len(encoded), num_samples)
+        latents = self._generate(known.components, wanted, keys, seed, steps, labels=asked)
         drawn = Latents(latents.shared, {name: latents.private[name] for name in wanted})
         decoded = self.decode(drawn, seed, keys)
         return {name: z.unflatten(0, (-1, num_samples)).transpose(0, 1) for name, z in decoded.items()}
@@ -478,7 +440,7 @@ class Mandorla:
         check_whole("num", num, 1)
         first, last = self._ends(a, b)
         weights = torch.linspace(0, 1, num).tolist()
-        frames = [_mixed(first, last, w * (part != "private"), w * (part != "shared")) for w in weights]
+        frames = [first.towards(last, w * (part != "private"), w * (part != "shared")) for w in weights]
         return self._decode_frames(frames)
 
     def mix(
@@ -494,7 +456,7 @@ class Mandorla:
             if not isinstance(weight, Real) or not 0 <= weight <= 1:
                 raise MandorlaError(f"{name} must be a weight in [0, 1], not {weight!r}")
         first, last = self._ends(*map(self.to_residual, map(self._latents, (a, b)))) if residual else self._ends(a, b)
-        return self.decode(_mixed(first, last, shared, private))
+        return self.decode(first.towards(last, shared, private))
 
     def traverse(
         self, source: Data | Latents, component: str, channel: int, num: int = 5, reach: float = 2.0
@@ -507,7 +469,7 @@ class Mandorla:
         check_whole("num", num, 1)
         here = self._latents(source)
         if component != SHARED:
-            self._arguments.names([component])
+            self.arguments.names([component])
         if component not in here.components:
             raise MandorlaError(f"nothing to move: the sample has no {component!r}")
         channels = self.vae.layout.shapes[component][0]
@@ -534,63 +496,13 @@ class Mandorla:
         no further, and both together still determine the private part. Whitened: standard normal, as far as private
         parts are drawn as stage 2 learned them; those of posterior means vary less (see `encode`).
         """
-        return self._through_flow(latents, lambda flow, z, *rest: flow.abduct(z, *rest), residual=True)
+        return self._moved(latents, residual=True)
 
     def from_residual(self, latents: Latents) -> Latents:
         """Undo `to_residual`; latents that are not residual stay as they are."""
-
-        def generate(flow: Diffusion, z: Components, noise: Components, known: Components, steps: int) -> Components:
-            as_abducted = SamplingConfig(sampler="heun", steps=steps, precision="fp32")
-            return flow.generate(noise | z, known, list(z), as_abducted)
-
-        return self._through_flow(latents, generate, residual=False)
+        return self._moved(latents, residual=False)
 
     # ------------------------------------------------------------------------------------------------------ inside
-
-    @cached_property
-    def _stage_2(self) -> tuple[Diffusion, Whitening]:
-        diffusion, whitening = load_diffusion(self.run, self.vae.layout, self.weights)
-        return diffusion.to(self.device), whitening
-
-    @property
-    def at_once(self) -> int:
-        """Return how many samples go through the networks at once; more take memory, not less time."""
-        many = _ON_GPU if self.device.type == "cuda" else 1
-        return max(1, min(many * _CHUNK, many * _VALUES // sum(math.prod(m.shape) for m in self.modalities)))
-
-    @cached_property
-    def hashes(self) -> dict[str, str]:
-        """Return a hash of the weights of `vae`, `diffusion` and, if there is one, `refiner`: of samples, the maker."""
-        tensors = to_tensors(*self._stage_2)
-        if self.diffusion.weak:
-            tensors |= {f"weak.{name}": z for name, z in self.diffusion.weak.state_dict().items()}
-        return self.hashes_of_decoding | {"diffusion": hash_tensors(tensors)}
-
-    @cached_property
-    def hashes_of_decoding(self) -> dict[str, str]:
-        """Return those of `vae` and, if there is one, `refiner`: of what is decoded without being drawn, the maker."""
-        refiner = self.refiner
-        return {"vae": self.weights} | ({"refiner": hash_tensors(refiner.state_dict())} if refiner else {})
-
-    @cached_property
-    def refiner(self) -> Refiner | None:
-        """Return what adds detail to decoded images; None if the run has none."""
-        refiner = load_refiner(self.run, self.vae, self.weights)
-        return refiner and refiner.to(self.device)
-
-    @property
-    def diffusion(self) -> Diffusion:
-        """Return stage 2. Raises MandorlaError if it is not trained, or on the latents of another stage 1."""
-        return self._stage_2[0]
-
-    @cached_property
-    def whitening(self) -> Whitening:
-        """Return mean and standard deviation of each channel of the latents over the training set."""
-        return self._cache[1]
-
-    @cached_property
-    def _cache(self) -> tuple[dict[str, LatentPart], Whitening]:
-        return open_latents(self.run)
 
     def _ends(self, a: Data | Latents, b: Data | Latents) -> tuple[Latents, Latents]:
         """Return two ends to go between, with the modalities that both have."""
@@ -612,59 +524,6 @@ class Mandorla:
 
         return common(first), common(last)
 
-    def _generate(
-        self,
-        known: Components,
-        wanted: Sequence[str],
-        keys: Sequence[tuple[int, ...]],
-        seed: int,
-        steps: int | None = None,
-        *,
-        begin: Components | None = None,
-        start: float = 0.0,
-        held: Components | None = None,
-        labels: Components | None = None,
-    ) -> Latents:
-        """Draw the `wanted` components given the `known` ones; return both. Sample i gets the noise of `keys[i]`.
-
-        `begin`, `start`, `held` and `labels` are those of `Diffusion.generate`, `begin` in the scale of stage 1.
-        """
-        if not wanted or not keys:
-            raise MandorlaError("nothing to draw: ask for at least one sample of at least one modality")
-        diffusion, whitening = self._stage_2
-        sampling = self.sampling if steps is None else self.sampling.model_copy(update={"steps": steps})
-        check_whole("steps", sampling.steps, 1)
-        check_whole("seed", seed, 0)
-        known = {name: z.to(self.device) for name, z in known.items()}
-
-        def draw(rows: slice) -> Components:
-            def noise(*step: int) -> Components:
-                own = [(*key, *step, *[_STEP] * len(step)) for key in keys[rows]]
-                drawn = sample_noise(self.vae.layout, seed, own)
-                return {name: drawn[name].to(self.device) for name in diffusion.layout.shapes}
-
-            here, from_here, kept, asked = (
-                {name: z[rows] for name, z in (of or {}).items()} for of in (known, begin, held, labels)
-            )
-            drawn = diffusion.generate(
-                noise(),
-                whitening.whiten(here),
-                list(wanted),
-                sampling,
-                fresh=noise,
-                begin=whitening.whiten(from_here) if begin else None,
-                start=start,
-                held=kept,
-                labels=asked,
-            )
-            drawn = whitening.colour(drawn)
-            if SHARED in drawn:
-                cells = diffusion.network.whole_tokens(SHARED, kept[SHARED]) if SHARED in kept else None
-                drawn[SHARED] = to_sphere(drawn[SHARED], cells)
-            return here | drawn
-
-        return Latents.of(self._in_chunks(len(keys), draw))
-
     def _drawn(self, latents: Latents, part: Part) -> list[str]:
         """Return the names of the components that `part` means. Raises MandorlaError if stage 2 does not draw them."""
         check_part(part)
@@ -685,110 +544,40 @@ class Mandorla:
                 )
         return latents
 
-    def _decoded(self, latents: Latents, seed: int, keys: Sequence[tuple[int, ...]], refined: bool) -> Components:
-        """Return the modalities of few `latents`, as `decode` does."""
-        images = {n: self.vae.decode(n, latents.shared, u).clamp(0, 1) for n, u in latents.private.items()}
-        lacking = [name for name in images if name not in latents.detail]
-        for name, noise in (latents.detail | self._detail(lacking, seed, keys)).items() if refined else ():
-            if self._refines(name) and name in images:
-                x = self.refiner.refine(name, latents, images[name], noise, self.refining, self.vae.read)
-                images[name] = x.clamp(0, 1)
-        return images
-
-    def _detail(self, names: Sequence[str], seed: int, keys: Sequence[tuple[int, ...]]) -> Components:
-        """Return the noise of the detail of those modalities that have some; a row depends on (seed, its key) alone."""
-        shapes, noise = {m.name: m.shape for m in self.modalities}, {}
-        for name in filter(self._refines, names):
-            own = [(*key, self.refiner.names.index(name), _DETAIL) for key in keys]
-            noise[name] = sample_noise(Layout({name: shapes[name]}), seed, own)[name].to(self.device)
-        return noise
-
-    def _refines(self, name: str) -> bool:
-        """Return whether images of a modality have detail."""
-        return bool(self.refining.steps and self.refiner and name in self.refiner.names)
-
     def _decode_frames(self, frames: Sequence[Latents]) -> dict[str, Tensor]:
         """Return the images of the same samples in each of `frames`, `(num, B, C, *size)`, with the same detail."""
-        decoded = self.decode(_cat(frames), keys=_keys_of(len(frames[0])) * len(frames))
+        decoded = self.decode(Latents.cat(frames), keys=_keys_of(len(frames[0])) * len(frames))
         return {name: x.unflatten(0, (len(frames), -1)) for name, x in decoded.items()}
 
-    def _in_chunks(self, count: int, work: Callable[[slice], Components]) -> Components:
-        """Return what `work` gives for all of `count` rows, a few at once; processes may divide them."""
-        return divide([slice(n, min(n + self.at_once, count)) for n in range(0, count, self.at_once)], work)
-
-    def _through_flow(self, latents: Latents, move: Callable[..., Components], residual: bool) -> Latents:
-        """Move each private part by the flow given the shared part alone, unless it is where it shall be already.
-
-        The residual side is whitened.
-        """
+    def _moved(self, latents: Latents, residual: bool) -> Latents:
+        """Return latents that are `residual` or not, as they are or through the flow."""
         latents = self._latents(latents)
         if latents.residual == residual:
             return latents
         if latents.shared is None:
             raise MandorlaError("residual private parts mean nothing without the shared part: give it too")
-        diffusion, whitening = self._stage_2
-        if diffusion.config.mode == "private":
+        if self.diffusion.config.mode == "private":
             raise MandorlaError("residual parts need a stage 2 that knows the shared part: mode joint or conditional")
-        context = sample_noise(diffusion.layout, 0, [(0,)])  # what stands for unknown components: the same both ways
-
-        def moved(rows: slice) -> Components:
-            here = latents[rows]
-            noise = {name: z.to(self.device).expand(len(here), *z.shape[1:]) for name, z in context.items()}
-            known = whitening.whiten({SHARED: here.shared})
-            private = {}
-            for name, z in (whitening.whiten(here.private) if residual else here.private).items():
-                private |= move(diffusion, {name: z}, noise, known, self.sampling.residual_steps)
-            return {SHARED: here.shared} | (private if residual else whitening.colour(private))
-
-        return replace(latents.having(self._in_chunks(len(latents), moved)), residual=residual)
+        return self._through_flow(latents, residual)
 
     def _asked(self, labels: Given | None, num: int, times: int = 1) -> Components:
         """Return the labels of `num` samples, each `times` times, on the model's device, as stage 2 takes them."""
         known = to_labels(labels, self.diffusion.labels, num) if labels else {}
         return {name: z.repeat_interleave(times, 0).to(self.device) for name, z in known.items()}
 
-    def _shared_of_training(self, first: int, num: int, seed: int) -> Tensor:
-        parts, _ = self._cache
-        chosen = np.random.default_rng(seed).integers(0, parts["train"].num_samples, first + num)[first:]
-        return parts["train"].batch(chosen).latents.shared
-
     def _latents(self, source: Data | Latents) -> Latents:
         """Return latents that fit this model, on its device; data are encoded."""
-        return self._arguments.latents(source) if isinstance(source, Latents) else self.encode(source)
+        return self.arguments.latents(source) if isinstance(source, Latents) else self.encode(source)
 
     def _checked(self, x: Data, present: Mapping[str, Tensor] | None) -> tuple[Components, Components]:
         """Return `x` as float32 and `present` as bool tensors on the model's device; warn of what is strange."""
-        tensors, masks = self._arguments.data(x, present)
+        tensors, masks = self.arguments.data(x, present)
         if found := self.strange({name: value[masks[name]] for name, value in tensors.items()}):
             warnings.warn(found, MandorlaWarning, stacklevel=4)  # of who called `encode`, past torch
         return tensors, masks
 
-    def strange(self, x: Data) -> str:
-        """Return in words which modalities in `x`, in [0, 1], look like nothing that was trained on; empty if none."""
-        counts = {
-            name: (int(seen.outside(torch.as_tensor(value)).sum()), len(value))
-            for name, value in x.items()
-            if (seen := self.intensity[name].seen) and len(value)
-        }
-        found = [f"{count} of {num} {name}" for name, (count, num) in counts.items() if count > _STRANGE * num]
-        if not found:
-            return ""
-        return (
-            f"{', '.join(found)}: much darker or brighter than anything {self.run} was trained on; results may mean"
-            " nothing: check the units and range of the values"
-        )
 
-
-def _device_of(name: str, run: Path) -> torch.device:
-    """Return the device that a run asks for, or the CPU, with a warning, where there is none of that kind."""
-    if name == "cuda" and not torch.cuda.is_available():
-        text = "asks for device cuda, of which there is none here: the CPU computes, whatever the time"
-        warnings.warn(f"{run / CONFIG}: {text}", MandorlaWarning, stacklevel=4)
-        return torch.device("cpu")
-    return choose_device(name)
-
-
-def _keys_of(count: int, keys: Sequence[tuple[int, ...]] | None = None) -> list[tuple[int, ...]]:
+def _keys_of(count: int, keys: Keys | None = None) -> list[tuple[int, ...]]:
     """Return the keys of `count` samples, (i,) where none are given."""
     if keys is None:
         return [(i,) for i in range(count)]
@@ -800,35 +589,6 @@ def _keys_of(count: int, keys: Sequence[tuple[int, ...]] | None = None) -> list[
     return list(keys)
 
 
-def _mixed(a: Latents, b: Latents, shared: float, private: float) -> Latents:
-    """Return latents between `a` and `b`, which have the same modalities; the weights are those of `b`."""
-    c = a.shared if not shared else to_sphere(torch.lerp(a.shared, b.shared, shared))
-    between = _between if a.residual else torch.lerp
-    mixed = {name: between(z, b.private[name], private) for name, z in a.private.items()}
-    detail = {name: _between(z, b.detail[name], private) for name, z in a.detail.items()}
-    return replace(a, shared=c, private=mixed, detail=detail)
-
-
-def _between(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """Return noise between `a` and `b` `(B, ...)`, as large as noise is: a mean of independent noise is smaller."""
-    mixed = torch.lerp(a, b, weight)
-    sizes = [z.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1)) for z in (a, b, mixed)]
-    return mixed * torch.lerp(sizes[0], sizes[1], weight) / sizes[2].clamp_min(1e-12)
-
-
-def _draws_of(keys: Sequence[tuple[int, ...]], num: int, what_for: int) -> list[tuple[int, ...]]:
+def _draws_of(keys: Keys, num: int, what_for: int) -> list[tuple[int, ...]]:
     """Return the keys of `num` draws for each of `keys`, one after another, of what the noise is for."""
     return [(what_for, *key, draw) for key in keys for draw in range(num)]
-
-
-def _times(latents: Latents, num: int, what_for: int) -> tuple[Latents, list[tuple[int, ...]]]:
-    """Return each of B latents `num` times, one after another, and the keys (what for, sample, draw) of them."""
-    keys = _draws_of(_keys_of(len(latents)), num, what_for)
-    return latents[torch.arange(len(latents)).repeat_interleave(num)], keys
-
-
-def _cat(parts: Sequence[Latents]) -> Latents:
-    first = parts[0]
-    joined = {name: torch.cat([part.components[name] for part in parts]) for name in first.components}
-    detail = {name: torch.cat([part.detail[name] for part in parts]) for name in first.detail}
-    return replace(first.having(joined), detail=detail)

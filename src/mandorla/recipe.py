@@ -219,8 +219,9 @@ _USED_BY = {"data": "vae", "vae": "vae", "imports": "vae", "diffusion": "diffusi
 def _stored(run: Path) -> Recipe:
     """Return the recipe in a run folder as it was written."""
     path = run_config(run)
+    tree, _ = read_yaml(path)
     for key in ("data", "vae", "diffusion"):
-        if key not in read_yaml(path)[0]:
+        if key not in tree:
             raise MandorlaError(
                 f"{path} is empty or damaged (it has no `{key}`): restore it, or delete {run} and train anew"
             )
@@ -229,9 +230,11 @@ def _stored(run: Path) -> Recipe:
 
 def _load_run(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a run folder; where the data's folder is gone, MANDORLA_DATA takes its place."""
-    root, other = getattr(_stored(run).data, "root", None), os.environ.get(VARIABLE)
+    recipe, other = _stored(run), os.environ.get(VARIABLE)
+    root = getattr(recipe.data, "root", None)
     moved = [f"data.root={json.dumps(other)}"] if root and other and not Path(root).is_dir() else []
-    return load_settings(Recipe, path=run / CONFIG, overrides=[*moved, *overrides])
+    changes = [*moved, *overrides]
+    return load_settings(Recipe, path=run / CONFIG, overrides=changes) if changes else recipe
 
 
 def _check_used(overrides: Sequence[str], stage: Stage) -> None:

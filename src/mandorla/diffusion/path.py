@@ -18,13 +18,13 @@ import math
 import torch
 from torch import Tensor
 
-from mandorla.latents import SHARED, Components
+from mandorla.latents import SHARED, Components, column
 from mandorla.parallel import gather
 
 
 def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
     """Return x_t `(B, ...)` on the straight path at times `t` `(B,)`."""
-    t = t.view(-1, *[1] * (data.ndim - 1))
+    t = column(t, data)
     return (1 - t) * noise + t * data
 
 
@@ -89,7 +89,7 @@ def flow_loss(
     """
     errors = {}
     for (name, z), rows in zip(data.items(), travels.unbind(1), strict=True):
-        counted = rows.view(-1, *[1] * (z.ndim - 1))
+        counted = column(rows, z)
         if held and name in held:
             counted = counted & ~held[name][:, None]
         missed = torch.where(counted, velocity[name] - (z - noise[name]), 0)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
+from mandorla.checkpoint import WEIGHTS, build, load_tensors
+from mandorla.config import CONFIG
+from mandorla.diffusion.config import DiffusionConfig
 from mandorla.diffusion.labels import LabelScale, of_json, to_json
 from mandorla.diffusion.model import Diffusion
 from mandorla.errors import MandorlaError
 from mandorla.latents import Layout, Whitening
-from mandorla.recipe import is_trained, read_run, run_config
+from mandorla.recipe import is_trained
 from mandorla.storage import read_json, write_text
 
 FOLDER, DESCRIPTION = "diffusion", "model.json"
@@ -56,14 +58,14 @@ def check_labels(run: Path, labels: Mapping[str, LabelScale]) -> None:
 
 def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:
     """Return weights and whitening statistics as named tensors."""
-    weights = {_NETWORK + name: z for name, z in diffusion.network.state_dict().items()}
-    return weights | {_WHITENING + name: z for name, z in whitening.tensors().items()}
+    return diffusion.state_dict() | {_WHITENING + name: z for name, z in whitening.tensors().items()}
 
 
-def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusion, Whitening]:
+def load_diffusion(run: Path, config: DiffusionConfig, layout: Layout, vae_weights: str) -> tuple[Diffusion, Whitening]:
     """Return the trained stage 2 of a run folder, with its weaker self if it has one, and its whitening; on the CPU.
 
-    Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1.
+    Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1, or does not fit
+    `config`, the run's.
     """
     if not (run / FOLDER / WEIGHTS).is_file():
         raise MandorlaError(f"{run} has no trained stage 2: run `mandorla train diffusion {run}` first")
@@ -75,19 +77,18 @@ def load_diffusion(run: Path, layout: Layout, vae_weights: str) -> tuple[Diffusi
             " stage 2 again"
         )
     labels = of_json(read_json(run / FOLDER / DESCRIPTION, "vae_weights").get("labels", {}))
-    try:
-        with built_for(tensors):
-            diffusion = Diffusion(read_run(run).diffusion, layout, labels)
-        diffusion.network.load_state_dict(_part(tensors, _NETWORK))
-        if diffusion.config.weak_share:
-            weak, _ = load_tensors(run / FOLDER / WEAK / WEIGHTS)
-            diffusion.weak = copy.deepcopy(diffusion.network)
-            diffusion.weak.load_state_dict(_part(weak, _NETWORK))
-    except RuntimeError as error:
-        raise MandorlaError(
-            f"{run / FOLDER} does not fit diffusion in {run_config(run)}: train stage 2 again"
-        ) from error
-    return diffusion.requires_grad_(False).eval(), Whitening.of_tensors(_part(tensors, _WHITENING))
+    weights = {name: z for name, z in tensors.items() if not name.startswith(_WHITENING)}
+    if config.weak_share:
+        weak, _ = load_tensors(run / FOLDER / WEAK / WEIGHTS)
+        weights |= {f"weak.{name}": z for name, z in _part(weak, _NETWORK).items()}
+
+    def make() -> Diffusion:
+        diffusion = Diffusion(config, layout, labels)
+        diffusion.weak = copy.deepcopy(diffusion.network) if config.weak_share else None
+        return diffusion
+
+    diffusion = build(make, weights, f"{run / FOLDER} does not fit diffusion in {run / CONFIG}: train stage 2 again")
+    return diffusion, Whitening.of_tensors(_part(tensors, _WHITENING))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

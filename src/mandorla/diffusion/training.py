@@ -16,15 +16,15 @@ from mandorla.diffusion.labels import LabelScale, fit_scales, label_values
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.store import FOLDER, WEAK, belongs_to, check_labels, to_tensors, write_description
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Components, Whitening
+from mandorla.latent_cache import LatentPart, open_latents
+from mandorla.latents import SHARED, Components, Encoded, Whitening, to_sphere
 from mandorla.nets.transformer import ComponentTransformer, TransformerConfig
 from mandorla.parallel import in_turn
 from mandorla.pictures import grid
 from mandorla.processes import expect
-from mandorla.recipe import Recipe, claim_run, read_run, run_config
+from mandorla.recipe import Recipe, claim_run, read_run
 from mandorla.training import Task, alone_in, fit
-from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
-from mandorla.vae.model import VAE, to_sphere
+from mandorla.vae.model import VAE
 from mandorla.vae.store import load_vae
 
 _VALIDATION = 2048  # latents that a validation during training looks at
@@ -42,16 +42,16 @@ def train_diffusion(recipe: Recipe) -> None:
         raise MandorlaError(
             f"{run} holds no stage 1: run `mandorla train vae` (or vae_uv/vae_train.py) with run={run} first"
         )
-    run_config(run)
-    parts, whitening = open_latents(run, checked=True)
-    vae, vae_weights = load_vae(run)
+    begun = read_run(run)
+    vae, vae_weights = load_vae(run, begun.vae.model)
+    parts, whitening = open_latents(run, begun, vae.layout, vae_weights, checked=True)
     data = recorded_fingerprint(run) + parts["train"].copied
     if belongs_to(run) not in (None, (vae_weights, data)):
         raise MandorlaError(
             f"{run / FOLDER} was trained on the latents of another stage 1 or of other data, or with other"
             " vae.copies or data.augment: delete it to train stage 2 on the present ones"
         )
-    scales, labels = _labels(run, recipe.diffusion.labels)
+    scales, labels = _labels(run, begun, recipe.diffusion.labels)
     torch.manual_seed(recipe.seed)
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
@@ -131,7 +131,7 @@ class _Task(Task):
         alone = self.config.sampling.model_copy(update=unguided)
         drawn = module.generate(noise(), here, wanted, alone, fresh=noise)
         drawn = self.whitening.colour({name: z.cpu() for name, z in (known | drawn).items()})
-        names = [m.name for m in self.vae.modalities]
+        names = self.vae.layout.modalities
         return grid([self.vae.decode(name, to_sphere(drawn[SHARED]), drawn[name]) for name in names], names)
 
     def export(self, module: Diffusion) -> dict[str, Tensor]:
@@ -142,12 +142,11 @@ class _Task(Task):
         return [*blocks, module.network]
 
 
-def _labels(run: Path, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:
+def _labels(run: Path, begun: Recipe, names: Sequence[str]) -> tuple[dict[str, LabelScale], dict[str, Components]]:
     """Return how the labels `names` of the run's data become numbers, and those of its parts "train" and "val"."""
     if not names:
         return {}, {"train": {}, "val": {}}
-    recipe = read_run(run)
-    data = follow_record(run, load_data(recipe.data, recipe.seed))
+    data = follow_record(run, load_data(begun.data, begun.seed))
     values = {part: label_values(getattr(data, part), names) for part in ("train", "val")}
     scales = fit_scales(values["train"], data)
     return scales, {

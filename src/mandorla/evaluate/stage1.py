@@ -26,8 +26,8 @@ from mandorla.evaluate.judges import Judge
 from mandorla.evaluate.record import Record
 from mandorla.latents import Latents
 from mandorla.model import Mandorla
-from mandorla.vae.latent_cache import encode_batch
 from mandorla.vae.losses import kl
+from mandorla.vae.model import encode_batch
 
 _CHUNK = 250
 

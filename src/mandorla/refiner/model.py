@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from mandorla.data.dataset import Modality
 from mandorla.diffusion.path import interpolate
 from mandorla.diffusion.samplers import Multistep, time_grid
-from mandorla.latents import SHARED, Components, Latents, Layout
+from mandorla.latents import SHARED, Components, Latents, Layout, column
 from mandorla.nets.unet import UNet
 from mandorla.parallel import gather
 from mandorla.refiner.config import RefinerConfig
@@ -115,7 +115,7 @@ class Refiner(nn.Module):
                 image = (decoded + scale * (detail + (1 - t) * v)).requires_grad_()
                 (slope,) = torch.autograd.grad((read(name, image) - wanted)[:, led].square().sum(), image)
             sizes = slope.flatten(1).square().mean(1).sqrt().clamp_min(_LEAST)
-            return v - guidance * slope / sizes.view(-1, *[1] * (slope.ndim - 1))
+            return v - guidance * slope / column(sizes, slope)
 
         noise, times = config.temperature * noise, time_grid(max(1, config.steps))
         return decoded + scale * Multistep().integrate(velocity, noise, times)

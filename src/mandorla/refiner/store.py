@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
+from mandorla.checkpoint import WEIGHTS, build, load_tensors
+from mandorla.config import CONFIG
 from mandorla.errors import MandorlaError
-from mandorla.recipe import read_run, run_config
+from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.storage import read_json, write_text
 from mandorla.vae.model import VAE
@@ -24,10 +25,10 @@ def belongs_to(run: Path) -> str | None:
     return read_json(path, "vae_weights")["vae_weights"] if path.is_file() else None
 
 
-def load_refiner(run: Path, vae: VAE, vae_weights: str) -> Refiner | None:
+def load_refiner(run: Path, config: RefinerConfig, vae: VAE, vae_weights: str) -> Refiner | None:
     """Return the trained refiner of a run folder, on the CPU; None if it has none.
 
-    Raises MandorlaError if it was trained for another stage 1, or does not fit its settings.
+    Raises MandorlaError if it was trained for another stage 1, or does not fit `config`, the run's.
     """
     if not (run / FOLDER / WEIGHTS).is_file():
         return None
@@ -36,11 +37,6 @@ def load_refiner(run: Path, vae: VAE, vae_weights: str) -> Refiner | None:
             f"{run / FOLDER} was trained for other weights than {run / 'vae'} holds: delete it, or delete it and run"
             f" `mandorla train refiner {run}`"
         )
-    tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
-    try:
-        with built_for(tensors):
-            refiner = Refiner(read_run(run).refiner, vae.modalities, vae.layout, vae.covered)
-        refiner.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise MandorlaError(f"{run / FOLDER} does not fit refiner in {run_config(run)}: train it again") from error
-    return refiner.requires_grad_(False).eval()
+    weights, _ = load_tensors(run / FOLDER / WEIGHTS)
+    mistake = f"{run / FOLDER} does not fit refiner in {run / CONFIG}: train it again"
+    return build(lambda: Refiner(config, vae.modalities, vae.layout, vae.covered), weights, mistake)

@@ -10,16 +10,16 @@ from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Batch, Splits, evenly, on_device
 from mandorla.device import choose_device
 from mandorla.errors import MandorlaError
-from mandorla.latents import Components, Latents
+from mandorla.latent_cache import LatentPart, open_latents
+from mandorla.latents import Components, Encoded, Latents
 from mandorla.parallel import in_turn, share
 from mandorla.pictures import grid
 from mandorla.processes import expect
-from mandorla.recipe import Recipe, claim_run, read_run, run_config
+from mandorla.recipe import Recipe, claim_run, read_run
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import FOLDER, belongs_to, write_description
 from mandorla.sharded import gathered
 from mandorla.training import Task, alone_in, fit
-from mandorla.vae.latent_cache import Encoded, LatentPart, open_latents
 from mandorla.vae.model import VAE
 from mandorla.vae.store import load_vae
 
@@ -34,12 +34,11 @@ def train_refiner(recipe: Recipe) -> None:
     """
     run = Path(recipe.run)
     expect(recipe.trainer)
-    run_config(run)
-    parts, _ = open_latents(run, checked=True)
-    vae, vae_weights = load_vae(run)
+    begun = read_run(run)
+    vae, vae_weights = load_vae(run, begun.vae.model)
+    parts, _ = open_latents(run, begun, vae.layout, vae_weights, checked=True)
     if belongs_to(run) not in (None, vae_weights):
         raise MandorlaError(f"{run / FOLDER} was trained for another stage 1: delete it to train one for the present")
-    begun = read_run(run)
     data = follow_record(run, load_data(begun.data, begun.seed))
     device, seed = choose_device(recipe.device), recipe.seed
     torch.manual_seed(seed)

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Modality, all_present, at_rows, rows_of
 from mandorla.errors import MandorlaError
-from mandorla.latents import SHARED, Layout, Shape
+from mandorla.latents import SHARED, Encoded, Latents, Layout, Shape, column, to_sphere
 from mandorla.nets.encoder_decoder import (
     ConvolutionalConfig,
     EncoderDecoder,
@@ -148,17 +147,21 @@ class VAE(nn.Module):
         return self.networks[name].decode(c, u).float()
 
 
-def to_sphere(c: Tensor, held: Tensor | None = None) -> Tensor:
-    """Scale each code `(B, ...)` to unit mean square over all its values; cells of a map may be faint or strong.
+@torch.no_grad()
+def encode_batch(
+    vae: VAE, x: dict[str, Tensor], present: dict[str, Tensor], pooled: dict[str, Tensor] | None = None
+) -> Encoded:
+    """Encode `x[name]` `(B, C, *size)` in [0, 1]; `present[name]` is bool `(B,)`, each sample needs one modality.
 
-    Cells that are `held`, bool `(B, *grid)`, stay as they are, and only the others are scaled.
+    c is read from the `pooled` ones, by default from all that are present.
     """
-    size = math.prod(c.shape[1:])
-    if held is None:
-        return F.normalize(c, dim=tuple(range(1, c.ndim))) * math.sqrt(size)
-    kept = c * held[:, None]
-    left = (size - kept.flatten(1).square().sum(1)).clamp_min(0).sqrt()
-    return kept + F.normalize(c - kept, dim=tuple(range(1, c.ndim))) * left.view(-1, *[1] * (c.ndim - 1))
+    features, codes = vae.encode(x, present)
+    shared = pool(codes, pooled or present)
+    mean, std = {}, {}
+    for name, rows in present.items():
+        mu, log_std = vae.posterior(name, features[name], rows_of(shared, rows))
+        mean[name], std[name] = at_rows(mu, rows), at_rows(log_std.exp(), rows)
+    return Encoded(Latents(shared, mean), std, present)
 
 
 def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
@@ -166,7 +169,7 @@ def pool(codes: dict[str, Tensor], chosen: dict[str, Tensor]) -> Tensor:
 
     `chosen[name]` is bool `(B,)`: whether modality `name` belongs to S. Symmetric in the modalities.
     """
-    total = sum(code * chosen[name].view(-1, *[1] * (code.ndim - 1)).to(code) for name, code in codes.items())
+    total = sum(code * column(chosen[name], code).to(code) for name, code in codes.items())
     return to_sphere(total)
 
 

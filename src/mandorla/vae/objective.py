@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mandorla.config import Settings
 from mandorla.data.dataset import Batch, rows_of
-from mandorla.latents import SHARED, Components
+from mandorla.latents import SHARED, Components, column
 from mandorla.nets.blocks import resize
 from mandorla.nets.encoder_decoder import Convolutional, Perceptron
 from mandorla.parallel import counts_of, gather, mean_of_all, share_of
@@ -161,7 +161,7 @@ class Objective(nn.Module):
         mean, log_std = gather(torch.cat(posterior, 1), counts).chunk(2, 1)
         u = mean + log_std.exp() * noise_like(mean)
         told = heard.to(u)
-        decoded = vae.decode(name, c[own], (u * told.view(-1, *[1] * (u.ndim - 1)))[own])
+        decoded = vae.decode(name, c[own], (u * column(told, u))[own])
         std = config.decoder_std or self.likeliest_std(name, x, decoded)
         missed = gather(reconstruction(x, decoded, std, self.laplace), counts)
         yield "reconstruction", missed.mean(), 1.0

@@ -4,19 +4,18 @@
 weights. Whether latents belong to weights is told by a hash over the weights' names, shapes and bytes.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from torch import Tensor
 
-from mandorla.checkpoint import WEIGHTS, built_for, load_tensors
+from mandorla.checkpoint import WEIGHTS, build, hash_tensors, load_tensors
+from mandorla.config import CONFIG
 from mandorla.data.dataset import Modality
 from mandorla.errors import MandorlaError
-from mandorla.recipe import is_trained, read_run, run_config
+from mandorla.recipe import is_trained
 from mandorla.storage import read_json, write_text
-from mandorla.vae.model import VAE
+from mandorla.vae.model import VAE, ModelConfig
 
 FOLDER, DESCRIPTION = "vae", "model.json"
 _MODALITY = TypeAdapter(Modality)
@@ -39,25 +38,17 @@ def check_description(run: Path, vae: VAE) -> None:
     )
 
 
-def load_vae(run: Path) -> tuple[VAE, str]:
+def load_vae(run: Path, config: ModelConfig) -> tuple[VAE, str]:
     """Return the trained stage 1 of a run folder, ready for use on the CPU, and the hash of its weights.
 
-    Raises MandorlaError if `run` is not a run folder, stage 1 is not trained, or weights and settings do not match.
+    Raises MandorlaError if stage 1 is not trained, or its weights do not fit `config`, the run's `vae.model`.
     """
-    recipe = read_run(run)
-    if not (run / FOLDER / WEIGHTS).is_file():
+    path = run / FOLDER / WEIGHTS
+    if not path.is_file():
         raise MandorlaError(f"{run} has no trained stage 1: run `mandorla train vae {run}` first")
-    weights, _ = load_tensors(run / FOLDER / WEIGHTS)
-    modalities = _modalities(run)
-    try:
-        with built_for(weights):
-            vae = VAE(recipe.vae.model, modalities)
-        vae.load_state_dict(weights)
-    except RuntimeError as error:
-        raise MandorlaError(
-            f"{run / FOLDER / WEIGHTS} does not fit vae.model in {run_config(run)}: train stage 1 again"
-        ) from error
-    return vae.requires_grad_(False).eval(), hash_tensors(weights)
+    (weights, _), modalities = load_tensors(path), _modalities(run)
+    mistake = f"{path} does not fit vae.model in {run / CONFIG}: train stage 1 again"
+    return build(lambda: VAE(config, modalities), weights, mistake), hash_tensors(weights)
 
 
 def _modalities(run: Path) -> tuple[Modality, ...]:
@@ -66,12 +57,3 @@ def _modalities(run: Path) -> tuple[Modality, ...]:
         return tuple(_MODALITY.validate_python(m) for m in described["modalities"])
     except (TypeError, ValueError) as error:
         raise MandorlaError(f"{run / FOLDER / DESCRIPTION} is damaged: restore it, or train stage 1 again") from error
-
-
-def hash_tensors(tensors: dict[str, Tensor]) -> str:
-    """Return a hash over names, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()

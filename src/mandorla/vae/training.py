@@ -19,7 +19,7 @@ from mandorla.recipe import Recipe, claim_run, is_trained, make_run
 from mandorla.sharded import gathered
 from mandorla.training import Task, alone_in, fit
 from mandorla.vae.distillation import Distillation, check_apart, what_others_say
-from mandorla.vae.latent_cache import write_latents
+from mandorla.vae.encoding import write_latents
 from mandorla.vae.model import VAE, pool
 from mandorla.vae.objective import Objective
 from mandorla.vae.separation import separation

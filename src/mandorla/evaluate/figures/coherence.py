@@ -22,8 +22,7 @@ from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.judges import Judge
 from mandorla.evaluate.priors import PRIORS
 from mandorla.evaluate.record import Record, bootstrap_error
-from mandorla.latents import SHARED, Latents
-from mandorla.vae.model import to_sphere
+from mandorla.latents import SHARED, Latents, to_sphere
 
 
 def coherence_figures(subject: Subject) -> list[Record]:

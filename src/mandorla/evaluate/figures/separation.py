@@ -15,7 +15,7 @@ from mandorla.evaluate.information import critic_information, gaussian_informati
 from mandorla.evaluate.record import Record, averaged, standard_error
 from mandorla.evaluate.retrieval import ranks, recall_at
 from mandorla.latents import SHARED, Components
-from mandorla.vae.latent_cache import encode_batch
+from mandorla.vae.model import encode_batch
 from mandorla.vae.separation import separation
 
 _SEPARATED = 512  # samples that the separation is measured on at once

@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import write_scans
+from tiny import latents_of, write_scans
 
 import mandorla
 from mandorla.checkpoint import load_tensors, save_tensors
 from mandorla.config import load_settings
 from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.latents import Latents
 from mandorla.recipe import Recipe, read_run
 from mandorla.refiner.training import train_refiner
 from mandorla.storage import locked
-from mandorla.vae import latent_cache
-from mandorla.vae.latent_cache import Encoded, open_latents, write_latents
+from mandorla.vae import encoding
+from mandorla.vae.encoding import write_latents
 
 RUNS = ["polydigits_run", "phantom_run", "signals_run"]
 
@@ -34,7 +33,7 @@ RUNS = ["polydigits_run", "phantom_run", "signals_run"]
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_latents_are_what_the_model_encodes(fixture, part, request):
     run = request.getfixturevalue(fixture)
-    model, cached = mandorla.load(run), open_latents(run)[0][part]
+    model, cached = mandorla.load(run), latents_of(run)[0][part]
     dataset = getattr(model.data(), part)
     assert len(cached) == len(dataset)
     rows = np.arange(len(dataset))[::-3]
@@ -49,49 +48,6 @@ def test_latents_are_what_the_model_encodes(fixture, part, request):
         assert (encoded.std[name][~present] == 0).all()
 
 
-@pytest.mark.parametrize("fixture", RUNS)
-def test_whitening_is_that_of_numpy_over_the_whole_training_set(fixture, request):
-    run = request.getfixturevalue(fixture)
-    parts, whitening = open_latents(run)
-    everything = list(parts["train"].drawn())
-    for name in parts["train"].layout.shapes:
-        z = np.concatenate([components[name][given[name]].numpy() for components, given in everything])
-        axes = tuple(axis for axis in range(z.ndim) if axis != 1)
-        np.testing.assert_allclose(whitening.mean[name].flatten(), z.mean(axes, dtype=float), atol=1e-6)
-        np.testing.assert_allclose(whitening.std[name].flatten(), z.std(axes, dtype=float), rtol=1e-5)
-
-
-def test_whitening_counts_the_spread_of_the_posterior(polydigits_run):
-    """Law of total variance: that of the means and the mean of the variances, up to the error of one draw."""
-    parts, whitening = open_latents(polydigits_run)
-    encoded = parts["train"].batch(np.arange(200))
-    for name, mean in encoded.latents.private.items():
-        variance = mean.var(0, correction=0) + encoded.std[name].square().mean(0)
-        torch.testing.assert_close(whitening.std[name].square(), variance, rtol=0.5, atol=0)
-        assert (whitening.std[name].square() > 2 * mean.var(0)).any()
-
-
-def test_drawn_does_not_touch_the_generator_and_repeats(polydigits_run):
-    part = open_latents(polydigits_run)[0]["train"]
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    first, second = (next(part.drawn())[0] for _ in range(2))
-    assert torch.equal(torch.rand(1), expected)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_draw_is_from_the_posterior():
-    count = 50_000
-    torch.manual_seed(0)
-    latents = Latents(torch.full((count, 1), 0.5), {"t1": torch.full((count, 2), 3.0)})
-    drawn = Encoded(latents, {"t1": torch.tensor([0.0, 2.0]).expand(count, 2)}, {}).draw()
-    assert (drawn["shared"] == 0.5).all(), "the shared code has no spread"
-    assert (drawn["t1"][:, 0] == 3).all()
-    assert drawn["t1"][:, 1].mean().item() == pytest.approx(3, abs=4 * 2 / count**0.5)
-    assert drawn["t1"][:, 1].std().item() == pytest.approx(2, rel=4 / (2 * count) ** 0.5)
-
-
 def test_written_once_and_again_when_the_weights_changed(polydigits_run, copy_of):
     run = copy_of(polydigits_run)
     manifest = run / "latents" / "manifest.json"
@@ -102,11 +58,11 @@ def test_written_once_and_again_when_the_weights_changed(polydigits_run, copy_of
     name = next(name for name in weights if name.endswith("read_shared.1.bias") or "read_shared" in name)
     save_tensors(run / "vae" / "weights.safetensors", weights | {name: weights[name] + 1})
     with pytest.raises(MandorlaError, match="was made by other weights than .* run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     before = json.loads(manifest.read_text())["weights"]
     write_latents(run)
     assert json.loads(manifest.read_text())["weights"] != before
-    open_latents(run)
+    latents_of(run)
 
 
 def test_made_anew_of_other_data(scans_run, tmp_path, copy_of):
@@ -127,17 +83,17 @@ def test_made_anew_of_other_data(scans_run, tmp_path, copy_of):
         pytest.warns(MandorlaWarning, match="mandorla encode"),
         pytest.raises(KeyboardInterrupt),
     ):
-        patch.setattr(latent_cache, "_encode", _stop)
+        patch.setattr(encoding, "_encode", _stop)
         write_latents(run)
     with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     manifest.write_text(before)
     with pytest.raises(MandorlaError, match="was made of other data|has no latents"):
-        open_latents(run)
+        latents_of(run)
     write_latents(run)
     assert json.loads(manifest.read_text())["data"] != json.loads(before)["data"]
     assert (run / "intensity.json").read_text() == kept
-    open_latents(run)
+    latents_of(run)
     recipe = load_settings(Recipe, path=config)
     with pytest.raises(MandorlaError, match="on the latents of another stage 1 or of other data"):
         train_diffusion(recipe.model_copy(update={"run": str(run)}))
@@ -147,21 +103,13 @@ def test_one_command_at_a_time_notes_other_data(polydigits_run, copy_of, monkeyp
     run, seen = copy_of(polydigits_run), []
 
     def accept(*given):
-        with pytest.raises(MandorlaError), locked(run / latent_cache.LOCK):
+        with pytest.raises(MandorlaError), locked(run / encoding.LOCK):
             pass
         seen.append(given)
 
-    monkeypatch.setattr(latent_cache, "accept_data", accept)
+    monkeypatch.setattr(encoding, "accept_data", accept)
     write_latents(run)
     assert len(seen) == 1
-
-
-def test_the_cache_of_another_run_is_refused(polydigits_run, scans_run, copy_of):
-    run = copy_of(scans_run)
-    manifest = run / "latents" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data": "0"}))
-    with pytest.raises(MandorlaError, match="was made of other data"):
-        open_latents(run)
 
 
 def _stop(*_):
@@ -172,15 +120,15 @@ def _stop(*_):
 def small_shards(monkeypatch):
     """Cut the 200 + 40 samples of polydigits into shards of 32, encoded by 16; return what is encoded when it is."""
     encoded = []
-    encode = latent_cache._encode
+    encode = encoding._encode
 
     def note(vae, dataset, indices, records):
         encoded.append((dataset.batch(indices[:1]).ids[0], len(indices)))
         encode(vae, dataset, indices, records)
 
-    monkeypatch.setattr(latent_cache, "_MOST", 16)
-    monkeypatch.setattr(latent_cache, "_PER_SHARD", 2)
-    monkeypatch.setattr(latent_cache, "_encode", note)
+    monkeypatch.setattr(encoding, "_MOST", 16)
+    monkeypatch.setattr(encoding, "_PER_SHARD", 2)
+    monkeypatch.setattr(encoding, "_encode", note)
     return encoded
 
 
@@ -190,13 +138,13 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def test_samples_are_found_in_whatever_shard_they_are(polydigits_run, copy_of, small_shards):
     run = copy_of(polydigits_run)
-    whole = open_latents(run)[0]["train"]
+    whole = latents_of(run)[0]["train"]
     shutil.rmtree(run / "latents")
     write_latents(run)
     assert len(list((run / "latents").glob("train-*.npy"))) == 7
     assert not list((run / "latents").glob("*.lock"))
     rows = np.random.default_rng(0).integers(0, 200, 300)
-    sharded, expected = open_latents(run)[0]["train"].batch(rows), whole.batch(rows)
+    sharded, expected = latents_of(run)[0]["train"].batch(rows), whole.batch(rows)
     for name, z in expected.latents.components.items():
         torch.testing.assert_close(sharded.latents.components[name], z, atol=1e-5, rtol=0)
     for name in expected.present:
@@ -229,7 +177,7 @@ def test_who_encodes_with_weights_of_before_writes_nothing_into_the_new_cache(
     run = copy_of(polydigits_run)
     shutil.rmtree(run / "latents")
     weights, _ = load_tensors(run / "vae" / "weights.safetensors")
-    do, calls, new = getattr(latent_cache, moment), [], {}
+    do, calls, new = getattr(encoding, moment), [], {}
 
     def train_anew(*given):
         do(*given)
@@ -245,17 +193,17 @@ def test_who_encodes_with_weights_of_before_writes_nothing_into_the_new_cache(
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(MandorlaError, match="trained anew, .*: run `mandorla enc"),
     ):
-        patch.setattr(latent_cache, moment, train_anew)
+        patch.setattr(encoding, moment, train_anew)
         write_latents(run)
     assert new["cache"] == {name: z for name, z in contents(run).items() if not name.endswith(".lock")}
-    open_latents(run)
+    latents_of(run)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from mandorla.vae import latent_cache
+from mandorla.vae import encoding
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -273,12 +221,12 @@ class ThirdTime(list):
         self.append(1)
         return (self.then if len(self) == 3 else self.function)(*arguments, **more)
 
-latent_cache._MOST, latent_cache._PER_SHARD = 16, 2
+encoding._MOST, encoding._PER_SHARD = 16, 2
 if sys.argv[2] == "encoding":
-    latent_cache._write_shard = ThirdTime(latent_cache._write_shard, die)
+    encoding._write_shard = ThirdTime(encoding._write_shard, die)
 else:
     np.lib.format.write_array = ThirdTime(np.lib.format.write_array, write_half)
-latent_cache.write_latents(Path(sys.argv[1]))
+encoding.write_latents(Path(sys.argv[1]))
 """
 
 
@@ -296,7 +244,7 @@ def test_a_killed_process_leaves_whole_shards_and_a_later_call_writes_the_rest(
     left = {name: content for name, content in contents(run).items() if name.endswith(".npy")}
     assert left == {name: expected[name] for name in ("train-00000.npy", "train-00001.npy")}
     with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     write_latents(run)
     assert len(small_shards) == 16 - 4
     assert contents(run) == expected
@@ -306,12 +254,12 @@ def test_an_interrupted_encoding_is_no_cache(polydigits_run, copy_of):
     run = copy_of(polydigits_run)
     shutil.rmtree(run / "latents")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(latent_cache.Whitening, "fit", _stop)
+        patch.setattr(encoding.Whitening, "fit", _stop)
         write_latents(run)
     with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     write_latents(run)
-    assert len(open_latents(run)[0]["train"]) == 200
+    assert len(latents_of(run)[0]["train"]) == 200
 
 
 @pytest.mark.parametrize("content", [None, b"", b"half", b"other length"])
@@ -325,7 +273,7 @@ def test_a_damaged_shard_is_named_and_written_anew(polydigits_run, copy_of, cont
     else:
         file.write_bytes(content)
     with pytest.raises(MandorlaError, match="train-00000.npy is missing or damaged .* run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     write_latents(run)
     assert contents(run) == before
 
@@ -344,7 +292,7 @@ def test_changed_bytes_are_noticed_before_a_training_and_written_anew(polydigits
             train(read_run(run).model_copy(update={"run": str(run)}))
     write_latents(run)
     assert contents(run) == before
-    open_latents(run, checked=True)
+    latents_of(run, checked=True)
 
 
 def test_cut_statistics_are_written_anew(polydigits_run, copy_of):
@@ -364,7 +312,7 @@ def test_a_cache_without_checksums_goes_on_to_work(polydigits_run, copy_of):
     before = contents(run)
     write_latents(run)
     assert contents(run) == before
-    open_latents(run, checked=True)
+    latents_of(run, checked=True)
 
 
 def test_a_cache_of_an_earlier_form_is_written_anew(polydigits_run, copy_of):
@@ -373,9 +321,9 @@ def test_a_cache_of_an_earlier_form_is_written_anew(polydigits_run, copy_of):
     of_before = {key: value for key, value in json.loads(manifest.read_text()).items() if key != "rows"}
     manifest.write_text(json.dumps(of_before))
     with pytest.raises(MandorlaError, match="has no latents, or not all of them: run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     write_latents(run)
-    open_latents(run)
+    latents_of(run)
 
 
 def test_volumes_are_encoded_a_few_at_once(polydigits_run, copy_of, monkeypatch):
@@ -383,8 +331,8 @@ def test_volumes_are_encoded_a_few_at_once(polydigits_run, copy_of, monkeypatch)
     run, encoded = copy_of(polydigits_run), []
     shutil.rmtree(run / "latents")
     sample = sum(np.prod(m.shape) for m in mandorla.load(run).modalities)
-    monkeypatch.setattr(latent_cache, "CHUNK", 4 * int(sample) + 1)
-    monkeypatch.setattr(latent_cache, "_encode", lambda vae, data, rows, records: encoded.append(len(rows)))
+    monkeypatch.setattr(encoding, "CHUNK", 4 * int(sample) + 1)
+    monkeypatch.setattr(encoding, "_encode", lambda vae, data, rows, records: encoded.append(len(rows)))
     write_latents(run)
     assert set(encoded) == {4} and sum(encoded) == 240
 
@@ -392,10 +340,10 @@ def test_volumes_are_encoded_a_few_at_once(polydigits_run, copy_of, monkeypatch)
 def test_copies_are_read_from_random_subsets(polydigits_run, copy_of):
     """The first record of each sample is that without copies; the others are what a subset of its images gives."""
     run = copy_of(polydigits_run)
-    plain = open_latents(run)[0]["train"].batch(np.arange(200))
+    plain = latents_of(run)[0]["train"].batch(np.arange(200))
     _set_copies(run, 4)
     write_latents(run)
-    part = open_latents(run)[0]["train"]
+    part = latents_of(run)[0]["train"]
     assert (len(part), part.num_samples) == (800, 200)
     first, rest = part.batch(np.arange(200)), part.batch(np.arange(200, 800))
     assert all(torch.equal(first.latents.components[n], z) for n, z in plain.latents.components.items())
@@ -414,13 +362,13 @@ def test_copies_are_read_from_random_subsets(polydigits_run, copy_of):
 def test_copies_are_augmented_as_training_images_are(scans_run, copy_of):
     """Turned over or not, at random; the first record and validation stay as they are."""
     run = copy_of(scans_run)
-    plain = {name: part.batch(np.arange(len(part))) for name, part in open_latents(run)[0].items()}
+    plain = {name: part.batch(np.arange(len(part))) for name, part in latents_of(run)[0].items()}
     text = (run / "config.yaml").read_text()
     assert text.count("flip: []") == 1
     (run / "config.yaml").write_text(text.replace("flip: []", "flip: [0]"))
     _set_copies(run, 3)
     write_latents(run)
-    parts = open_latents(run)[0]
+    parts = latents_of(run)[0]
     for name, part in parts.items():
         first = part.batch(np.arange(part.num_samples)).latents
         for n, z in plain[name].latents.components.items():
@@ -453,18 +401,18 @@ def test_copies_of_another_augmentation_are_made_anew(scans_run, copy_of):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("flip: []", "flip: [0]"))
     with pytest.raises(MandorlaError, match=r"other vae.copies or data.augment than the run has: run `mandorla encode"):
-        open_latents(run)
+        latents_of(run)
     write_latents(run)
     after = contents(run)
     assert before.keys() == after.keys() and before["train-00000.npy"] != after["train-00000.npy"]
-    assert open_latents(run)[0]["train"].copied.startswith(', 2 copies {"flip": [0]')
+    assert latents_of(run)[0]["train"].copied.startswith(', 2 copies {"flip": [0]')
 
 
 def test_copies_of_a_single_modality_are_the_same(signals_run, copy_of):
     run = copy_of(signals_run)
     _set_copies(run, 3)
     write_latents(run)
-    part = open_latents(run)[0]["train"]
+    part = latents_of(run)[0]["train"]
     first, *rest = (part.batch(np.arange(k * part.num_samples, (k + 1) * part.num_samples)) for k in range(3))
     whole = torch.stack(list(first.present.values())).all(0)
     assert 0 < whole.sum() < len(whole)
