@@ -43,6 +43,7 @@ class Distillation(nn.Module):
             part.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "Distillation":
+        """Set the mode of what reads c; all else stays as in use."""
         super().train(False)
         for part in self.vae.shared_alone():
             part.train(mode)

@@ -124,6 +124,7 @@ class VAE(nn.Module):
         return [part for network in self.networks.values() for part in network.shared_alone()]
 
     def train(self, mode: bool = True) -> "VAE":
+        """Set the mode of all parts but those that are held, which stay as in use."""
         super().train(mode)
         if self.shared_held:
             for part in self.shared_alone():
