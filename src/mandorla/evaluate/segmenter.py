@@ -18,6 +18,7 @@ from mandorla.evaluate.supervised import train_network
 from mandorla.nets.unet import UNet, UNetConfig
 
 MASK = "lesion_mask"  # the factor that says where a lesion is, `(B, *size)`; above one half is inside
+_CHUNK = 64  # images that are outlined at once
 _CELLS = 48**2  # at most, about, that the first layer gives: larger images are cut into patches
 
 
@@ -34,10 +35,10 @@ class Segmenter(nn.Module):
         return self.network(2 * x - 1, x.new_zeros(len(x)), nothing)[:, 0]
 
     @torch.no_grad()
-    def outline(self, x: Tensor, chunk: int = 64) -> np.ndarray:
+    def outline(self, x: Tensor) -> np.ndarray:
         """Return what lies in a lesion, bool `(B, *size)`, of images in [0, 1]."""
         device = next(self.parameters()).device
-        return torch.cat([self(part.to(device).clamp(0, 1)).cpu() > 0 for part in x.split(chunk)]).numpy()
+        return torch.cat([self(part.to(device).clamp(0, 1)).cpu() > 0 for part in x.split(_CHUNK)]).numpy()
 
 
 def train_segmenter(

@@ -59,7 +59,7 @@ def fit_vae(recipe: Recipe, splits: Splits) -> Splits:
             splits = keep_record(run, splits, is_trained(run, FOLDER))
             write_description(run, vae)
         task = _Task(recipe.seed, splits, augment, objective, device)
-        fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)
+        fit(task, objective, config.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
     return splits
 
 
