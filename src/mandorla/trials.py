@@ -25,7 +25,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.record import Record
 from mandorla.recipe import HOW_READ, Recipe
 from mandorla.storage import read_json, write_text
-from mandorla.tables import print_table
+from mandorla.tables import markdown_head, markdown_row, print_table
 
 Read = Callable[[Sequence[str]], Recipe]  # the recipe, changed by `key.sub=value`
 Kind = Literal["sweep", "ablate"]
@@ -330,9 +330,8 @@ def _write(path: Path, results: Sequence[Result], recipe: Recipe, num_seeds: int
         f"{training.steps} steps of {training.batch_size} samples, {num_seeds} seed(s) from {recipe.seed}"
         f"{'; mean ± standard deviation over seeds' if num_seeds > 1 else ''}. Stage 1 alone, on validation data.",
         "",
-        f"| trial | {' | '.join(columns.values())} |",
-        f"|---|{'---|' * len(columns)}",
-        *(f"| {' | '.join(row)} |" for row in _rows(results, columns)),
+        *markdown_head(["trial", *columns.values()]),
+        *map(markdown_row, _rows(results, columns)),
         "",
         *(f"- {text}: {results[0].figures[name][0].definition}" for name, text in columns.items()),
     ]

@@ -19,7 +19,6 @@ import json
 import math
 import mmap
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.optional import library
-from mandorla.storage import locked, read_json
+from mandorla.storage import read_json, whole_folder
 
 INDEX, ARRAYS, SUMS = "index.json", "index.npz", "SHA256SUMS"
 VERSION = 1
@@ -73,16 +72,8 @@ def pack(splits: Splits, out: Path, source: Mapping[str, Any], shard_mib: int) -
     writer = library("webdataset", "stream").TarWriter
     if out.exists():
         raise MandorlaError(f"{out} exists already: choose another folder, or delete it")
-    part = out.with_name(f".{out.name}.partial")
-    part.mkdir(parents=True, exist_ok=True)
-    with locked(part):
-        try:
-            for leftover in part.iterdir():
-                leftover.unlink()
-            _write(splits, part, dict(source), shard_mib * 2**20, writer)
-            part.rename(out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(out) as folder:
+        _write(splits, folder, dict(source), shard_mib * 2**20, writer)
 
 
 @dataclass(frozen=True)
