@@ -19,7 +19,7 @@ CHAPTERS = {
     "training": (
         "Training and run folders",
         [
-            *["training", "training_log", "checkpoint", "replay", "track", "device", "parallel", "sharded"],
+            *["training", "training_log", "progress", "checkpoint", "replay", "track", "device", "parallel", "sharded"],
             *["processes", "recipe", "config", "storage", "environment", "imports", "registry"],
         ],
     ),

@@ -38,6 +38,7 @@ from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.optional import library
+from mandorla.progress import progress_bar
 from mandorla.storage import read_json, whole_folder
 
 INDEX, ARRAYS, SUMS = "index.json", "index.npz", "SHA256SUMS"
@@ -96,7 +97,7 @@ def _write(splits: Splits, folder: Path, source: dict, shard_bytes: int, writer:
     numbers: list[int] = []
     shards: list[dict[str, Any]] = []
     for part, dataset in splits.parts.items():
-        waiting = _progress(_rows(dataset), len(dataset), part)
+        waiting = _shown(_rows(dataset), len(dataset), part)
         row = next(waiting, None)
         while row is not None:
             path = folder / f"{part}-{sum(shard['name'].startswith(part) for shard in shards):06d}.tar"
@@ -164,12 +165,9 @@ def _rows(dataset: Dataset) -> Iterator[_Row]:
             yield _Row(str(ids[k]), str(groups[k]), arrays, values, {n: bool(mask[k]) for n, mask in present.items()})
 
 
-def _progress(rows: Iterator[_Row], total: int, part: str) -> Iterator[_Row]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return iter(track(rows, f"packing {part}", total, console=console, disable=not console.is_terminal))
+def _shown(rows: Iterator[_Row], total: int, part: str) -> Iterator[_Row]:
+    with progress_bar() as bar:
+        yield from bar.track(rows, total, description=f"packing {part}")
 
 
 def _meta(row: _Row, classes: Mapping[str, Sequence[str]]) -> bytes:

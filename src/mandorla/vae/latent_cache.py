@@ -31,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from mandorla.checkpoint import checksum, load_tensors, save_tensors
@@ -44,6 +43,7 @@ from mandorla.device import choose_device, own_random
 from mandorla.errors import MandorlaError
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening
 from mandorla.parallel import rank, world
+from mandorla.progress import progress_bar
 from mandorla.recipe import Recipe, read_run
 from mandorla.storage import locked, read_json, whole, write_text
 from mandorla.vae.model import VAE, pool, random_subsets
@@ -127,8 +127,9 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     vae = vae.to(choose_device(recipe.device))
     for wait, title in ((False, "latents"), (True, "latents that others write")):
         missing = [shard for shard in shards if not shard.is_whole(vae.layout, checked=not wait)]
-        for shard in track(missing, title, disable=not missing):
-            _write_shard(shard, vae, sources[shard.part], at_once, wait, manifest)
+        with progress_bar() as bar:
+            for shard in bar.track(missing, description=title):
+                _write_shard(shard, vae, sources[shard.part], at_once, wait, manifest)
     with _own(folder, manifest):
         try:
             _read_statistics(folder)
