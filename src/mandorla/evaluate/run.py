@@ -14,6 +14,7 @@ import numpy as np
 from mandorla.config import dump
 from mandorla.data import load_data
 from mandorla.data.dataset import Splits
+from mandorla.data.record import recorded_fingerprint
 from mandorla.data.stored import StoredDataset, with_intensity
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.audit import LEVEL
@@ -280,8 +281,6 @@ def _check(model: Mandorla, settings: EvaluateConfig, baseline: Mandorla | None)
         for path in settings.features.values():
             OnnxNetwork(Path(path))
     if baseline:
-        from mandorla.data.record import recorded_fingerprint
-
         if "translation" not in settings.suites:
             raise MandorlaError("a baseline is compared in translation: add it to --suite, or leave --baseline out")
         if baseline.modalities != model.modalities or recorded_fingerprint(baseline.run) != recorded_fingerprint(

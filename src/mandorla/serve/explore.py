@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+import mandorla
 from mandorla.data.dataset import Splits
 from mandorla.diffusion.labels import split_labels
 from mandorla.errors import MandorlaError
@@ -184,10 +185,8 @@ class Explorer:
 
     @property
     def _origin(self) -> dict[str, Any]:
-        from mandorla import __version__
-
         run = self.model.run.resolve().name
-        return {"run": run, "weights": self.model.weights[:16], "mandorla": __version__, "synthetic": True}
+        return {"run": run, "weights": self.model.weights[:16], "mandorla": mandorla.__version__, "synthetic": True}
 
     def generate(self, q: Generate) -> Table:
         """Draw tuples: a column each."""
