@@ -15,7 +15,8 @@ import mandorla
 from mandorla.config import Settings, dump
 from mandorla.data.dataset import Splits, evenly
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
+from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run, protocol
+from mandorla.evaluate.figures import separation
 from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.images import psnr, ssim
 from mandorla.evaluate.judges import find_judges
@@ -452,8 +453,49 @@ def test_missing_views_do_not_count(tmp_path):
     assert records["translation/left to top/psnr mean"].n < 12
     assert records["retrieval/recall at 1/left to top"].n == 66
     assert records["retrieval/recall at 1/right to top"].n == 100
+    found = records["retrieval/recall at 1"]
+    routes = [record for name, record in records.items() if name.startswith("retrieval/recall at 1/")]
+    of_each = [66, 66, 66, 66, 100, 100]
+    assert sorted(1 / record.chance for record in routes) == pytest.approx(of_each)
+    assert found.chance == pytest.approx(6 / sum(of_each)) and "among 66 to 100 test samples" in found.definition
     assert records["copies/ratio in pixels"].n == 60 and "with 266 of" in (tmp_path / "report.html").read_text()
     assert records["fidelity/random frechet/all together"].n < records["fidelity/random frechet/top"].n == 60
+    mean, left = records["fidelity/random frechet"], records["fidelity/random frechet/left"]
+    assert mean.n == left.n < 60 and mean.definition.startswith(left.definition.partition(":")[0])
+    assert f" {left.n} generated samples" in mean.definition, "of the modality with fewest"
+
+
+class PartlyLabelled(Bars):
+    """The class of every fourth sample is not known."""
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        batch.factors["bar"] = np.where(np.asarray(indices) % 4, batch.factors["bar"], -1)
+        return batch
+
+
+def test_the_report_says_on_how_many_samples_it_was_measured(tmp_path, monkeypatch):
+    """As many as were, not as many as the settings allow."""
+    monkeypatch.setattr(separation, "MOST", 50)
+    monkeypatch.setattr(protocol, "MOST", 50)
+    model = RunModel(tmp_path)
+    model.data = lambda: Splits(PartlyLabelled(90, 0), Bars(50, 1), PartlyLabelled(100, 2))
+    suites = ("disentanglement", "coherence", "fidelity")
+    records = by_name(evaluate_run(model, only(*suites, num_generated=95, num_translated=30)))
+    page = _page(tmp_path)
+    assert records["coherence/self"].n == 75 and "p(private | shared) for 75 test samples" in page
+    assert records["fidelity/random frechet/top"].n == 90 and "Fidelity. 90 generated tuples" in page
+    assert records["retrieval/recall at 1"].n == 50 and "among those of 50 test samples, by cosine" in page
+    assert records["separation/shared_kept"].n == 100 and "separation: 100 test samples" in page
+    assert records["explained/shared alone"].n == 30 and "explained: 30 test samples" in page
+    assert records["information/critic"].n == 50 and "measured on 50 test samples (InfoNCE)" in page
+
+
+def test_what_information_is_compared_with_is_said(records):
+    critic, gaussian = (records[f"information/{kind}/left"] for kind in ("critic", "gaussian"))
+    assert "a second critic, trained on permuted pairs" in critic.definition and critic.p is None
+    assert "mean of 100 permutations of the pairs; p: permutation test" in gaussian.definition and gaussian.p > 0
+    assert "p:" not in records["information/gaussian"].definition
 
 
 class Unpaired(Bars):

@@ -22,7 +22,7 @@ import mandorla
 from mandorla.data.dataset import Splits
 from mandorla.diffusion.labels import split_labels
 from mandorla.errors import MandorlaError
-from mandorla.evaluate.audit import flatten_tuples
+from mandorla.evaluate.audit import LARGEST, flatten_tuples
 from mandorla.evaluate.gather import choose
 from mandorla.latents import SHARED, Latents
 from mandorla.model import Mandorla
@@ -287,7 +287,7 @@ class Explorer:
         held_here = torch.stack([held.present[name] for name in sample.x]).all(0)
         notes = [
             f"Among {len(rows)} of {len(train)} training samples. Distances are root mean square differences of images"
-            " in [0, 1], averaged down to at most 32 pixels a side: blurred images lie close to everything."
+            f" in [0, 1], averaged down to at most {LARGEST} pixels a side: blurred images lie close to everything."
         ]
         if held_here.any():
             queries = flatten_tuples({name: held.x[name][held_here] for name in sample.x})

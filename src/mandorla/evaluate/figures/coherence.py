@@ -26,15 +26,19 @@ from mandorla.latents import SHARED, Latents
 from mandorla.vae.model import to_sphere
 
 
+def judged_rows(subject: Subject) -> np.ndarray:
+    """Return the places of the test samples that views are generated of: those that lack no view and no class."""
+    s = subject.codes
+    rows = s.labelled(s.settings.label, *s.private_factors.values()) if s.views else np.empty(0, int)
+    return rows[evenly(len(rows), s.settings.num_generated)]
+
+
 def coherence_figures(subject: Subject) -> list[Record]:
     """Measure whether generated views belong together: given one view or more, after a swap, and out of nothing."""
-    s, label = subject.codes, subject.settings.label
-    views = s.views
-    rows = s.labelled(label, *s.private_factors.values()) if views else s.complete
-    rows = rows[evenly(len(rows), s.settings.num_generated)]
-    if not views or len(rows) < 2:
+    s, label, rows = subject.codes, subject.settings.label, judged_rows(subject)
+    if len(rows) < 2:
         return []
-    judges = {view: s.judges[view] for view in views}
+    judges = {view: s.judges[view] for view in s.views}
     truth = s.test.factors[label][rows]
     real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
     of_tuples = {"chance": chance_agreement(truth, len(judges)), "ceiling": float(agreement(real).mean())}

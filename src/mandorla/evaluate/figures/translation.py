@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
-from mandorla.evaluate.images import calibration, foreground, has_ssim, mae, psnr, ssim
+from mandorla.evaluate.images import FOREGROUND, calibration, foreground, has_ssim, mae, psnr, ssim
 from mandorla.evaluate.record import Better, Record, deviation
 
 LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
@@ -44,7 +44,6 @@ _SPREAD: dict[str, tuple[str, Better]] = {
     ),
 }
 _TOLD = "ceiling: what right uncertainty gives, one more sample, each in turn, in the place of the truth"
-_FOREGROUND = 0.05  # true values above which pixels are no background
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             mean = f"the mean of {num} samples"
             add("mean", measure, lambda x: x.mean(0), mean)
             add("single", measure, lambda x: x[0], "a single sample")
-            inside, mask = " where the truth is above .05,", foreground(truth, _FOREGROUND)
+            inside, mask = f" where the truth is above {FOREGROUND:g},", foreground(truth)
             add("mean foreground", measure, lambda x: x.mean(0), mean + inside, mask)
             add("single foreground", measure, lambda x: x[0], f"a single sample{inside}", mask)
     if f"clean_{wanted}" in batch.factors:
@@ -147,7 +146,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
 
 def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured]:
     """Measure whether the spread of the samples `(K, B, C, *size)` says how wrong their mean is."""
-    (found, right), (whole, right_whole) = (calibration(samples, truth, above) for above in (_FOREGROUND, None))
+    (found, right), (whole, right_whole) = (calibration(samples, truth, above) for above in (FOREGROUND, None))
     found["correlation whole"], right["correlation whole"] = whole["correlation"], right_whole["correlation"]
     measured = []
     for name, scores in found.items():
