@@ -74,6 +74,7 @@ def test_without_a_class_the_anatomy_leads():
         (0.0, "", "0.000"),
         (21.26, "dB", "21.3 dB"),
         (0.5, "nats", "0.500 nats"),
+        (3.7e-17, "", "0.000"),
     ],
 )
 def test_numbers_for_people(value, unit, text):

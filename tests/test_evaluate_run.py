@@ -100,6 +100,11 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
     assert records["separation/private_known"].error > 0, "also where all samples are measured at once"
 
 
+def test_how_many_views_are_given_is_said(records):
+    assert "2 random views" in records["coherence/cross from 2"].definition
+    assert "all 3 views" in records["coherence/self from 3"].definition
+
+
 def test_its_leaks_and_its_control_are_at_chance(records):
     for name in ("private/residual/half", "private/residual/half mlp"):
         assert records[name].value > 0.95 and records[name].ceiling > 0.95 and records[name].better == "higher"
@@ -269,7 +274,7 @@ def test_judges_that_cannot_be_kept_are_used_all_the_same(tmp_path, monkeypatch)
 
 
 def test_translations_are_compared_with_a_baseline_in_pairs(tmp_path, monkeypatch):
-    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    monkeypatch.setattr("mandorla.evaluate.run.recorded_fingerprint", lambda run: "the same")
     worse, settings = RunModel(tmp_path / "worse", coherent=False), only("translation", num_translated=40)
     found = by_name(evaluate_run(RunModel(tmp_path / "a"), settings, baseline=worse))
     for kind, sign in (("psnr mean", 1), ("mae mean foreground", -1)):
@@ -388,7 +393,7 @@ class Patients(Bars):
 
 def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch):
     """Routes of different patients: counted per route, one patient would stand for several in errors and tests."""
-    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    monkeypatch.setattr("mandorla.evaluate.run.recorded_fingerprint", lambda run: "the same")
     model, worse = RunModel(tmp_path / "a", coherent=False), RunModel(tmp_path / "b", coherent=False)
     model.data = lambda: Splits(Bars(300, 0), Bars(50, 1), Patients(48, 2))
     found = by_name(evaluate_run(model, only("translation", num_translated=48), baseline=worse))
@@ -552,7 +557,7 @@ def test_without_labels_only_images_are_measured(tmp_path):
     of_fidelity = {record["name"].split()[0] for record in metrics["records"] if "fidelity" in record["name"]}
     assert of_fidelity == {"fidelity/random", "fidelity/pairs"}, "bars are too small for the window of ms-ssim"
     page = _page(tmp_path)
-    assert "no label 'none' with classes" in page and "Without labels: the shared part" in page
+    assert "no label 'none' with classes" in page and "Without labels: retrieval: by the shared part" in page
     assert not any(text in page for text in ("Probes are fitted", "Coherence. Self", "'judge' is")), "none of it was"
 
 

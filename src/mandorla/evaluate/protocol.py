@@ -16,12 +16,12 @@ from mandorla.evaluate.settings import Suite
 
 _ALWAYS = (
     "All figures are of test samples that took no part in training, unless they say otherwise. Codes are posterior"
-    " means. ± is one standard error over the n samples of this run. Where several samples are one patient's, they are"
-    " not independent: then n counts patients, ± is of the sums over each, and whole patients are permuted, resampled"
-    " and left out. Figures stay means over samples; translations and reconstructions alone are averaged per patient"
-    " first, sd is the standard deviation between these. The copy audit counts generated tuples. Tuples that data"
-    " compose anew of the same images (polydigits, PolyMNIST) count as independent: how a figure would be of other"
-    " images is not in their ±."
+    " means. ± is one standard error over the n samples of this run; that of a share of 0 or 1 is 0, though the truth"
+    " may be some 3 / n away. Where several samples are one patient's, they are not independent: then n counts"
+    " patients, ± is of the sums over each, and whole patients are permuted, resampled and left out. Figures stay means"
+    " over samples; translations and reconstructions alone are averaged per patient first, sd is the standard deviation"
+    " between these. The copy audit counts generated tuples. Tuples that data compose anew of the same images"
+    " (polydigits, PolyMNIST) count as independent: how a figure would be of other images is not in their ±."
 )
 _JUDGES = (
     "The judges are small networks, one per modality, convolutional but for plain vectors, trained for {steps} steps of"

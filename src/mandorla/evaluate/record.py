@@ -14,6 +14,7 @@ from mandorla.storage import read_json
 
 FILE = "metrics.json"
 _LARGEST = 2**25  # bytes of it
+_ROUNDING = 1e-12
 PARTS = 10  # of a jackknife, at most
 
 Better = Literal["higher", "lower", "nearer ceiling", "neither"]
@@ -99,7 +100,7 @@ class Record:
         if number is None:
             return ""
         if key == "p" or self.unit != "dB":
-            text = f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.1e}"
+            text = f"{number:.1e}" if _ROUNDING < abs(number) < 0.001 else f"{number:.3f}"
         else:
             text = f"{number:.1f}"
         return f"{text} {self.unit}".rstrip() if key in ("value", "chance", "ceiling", "control") else text

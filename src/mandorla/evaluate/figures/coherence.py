@@ -80,10 +80,11 @@ def _by_number(subject: Subject, judges: dict[str, Judge], rows: np.ndarray) -> 
     records = []
     for num in range(2, len(judges) + 1):
         scores = coherence_from(s.model, judges, label, batch.x, truth, num, s.seed)
-        kind, whose = ("cross", "a view that is not given") if num < len(judges) else ("self", "each view")
+        told = ("cross", "a view that is not given", f"{num} random views")
+        kind, whose, given = told if num < len(judges) else ("self", "each view", f"all {num} views")
         text = (
-            f"Share in which {whose}, decoded from the shared part of {num} random views with its private part drawn"
-            " from p(private | shared), is judged to show the source's class."
+            f"Share in which {whose}, decoded from the shared part of {given} with its private part drawn from"
+            " p(private | shared), is judged to show the source's class."
         )
         records.append(s.record(f"coherence/{kind} from {num}", scores, text, **reference))
     return records

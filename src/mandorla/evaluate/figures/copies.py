@@ -22,7 +22,7 @@ def copy_figures(subject: Subject) -> list[Record]:
         return []
     texts = {
         "distance": "whose distance to the nearest training tuple",
-        "ratio": f"whose distance to the nearest training tuple, divided by that to the next {NEXT},",
+        "ratio": f"whose distance to the nearest training tuple, divided by the mean of those to the next {NEXT},",
     }
     records = []
 
