@@ -20,7 +20,7 @@ CHAPTERS = {
         "Training and run folders",
         [
             *["training", "training_log", "progress", "checkpoint", "replay", "track", "device", "parallel", "sharded"],
-            *["processes", "recipe", "config", "storage", "environment", "imports", "registry"],
+            *["processes", "recipe", "config/*", "storage", "environment", "imports", "registry"],
         ],
     ),
     "evaluate": ("Evaluation", ["evaluate/*", "evaluate/figures/*", "compare"]),
