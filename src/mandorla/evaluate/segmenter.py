@@ -18,6 +18,7 @@ from mandorla.evaluate.supervised import train_network
 from mandorla.nets.unet import UNet, UNetConfig
 
 MASK = "lesion_mask"  # the factor that says where a lesion is, `(B, *size)`; above one half is inside
+_BATCH = 16  # images of a training step
 _CHUNK = 64  # images that are outlined at once
 _CELLS = 48**2  # at most, about, that the first layer gives: larger images are cut into patches
 
@@ -42,7 +43,7 @@ class Segmenter(nn.Module):
 
 
 def train_segmenter(
-    train: Dataset, name: str, steps: int, batch_size: int = 16, seed: int = 0, device: torch.device | str = "cpu"
+    train: Dataset, name: str, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Segmenter:
     """Train on the images of modality `name`, of one channel, and the factor `lesion_mask`; missing ones do not count.
 
@@ -63,7 +64,7 @@ def train_segmenter(
         overlap = (2 * (found * inside).sum() + 1) / (found.sum() + inside.sum() + 1)
         return F.binary_cross_entropy_with_logits(logits.float(), inside) + 1 - overlap
 
-    return train_network(lambda: Segmenter(size), loss, train, steps, batch_size, seed, device)
+    return train_network(lambda: Segmenter(size), loss, train, steps, _BATCH, seed, device)
 
 
 def dice(found: Array, truth: Array) -> np.ndarray:
