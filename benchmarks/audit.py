@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mandorla.evaluate.audit import LEVEL, chance_of_as_many, suspicious
+from mandorla.tables import markdown_head, markdown_row
 
 PATIENTS = (5, 10, 30, 100)
 ALIKE = (0.0, 0.3, 0.6, 0.9)  # correlation of two unseen samples of one patient
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(audits: int, samples: int, slices: int, threshold: float) -> Iterator[str]:
     """Yield the lines of the table: shares of `audits` that fail, counted as independent / as audited."""
     kinds = [(patients, slices, alike) for patients in PATIENTS for alike in ALIKE]
-    yield f"| patients | samples of each | alike | {' | '.join(f'copies {share:g}' for share in SHARES)} |"
-    yield "|---" * (3 + len(SHARES)) + "|"
+    yield from markdown_head(["patients", "samples of each", "alike", *(f"copies {share:g}" for share in SHARES)])
     for patients, each, alike in kinds + [(num, 1, 0.0) for num in SINGLE]:
         rng, whose = np.random.default_rng(0), np.repeat(np.arange(patients), each)
         cells = []
@@ -54,7 +54,7 @@ def measure(audits: int, samples: int, slices: int, threshold: float) -> Iterato
                 ways = (np.arange(len(unseen)), whose)
                 failed.append([many and chance_of_as_many(made, unseen, way) <= LEVEL for way in ways])
             cells.append(" / ".join(f"{rate:.3f}" for rate in np.mean(failed, 0)))
-        yield f"| {patients} | {each} | {alike:g} | {' | '.join(cells)} |"
+        yield markdown_row([patients, each, f"{alike:g}", *cells])
 
 
 def draw(rng: np.random.Generator, patients: int, each: int, alike: float) -> np.ndarray:

@@ -34,6 +34,7 @@ from mandorla.diffusion.model import Diffusion
 from mandorla.environment import commit, processor
 from mandorla.recipe import read_recipe
 from mandorla.replay import Inputs, Replay, Work
+from mandorla.tables import markdown_head, markdown_row
 from mandorla.training import compiled
 from mandorla.vae.model import VAE
 from mandorla.vae.objective import Objective
@@ -98,8 +99,9 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
     device = torch.device(asked.device)
     peak, bandwidth = measure_peak(device)
     yield f"Peak: {peak / 1e12:.0f} TFLOP/s; a copy reads and writes {bandwidth / 1e12:.2f} TB/s.\n"
-    yield "| setting | step of | as | parameters | ms | TFLOP | of the peak | GiB | at least |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield from markdown_head(
+        ["setting", "step of", "as", "parameters", "ms", "TFLOP", "of the peak", "GiB", "at least"]
+    )
     on_gpu = device.type == "cuda"
     for name in asked.settings:
         for stage in ("vae", "diffusion"):
@@ -111,10 +113,9 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
                     if asked.profile:
                         print(profiled(step, device))
                 least = 4 * STATES * count(module) + saved
-                yield (
-                    f"| {name} | {stage} | {how} | {count(module):,} | {1e3 * seconds:.1f}"
-                    f" | {flops / 1e12:.2f} | {flops / seconds / peak:.0%} | {most / 2**30:.1f} | {least / 2**30:.1f} |"
-                )
+                what, share = (name, stage, how, f"{count(module):,}"), flops / seconds / peak
+                memory = (f"{size / 2**30:.1f}" for size in (most, least))
+                yield markdown_row([*what, f"{1e3 * seconds:.1f}", f"{flops / 1e12:.2f}", f"{share:.0%}", *memory])
                 del module, step  # and the memory of the graph
         for how in [how for how in asked.how if how != "graph"] if on_gpu else HOW[:1]:
             module, evaluate = evaluation(name, asked)
@@ -122,10 +123,9 @@ def table(asked: argparse.Namespace) -> Iterator[str]:
             with compiled(module) if how == "compiled" else nullcontext():
                 seconds, most = timed(evaluate, device, asked.repeats)
             floor = max(flops / peak, 2 * count(module) / bandwidth)
-            yield (
-                f"| {name} | evaluation | {how} | {count(module):,} | {1e3 * seconds:.1f} | {flops / 1e12:.2f}"
-                f" | {floor / seconds:.0%} | {most / 2**30:.1f} | |"
-            )
+            what, share = (name, "evaluation", how, f"{count(module):,}"), floor / seconds
+            took = (f"{1e3 * seconds:.1f}", f"{flops / 1e12:.2f}", f"{share:.0%}", f"{most / 2**30:.1f}")
+            yield markdown_row([*what, *took, ""])
             del module, evaluate
 
 

@@ -23,6 +23,7 @@ from mandorla.evaluate.coherence import judge_all
 from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import choose
 from mandorla.evaluate.judges import find_judges
+from mandorla.tables import markdown_head, markdown_row
 
 Images = dict[str, torch.Tensor]
 
@@ -48,13 +49,12 @@ def measure(model: mandorla.Mandorla, num: int, nfe: list[int], samplers: list[s
     rows = choose(data.test, num, model.recipe.seed)
     real = read(data.test.batch(rows).x, spaces)
     names = list(real)
-    yield f"| sampler | evaluations | {' | '.join(f'Fréchet, {name}' for name in names)} | one class in all |"
-    yield "|---|" + "---|" * (len(names) + 2)
+    yield from markdown_head(["sampler", "evaluations", *(f"Fréchet, {name}" for name in names), "one class in all"])
 
     def line(title: str, evaluations: int | str, x: Images) -> str:
         distances = [float(frechet_distance(real[name], z)) for name, z in read(x, spaces).items()]
         agreed = f"{agreement(judge_all(judges, x, settings.label)).mean():.3f}" if judges else ""
-        return f"| {title} | {evaluations} | {' | '.join(f'{d:.4g}' for d in distances)} | {agreed} |"
+        return markdown_row([title, evaluations, *(f"{distance:.4g}" for distance in distances), agreed])
 
     for sampler in samplers:
         asked = model.sampling.model_copy(update={"sampler": sampler})

@@ -45,6 +45,7 @@ from mandorla.evaluate.record import Record
 from mandorla.evaluate.table import Runs, best_of, figures_table, side_by_side
 from mandorla.recipe import Recipe, read_recipe
 from mandorla.storage import locked, read_json, write_text
+from mandorla.tables import markdown_head, markdown_row
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(__file__).resolve().parent / "peers"
@@ -260,13 +261,13 @@ def about(command: str, seeds: Sequence[int], truth: Truth) -> str:
 
 def reports_table(reports: Mapping[str, Sequence[dict]]) -> str:
     """Return a table of what each training took."""
-    lines = ["| model | minutes | on the clock | steps | parameters | how |", "|---|---|---|---|---|---|"]
+    lines = markdown_head(["model", "minutes", "on the clock", "steps", "parameters", "how"])
     for name, of in reports.items():
         spent, on_clock, steps = (
             mean(report[key] for report in of) for key in ("minutes", "minutes_on_clock", "steps")
         )
         size = f"{of[0]['parameters'] / 1e6:.2f} M"
-        lines.append(f"| {name} | {spent:.1f} | {on_clock:.1f} | {steps:.0f} | {size} | {of[0]['how']} |")
+        lines.append(markdown_row([name, f"{spent:.1f}", f"{on_clock:.1f}", f"{steps:.0f}", size, of[0]["how"]]))
     return "\n".join(lines) + "\n"
 
 

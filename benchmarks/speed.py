@@ -46,6 +46,7 @@ from statistics import median, quantiles
 from sections import write_section
 
 from mandorla.environment import commit, processor
+from mandorla.tables import markdown_head, markdown_row
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
@@ -131,7 +132,7 @@ def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threa
     """Yield the lines of a table of steps of ours and of peers."""
     if not PEERS.is_file():
         raise SystemExit(f"error: the peers' environment {PEERS.parents[1].name} is missing: run `make peers`")
-    yield "| step of | modalities | batch | parameters | ms | times ours | quartiles |\n|---|---|---|---|---|---|---|"
+    yield from markdown_head(["step of", "modalities", "batch", "parameters", "ms", "times ours", "quartiles"])
     for setting, peers in comparisons:
         setting = setting | {"threads": threads}
         ours = Worker([sys.executable, __file__, "--steps"], setting)
@@ -148,10 +149,9 @@ def turns(comparisons: Sequence[tuple[dict, Sequence[str]]], repeats: int, threa
             ratios = [theirs / own for theirs, own in zip(seconds[name], seconds[setting["what"]], strict=True)]
             low, middle, high = quantiles(ratios, n=4)
             title = f"ours, {name}" if worker is ours else name
-            yield (
-                f"| {title} | {setting['modalities']} | {setting['batch']} | {worker.built['parameters']:,}"
-                f" | {1e3 * median(seconds[name]):.0f} | {middle:.2f} | {low:.2f}-{high:.2f} |"
-            )
+            what = (title, setting["modalities"], setting["batch"], f"{worker.built['parameters']:,}")
+            took = (f"{1e3 * median(seconds[name]):.0f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}")
+            yield markdown_row([*what, *took])
             worker.end()
 
 
@@ -201,9 +201,9 @@ def startup(repeats: int) -> Iterator[str]:
     if PEERS.is_file():
         commands |= {f"import {peer}": [str(PEERS), "-c", f"import {peer}"] for peer in ("monai", "multivae")}
     commands["import torch"] = [sys.executable, "-c", "import torch"]
-    yield "| start | seconds |\n|---|---|"
+    yield from markdown_head(["start", "seconds"])
     for name, command in commands.items():
-        yield f"| {name} | {median(seconds(command) for _ in range(repeats)):.2f} |"
+        yield markdown_row([name, f"{median(seconds(command) for _ in range(repeats)):.2f}"])
 
 
 def seconds(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
@@ -217,7 +217,7 @@ def seconds(command: Sequence[str], environment: Mapping[str, str] | None = None
 
 def growth(stages: Sequence[str], threads: int) -> Iterator[str]:
     """Yield the lines of a table of steps."""
-    yield "| stage | what grows | to | ms per step | MiB | ms per unit of it |\n|---|---|---|---|---|---|"
+    yield from markdown_head(["stage", "what grows", "to", "ms per step", "MiB", "ms per unit of it"])
     for stage in stages:
         for what, values in GROWTH.items():
             for value in values if (stage, what) != ("vae", "samples") else ():
@@ -227,15 +227,13 @@ def growth(stages: Sequence[str], threads: int) -> Iterator[str]:
                 out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 found = json.loads(out.splitlines()[-1])
                 units = value**2 / 1e4 if what == "size" else value if what == "modalities" else 1
-                yield (
-                    f"| {stage} | {what} | {value:,} | {found['ms']:.0f} | {found['mib']:,.0f}"
-                    f" | {found['ms'] / units:.1f} |"
-                )
+                took = (f"{found['ms']:.0f}", f"{found['mib']:,.0f}", f"{found['ms'] / units:.1f}")
+                yield markdown_row([stage, what, f"{value:,}", *took])
 
 
 def processes(repeats: int, threads: int) -> Iterator[str]:
     """Yield the lines of a table of trainings by one process and by two."""
-    yield "| stage | batch | processes | ms per step | times one process |\n|---|---|---|---|---|"
+    yield from markdown_head(["stage", "batch", "processes", "ms per step", "times one process"])
     for stage, batch, lengths in SHARED_BY:
         found: dict[int, list[float]] = {1: [], 2: []}
         for _, num in product(range(repeats), found):
@@ -244,7 +242,7 @@ def processes(repeats: int, threads: int) -> Iterator[str]:
             found[num].append((many - few) / (lengths[1] - lengths[0]))
         for num, times in found.items():
             ratio = median(found[1]) / median(times)
-            yield f"| {stage} | {batch} | {num} | {1e3 * median(times):.0f} | {ratio:.2f} |"
+            yield markdown_row([stage, batch, num, f"{1e3 * median(times):.0f}", f"{ratio:.2f}"])
 
 
 def train(run: Path, stage: str, batch: int, steps: int, processes: int, threads: int) -> float:

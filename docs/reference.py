@@ -31,8 +31,8 @@ CHAPTERS = {
     "training": (
         "Training and run folders",
         [
-            *["training", "training_log", "checkpoint", "replay", "track", "device", "parallel", "sharded"],
-            *["processes", "recipe", "config", "storage", "environment", "imports", "registry"],
+            *["training", "training_log", "progress", "checkpoint", "replay", "track", "device", "parallel", "sharded"],
+            *["processes", "recipe", "config/*", "storage", "environment", "imports", "registry"],
         ],
     ),
     "evaluate": ("Evaluation", ["evaluate/*", "evaluate/figures/*", "compare"]),

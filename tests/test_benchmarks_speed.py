@@ -26,7 +26,7 @@ def test_every_line_of_growth_asks_for_what_it_says(speed, monkeypatch):
         return speed.subprocess.CompletedProcess(command, 0, 'said before\n{"ms": 6.0, "mib": 100.0}\n')
 
     monkeypatch.setattr(speed.subprocess, "run", run)
-    lines = list(speed.growth(["vae", "diffusion"], 1))[1:]
+    lines = list(speed.growth(["vae", "diffusion"], 1))[2:]
     assert lines[1] == "| vae | modalities | 3 | 6 | 100 | 2.0 |"
     assert [line.split("|")[1:4] for line in lines if "samples" in line] == [
         [" diffusion ", " samples ", " 10 "],
@@ -59,7 +59,7 @@ def test_ours_and_peers_take_steps_in_turns(speed, monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "STEPS_OF_PEERS", tmp_path / "steps.py")
     for what in speed.STEPS:
         setting = {"what": what, "modalities": 2, "size": 16, "batch": 4}
-        head, ours, theirs = speed.turns([(setting, ["fake"])], 3, 1)
+        *head, ours, theirs = speed.turns([(setting, ["fake"])], 3, 1)
         ours, theirs = ([cell.strip() for cell in line.strip("|").split("|")] for line in (ours, theirs))
         assert ours[:3] == [f"ours, {what}", "2", "4"] and ours[5:] == ["1.00", "1.00-1.00"]
         assert theirs[:3] == ["fake", "2", "4"] and theirs[4] == "100000"
@@ -88,7 +88,7 @@ def test_processes_train_for_two_lengths_each(speed, monkeypatch):
         return 9 + steps * (0.5 if "trainer.devices=2" in command else 0.8)
 
     monkeypatch.setattr(speed, "seconds", seconds)
-    lines = list(speed.processes(3, 1))[1:]
+    lines = list(speed.processes(3, 1))[2:]
     assert lines[1] == "| vae | 8 | 2 | 500 | 1.60 |"
     assert lines[3] == "| diffusion | 16 | 2 | 500 | 1.60 |"
     stage_1 = [command for command in commands if "vae" in command]

@@ -18,7 +18,11 @@ from test_readme import DIFFUSION, VAE
 import mandorla.serve
 from mandorla.cli import main
 from mandorla.data.bids import find_bids
+from mandorla.data.decode import MOST_WORKERS, MUCH
+from mandorla.diffusion.samplers import SamplingConfig, evaluations
+from mandorla.evaluate.audit import LEVEL
 from mandorla.recipe import read_recipe
+from mandorla.serve.samples import LARGEST_CONTENT, LARGEST_FILE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "data")  # that is data/README.md
@@ -202,3 +206,18 @@ def test_the_site_builds_without_a_warning(tmp_path):
     elsewhere = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]+)")
     for path in (tmp_path / "site").glob("*.html"):
         assert not elsewhere.findall(path.read_text(encoding="utf-8")), "nothing is loaded from elsewhere"
+
+
+def test_numbers_on_pages_are_those_of_the_code():
+    """A page cannot take a number from the code."""
+    level = f"{LEVEL:g}".removeprefix("0")
+    large, many = MUCH // 2**20, MOST_WORKERS
+    said = {
+        "docs/report.md": f"at most {level} in one of the two spaces: one such model in twenty fails",
+        "docs/explore.md": f"({LARGEST_FILE // 2**20} MiB, {LARGEST_CONTENT // 2**30} GiB unpacked)",
+        "data/README.md": f"From {large} MB on, one process per core reads, {many} at most",
+        "README.md": f"takes {evaluations(SamplingConfig())} network evaluations unless a recipe says otherwise",
+    }
+    assert 1 / (2 * LEVEL) == 20, "in two spaces"
+    for page, text in said.items():
+        assert text in " ".join((DOCS.parent / page).read_text(encoding="utf-8").split())

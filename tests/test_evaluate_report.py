@@ -68,11 +68,21 @@ def test_without_a_class_the_anatomy_leads():
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(0.12345, "", "0.123"), (1.23e-4, "", "1.2e-04"), (0.0, "", "0.000"), (21.26, "dB", "21.3 dB")],
+    [
+        (0.12345, "", "0.123"),
+        (1.23e-4, "", "1.2e-04"),
+        (0.0, "", "0.000"),
+        (21.26, "dB", "21.3 dB"),
+        (0.5, "nats", "0.500 nats"),
+        (3.7e-17, "", "0.000"),
+    ],
 )
 def test_numbers_for_people(value, unit, text):
     assert record("a/b", value, unit=unit).text("value") == text
     assert record("a/b").text("control") == ""
+    told = record("a/b", value, unit=unit, p=0.5, ceiling=value)
+    assert told.text("p") == "0.500" and told.text("ceiling") == text
+    assert told.text("error").replace(".", "").isdecimal(), "its unit is that of the value beside it"
 
 
 def test_bars_span_chance_and_ceiling():

@@ -15,7 +15,8 @@ import mandorla
 from mandorla.config import Settings, dump
 from mandorla.data.dataset import Splits, evenly
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run
+from mandorla.evaluate import EvaluateConfig, Record, audit_run, evaluate, evaluate_run, protocol
+from mandorla.evaluate.figures import separation
 from mandorla.evaluate.gather import choose, gather
 from mandorla.evaluate.images import psnr, ssim
 from mandorla.evaluate.judges import find_judges
@@ -97,6 +98,11 @@ def test_a_perfect_model_scores_like_the_ceiling(records):
     assert records["separation/shared_kept"].value > 0.95 and records["separation/private_kept"].value > 0.95
     assert records["reconstruction/psnr/left"].value == 100
     assert records["separation/private_known"].error > 0, "also where all samples are measured at once"
+
+
+def test_how_many_views_are_given_is_said(records):
+    assert "2 random views" in records["coherence/cross from 2"].definition
+    assert "all 3 views" in records["coherence/self from 3"].definition
 
 
 def test_its_leaks_and_its_control_are_at_chance(records):
@@ -268,7 +274,7 @@ def test_judges_that_cannot_be_kept_are_used_all_the_same(tmp_path, monkeypatch)
 
 
 def test_translations_are_compared_with_a_baseline_in_pairs(tmp_path, monkeypatch):
-    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    monkeypatch.setattr("mandorla.evaluate.run.recorded_fingerprint", lambda run: "the same")
     worse, settings = RunModel(tmp_path / "worse", coherent=False), only("translation", num_translated=40)
     found = by_name(evaluate_run(RunModel(tmp_path / "a"), settings, baseline=worse))
     for kind, sign in (("psnr mean", 1), ("mae mean foreground", -1)):
@@ -387,7 +393,7 @@ class Patients(Bars):
 
 def test_figures_over_all_routes_count_every_patient_once(tmp_path, monkeypatch):
     """Routes of different patients: counted per route, one patient would stand for several in errors and tests."""
-    monkeypatch.setattr("mandorla.data.record.recorded_fingerprint", lambda run: "the same")
+    monkeypatch.setattr("mandorla.evaluate.run.recorded_fingerprint", lambda run: "the same")
     model, worse = RunModel(tmp_path / "a", coherent=False), RunModel(tmp_path / "b", coherent=False)
     model.data = lambda: Splits(Bars(300, 0), Bars(50, 1), Patients(48, 2))
     found = by_name(evaluate_run(model, only("translation", num_translated=48), baseline=worse))
@@ -452,8 +458,49 @@ def test_missing_views_do_not_count(tmp_path):
     assert records["translation/left to top/psnr mean"].n < 12
     assert records["retrieval/recall at 1/left to top"].n == 66
     assert records["retrieval/recall at 1/right to top"].n == 100
+    found = records["retrieval/recall at 1"]
+    routes = [record for name, record in records.items() if name.startswith("retrieval/recall at 1/")]
+    of_each = [66, 66, 66, 66, 100, 100]
+    assert sorted(1 / record.chance for record in routes) == pytest.approx(of_each)
+    assert found.chance == pytest.approx(6 / sum(of_each)) and "among 66 to 100 test samples" in found.definition
     assert records["copies/ratio in pixels"].n == 60 and "with 266 of" in (tmp_path / "report.html").read_text()
     assert records["fidelity/random frechet/all together"].n < records["fidelity/random frechet/top"].n == 60
+    mean, left = records["fidelity/random frechet"], records["fidelity/random frechet/left"]
+    assert mean.n == left.n < 60 and mean.definition.startswith(left.definition.partition(":")[0])
+    assert f" {left.n} generated samples" in mean.definition, "of the modality with fewest"
+
+
+class PartlyLabelled(Bars):
+    """The class of every fourth sample is not known."""
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        batch.factors["bar"] = np.where(np.asarray(indices) % 4, batch.factors["bar"], -1)
+        return batch
+
+
+def test_the_report_says_on_how_many_samples_it_was_measured(tmp_path, monkeypatch):
+    """As many as were, not as many as the settings allow."""
+    monkeypatch.setattr(separation, "MOST", 50)
+    monkeypatch.setattr(protocol, "MOST", 50)
+    model = RunModel(tmp_path)
+    model.data = lambda: Splits(PartlyLabelled(90, 0), Bars(50, 1), PartlyLabelled(100, 2))
+    suites = ("disentanglement", "coherence", "fidelity")
+    records = by_name(evaluate_run(model, only(*suites, num_generated=95, num_translated=30)))
+    page = _page(tmp_path)
+    assert records["coherence/self"].n == 75 and "p(private | shared) for 75 test samples" in page
+    assert records["fidelity/random frechet/top"].n == 90 and "Fidelity. 90 generated tuples" in page
+    assert records["retrieval/recall at 1"].n == 50 and "among those of 50 test samples, by cosine" in page
+    assert records["separation/shared_kept"].n == 100 and "separation: 100 test samples" in page
+    assert records["explained/shared alone"].n == 30 and "explained: 30 test samples" in page
+    assert records["information/critic"].n == 50 and "measured on 50 test samples (InfoNCE)" in page
+
+
+def test_what_information_is_compared_with_is_said(records):
+    critic, gaussian = (records[f"information/{kind}/left"] for kind in ("critic", "gaussian"))
+    assert "a second critic, trained on permuted pairs" in critic.definition and critic.p is None
+    assert "mean of 100 permutations of the pairs; p: permutation test" in gaussian.definition and gaussian.p > 0
+    assert "p:" not in records["information/gaussian"].definition
 
 
 class Unpaired(Bars):
@@ -510,7 +557,7 @@ def test_without_labels_only_images_are_measured(tmp_path):
     of_fidelity = {record["name"].split()[0] for record in metrics["records"] if "fidelity" in record["name"]}
     assert of_fidelity == {"fidelity/random", "fidelity/pairs"}, "bars are too small for the window of ms-ssim"
     page = _page(tmp_path)
-    assert "no label 'none' with classes" in page and "Without labels: the shared part" in page
+    assert "no label 'none' with classes" in page and "Without labels: retrieval: by the shared part" in page
     assert not any(text in page for text in ("Probes are fitted", "Coherence. Self", "'judge' is")), "none of it was"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mandorla.errors import MandorlaError
-from mandorla.storage import locked, read_json, whole, write_text
+from mandorla.storage import locked, partial, read_json, whole, whole_folder, write_text
 
 
 def test_round_trip_leaves_nothing_beside(tmp_path):
@@ -67,3 +67,22 @@ def test_a_file_is_locked_before_it_is_there(tmp_path):
         pass
     with locked(one), locked(other):
         pass
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_is_whole_or_what_was_there_stays(tmp_path, there):
+    target = tmp_path / "out"
+    if there:
+        target.mkdir()
+        (target / "old").touch()
+    (partial(target) / "left").mkdir(parents=True)  # of a command that was killed
+    with pytest.raises(MandorlaError, match="broken"), whole_folder(target) as folder:
+        assert not list(folder.iterdir())
+        (folder / "new").touch()
+        raise MandorlaError("broken")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"] * there
+    with whole_folder(target) as folder, pytest.raises(MandorlaError, match="another command"), whole_folder(target):
+        (folder / "new").touch()
+    with whole_folder(target) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]

@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from mandorla.tables import print_table
+from mandorla.tables import markdown_head, markdown_row, print_table
 
 NAMES = [f"translation/a modality of a long name to another/figure {k}" for k in range(3)]
 
@@ -31,3 +31,8 @@ def test_a_narrow_file_is_as_wide_as_it_must_be(width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", width)
     print_table(["figure", "value"], [[NAMES[0], "1"]])
     assert NAMES[0] in capsys.readouterr().out
+
+
+def test_a_table_in_markdown():
+    assert markdown_head(["figure", "value"]) == ["| figure | value |", "|---|---|"]
+    assert markdown_row(["steps", 3]) == "| steps | 3 |"

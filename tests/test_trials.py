@@ -9,7 +9,7 @@ import pytest
 from tiny import interrupted, same_training, scans_recipe, tiny_recipe, write_scans
 
 import mandorla.evaluate.judges
-import mandorla.vae.training
+import mandorla.trials
 from mandorla.data import load_data
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.record import Record
@@ -108,7 +108,7 @@ def test_every_trial_is_a_run_folder_and_is_in_the_table(swept):
 def test_the_same_again_trains_and_judges_nothing(swept, monkeypatch):
     run, results = swept
     read = reader(run)
-    monkeypatch.setattr(mandorla.vae.training, "fit_vae", None)
+    monkeypatch.setattr(mandorla.trials, "fit_vae", None)
     monkeypatch.setattr(mandorla.evaluate.judges, "train_judges", None)
     assert run_trials("sweep", size_trials(read, GRID), read, num_seeds=2) == results
 
@@ -176,7 +176,7 @@ def test_ablation_of_files_with_labels(scans_run, tmp_path, monkeypatch):
     assert "recommended" not in table
     (judges,) = (tmp_path / "judges").iterdir()
     moved = shutil.copytree(root, tmp_path / "moved")
-    monkeypatch.setattr(mandorla.vae.training, "fit_vae", None)
+    monkeypatch.setattr(mandorla.trials, "fit_vae", None)
     run_trials("ablate", trials, lambda changes: read([f"data.root={json.dumps(str(moved))}", *changes]))
 
 

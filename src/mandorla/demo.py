@@ -16,7 +16,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from mandorla.diffusion.training import train_diffusion
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.run import evaluate
+from mandorla.recipe import Recipe, read_recipe
+from mandorla.vae.training import train_vae
 
 PARTS = {"polydigits": ".", "phantom": "phantom"}
 LOG = "demo.log"
@@ -58,10 +62,6 @@ def run_demo(run: Path, seed: int, overrides: Sequence[str] = (), part: str = "b
 
 def run_part(part: str, run: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     """Train and evaluate one part, "polydigits" or "phantom", of the demo in `run`."""
-    from mandorla.diffusion.training import train_diffusion
-    from mandorla.evaluate import evaluate
-    from mandorla.vae.training import train_vae
-
     recipe = _recipe(part, run, seed, overrides)
     Console().rule(f"{part}, seed {seed}")
     train_vae(recipe)
@@ -69,7 +69,5 @@ def run_part(part: str, run: Path, seed: int, overrides: Sequence[str] = ()) -> 
     evaluate(recipe.run)
 
 
-def _recipe(part: str, run: Path, seed: int, overrides: Sequence[str]):
-    from mandorla.recipe import read_recipe
-
+def _recipe(part: str, run: Path, seed: int, overrides: Sequence[str]) -> Recipe:
     return read_recipe(part, [f"run={json.dumps(str(run / PARTS[part]))}", f"seed={seed}", *overrides])

@@ -45,6 +45,7 @@ from mandorla.outputs import (
 )
 from mandorla.parallel import gather_texts, is_first, turns, wait, world
 from mandorla.pictures import grid
+from mandorla.progress import progress_bar
 
 Format = Literal["nifti", "png", "npz"]
 Statistic = Literal["mean", "std", "draws"]
@@ -358,14 +359,9 @@ def _progress(num: int) -> Iterator[Callable[[float], None]]:
 
     Of several processes the first shows how far all are, if they are as far as it is.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not (console.is_terminal and is_first())) as progress:
-        task = progress.add_task(f"{num} input{'s' * (num > 1)}", total=num)
-        yield lambda part: progress.advance(task, part * world())
+    with progress_bar() as bar:
+        task = bar.add_task(f"{num} input{'s' * (num > 1)}", total=num)
+        yield lambda part: bar.advance(task, part * world())
 
 
 # ------------------------------------------------------------------------------------------------------------ inside

@@ -30,7 +30,7 @@ from mandorla.data.readers import join_columns
 from mandorla.data.samples import Way
 from mandorla.errors import MandorlaError
 from mandorla.parallel import in_turn, is_first, led, wait
-from mandorla.storage import locked, read_json, whole, write_text
+from mandorla.storage import locked, partial, read_json, whole, whole_folder, write_text
 
 DESCRIPTION = "dataset_description.json"
 BIDS = "1.10.0"  # version of the specification
@@ -130,30 +130,16 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     What a killed command left there is removed; folders above `target` that are made for it go again if it fails.
     """
     target = target.resolve()
-    folder = target.with_name(f".{target.name}.partial")
-    with led(_new_folder(target, folder, replace), folder):
+    with led(_new_folder(target, replace), partial(target)) as folder:
         yield folder
 
 
 @contextmanager
-def _new_folder(target: Path, folder: Path, replace: bool) -> Iterator[Path]:
+def _new_folder(target: Path, replace: bool) -> Iterator[Path]:
     if target.exists() and not (target.is_dir() and (replace or not any(target.iterdir()))):
         raise MandorlaError(f"{target}: exists already; name a new folder, or remove this one")
-    old = target.with_name(f".{target.name}.old")
-    with _made_for(folder, target), locked(folder):
-        for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield folder
-            shutil.rmtree(old, ignore_errors=True)
-            if target.exists():
-                target.rename(old)  # at no moment is there half of a folder under the target's name
-            folder.rename(target)
-        finally:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    with _made_for(partial(target), target), whole_folder(target) as folder:
+        yield folder
 
 
 @contextmanager

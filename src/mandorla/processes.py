@@ -7,6 +7,7 @@ whoever comes to it first.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -125,8 +126,6 @@ def start(trainer: "TrainerConfig", arguments: Sequence[str]) -> int:
 
 def _read_slurm() -> None:
     """Set the variables that torchrun would have set, if this is one of several tasks of an srun."""
-    import re
-
     slurm = os.environ
     if "RANK" in slurm or int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return

@@ -162,7 +162,7 @@ def claim_run(recipe: Recipe, stage: Stage) -> Iterator[Path]:
     follows stage 1 warns where the recipe says anything else about it than what was trained. Raises MandorlaError if
     the run was begun with other values and something was trained with those: two trainings do not share a folder.
     """
-    run = make_run(recipe)
+    run, imports = make_run(recipe), settle(recipe.imports)
     if (run / CONFIG).is_file():
         begun = _stored(run)
         for block in dict.fromkeys((*_BLOCKS["vae"], *_BLOCKS[stage])):
@@ -177,13 +177,11 @@ def claim_run(recipe: Recipe, stage: Stage) -> Iterator[Path]:
                 )
             if stage != "vae":
                 warnings.warn(f"{difference}: {_TITLE[stage]} follows what was trained", MandorlaWarning, stacklevel=3)
-        imports = settle(recipe.imports)  # other stages need theirs too, where these still lie; the last name counts
-        there = [name for name in begun.imports if Path(name).is_file() or not name.endswith(SUFFIX)]
-        kept = {block: getattr(recipe, block) for block in (*_BLOCKS[stage], *_ANY_TIME)}
-        kept["imports"] = (*(name for name in there if name not in imports), *imports)
-        recipe = begun.model_copy(update=kept)
+        there = [name for name in settle(begun.imports) if Path(name).is_file() or not name.endswith(SUFFIX)]
+        imports = (*(name for name in there if name not in imports), *imports)  # of other stages; the last name counts
+        recipe = begun.model_copy(update={block: getattr(recipe, block) for block in (*_BLOCKS[stage], *_ANY_TIME)})
     data = recipe.data.settle() if isinstance(recipe.data, RootedConfig) else recipe.data
-    settled = {"data": data, "imports": settle(recipe.imports), "evaluate": recipe.evaluate.settle()}
+    settled = {"data": data, "imports": imports, "evaluate": recipe.evaluate.settle()}
     recipe = recipe.model_copy(update={"run": ".", **settled})
     yield run
     write_text(run / CONFIG, dump(recipe))

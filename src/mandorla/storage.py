@@ -1,7 +1,8 @@
-"""Small files of a run folder: there whole or not at all, and read with a clear error."""
+"""Files and folders that are there whole or not at all, and small files of a run, read with a clear error."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,36 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write the file `path` whole or not at all."""
     with whole(path) as part:
         part.write_bytes(content)
+
+
+def partial(target: Path) -> Path:
+    """Return the folder beside `target` in which `whole_folder` lets it be written."""
+    return target.with_name(f".{target.name}.partial")
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` to write to; it takes the place of `target` if all goes well, else it goes.
+
+    At no moment is there half of a folder under the target's name; what a killed command left beside it is removed.
+    Raises MandorlaError if another command is writing there.
+    """
+    folder, old = partial(target), target.with_name(f".{target.name}.old")
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield folder
+            shutil.rmtree(old, ignore_errors=True)
+            if target.exists():
+                target.rename(old)
+            folder.rename(target)
+        finally:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:

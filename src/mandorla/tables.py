@@ -1,4 +1,4 @@
-"""Tables on standard output."""
+"""Tables: on standard output, and in Markdown."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -22,3 +22,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], justify: 
         endless = console.options.update(width=10_000)
         console.width = max(console.width, console.measure(table, options=endless).maximum)
     console.print(table)
+
+
+def markdown_head(columns: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table in Markdown."""
+    return [markdown_row(columns), f"|{'---|' * len(columns)}"]
+
+
+def markdown_row(cells: Iterable[object]) -> str:
+    """Return a line of a table in Markdown."""
+    return f"| {' | '.join(map(str, cells))} |"

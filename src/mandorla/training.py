@@ -156,23 +156,19 @@ def fit(
     folder: Path,
     track: Sequence[Name] = ("tensorboard",),
     strategy: Literal["ddp", "fsdp"] = "ddp",
-    alone: bool = False,
 ) -> None:
-    """Train `module`, or go on where `folder` says that an earlier call stopped.
+    """Train `module`, or go on where `folder` says that an earlier call stopped; the caller is `alone_in` it.
 
     `track` names the trackers that the figures go to. Processes that work together have all weights each (`strategy`
     ddp), or divide them (fsdp); they call the methods of `task` together, each with the indices of the whole batch.
-    `alone` says that the caller keeps other commands away (`alone_in`). Control-C saves the state after the current
-    step. Raises MandorlaError if another command trains there, the loss stops being finite, or memory does not suffice.
+    Control-C saves the state after the current step. Raises MandorlaError if the loss stops being finite, or memory
+    does not suffice.
     """
-    with nullcontext() if alone else alone_in(folder):
-        training = _Training(task, module, config, folder, strategy)
-        if training.step < config.steps:
-            _go_on(training, track)
-        elif not (folder / WEIGHTS).is_file():
-            raise MandorlaError(
-                f"{folder} ended its training, but {WEIGHTS} is missing: restore it, or delete {folder}"
-            )
+    training = _Training(task, module, config, folder, strategy)
+    if training.step < config.steps:
+        _go_on(training, track)
+    elif not (folder / WEIGHTS).is_file():
+        raise MandorlaError(f"{folder} ended its training, but {WEIGHTS} is missing: restore it, or delete {folder}")
 
 
 def _go_on(training: "_Training", track: Sequence[Name]) -> None:

@@ -21,11 +21,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
+from mandorla.data import load_data
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.evaluate.judges import find_judges
 from mandorla.evaluate.record import Record
+from mandorla.evaluate.stage1 import stage1_figures
+from mandorla.model import load
 from mandorla.recipe import HOW_READ, Recipe
 from mandorla.storage import read_json, write_text
-from mandorla.tables import print_table
+from mandorla.tables import markdown_head, markdown_row, print_table
+from mandorla.vae.training import fit_vae
 
 Read = Callable[[Sequence[str]], Recipe]  # the recipe, changed by `key.sub=value`
 Kind = Literal["sweep", "ablate"]
@@ -124,8 +131,6 @@ def run_trials(kind: Kind, trials: Sequence[Trial], read: Read, num_seeds: int =
     A trial that cannot be trained or measured is warned of and left out. Raises MandorlaError, before anything is
     trained, if a trial's settings are wrong, and if no trial is left.
     """
-    from rich.console import Console
-
     base = read(())
     run, seeds = Path(base.run), range(base.seed, base.seed + num_seeds)
     recipes = {
@@ -189,12 +194,6 @@ class _Bench:
 
     def measure(self, recipe: Recipe) -> dict[str, Record]:
         """Return the figures of a trial by name, those that its folder keeps if they are of these settings."""
-        import mandorla
-        from mandorla.data import load_data
-        from mandorla.evaluate.judges import find_judges
-        from mandorla.evaluate.stage1 import stage1_figures
-        from mandorla.vae.training import fit_vae
-
         folder = Path(recipe.run)
         if recipe.seed not in self.data:
             self.data = {recipe.seed: load_data(recipe.data, recipe.seed)}
@@ -209,7 +208,7 @@ class _Bench:
             if folder.is_dir():
                 write_text(folder / _FILE, json.dumps(kept))
         path = self.run / "judges" / f"seed{recipe.seed}.safetensors"
-        model = mandorla.load(folder)
+        model = load(folder)
         judges = find_judges(path, splits, recipe.evaluate, recipe.seed, model.device)
         records = stage1_figures(model, judges, splits)
         seconds, text = kept["seconds"], "Seconds of training, on whatever machine this was."
@@ -330,9 +329,8 @@ def _write(path: Path, results: Sequence[Result], recipe: Recipe, num_seeds: int
         f"{training.steps} steps of {training.batch_size} samples, {num_seeds} seed(s) from {recipe.seed}"
         f"{'; mean ± standard deviation over seeds' if num_seeds > 1 else ''}. Stage 1 alone, on validation data.",
         "",
-        f"| trial | {' | '.join(columns.values())} |",
-        f"|---|{'---|' * len(columns)}",
-        *(f"| {' | '.join(row)} |" for row in _rows(results, columns)),
+        *markdown_head(["trial", *columns.values()]),
+        *map(markdown_row, _rows(results, columns)),
         "",
         *(f"- {text}: {results[0].figures[name][0].definition}" for name, text in columns.items()),
     ]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mandorla.errors import MandorlaError
-from mandorla.storage import locked
+from mandorla.storage import locked, whole_folder
 
 MANIFEST = "manifest.json"
 _CHUNK = 2**24  # bytes
@@ -101,15 +101,9 @@ def keep(folder: Path | None, key: str, write: Callable[[Path], dict]) -> Kept:
         with _place(folder, key) as target:
             if kept := _opened(target):
                 return kept
-            part = target.with_name(f"{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
             shutil.rmtree(target, ignore_errors=True)  # damaged
-            try:
-                part.mkdir()
+            with whole_folder(target) as part:
                 (part / MANIFEST).write_text(json.dumps(write(part)), encoding="utf-8")
-                part.rename(target)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
             return _opened(target)
     except OSError as error:
         raise MandorlaError(

@@ -29,6 +29,7 @@ from mandorla.data.samples import FilesConfig, read_slices, to_id
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide, with_columns
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.progress import progress_bar
 
 VERSION = 2  # of what is kept: another one is not looked at
 MUCH = 2**28  # bytes of files from which on it pays to start processes
@@ -243,13 +244,9 @@ def work_in_order(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], 
 
     At most a few more than there are workers wait to be taken.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     results = (function(*task) for task in tasks) if workers == 0 else _work(function, tasks, workers)
-    console = Console(stderr=True)
-    quiet = not console.is_terminal
-    yield from track(results, "reading files", len(tasks), console=console, transient=True, disable=quiet)
+    with progress_bar() as bar:
+        yield from bar.track(results, len(tasks), description="reading files")
 
 
 def _work(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:

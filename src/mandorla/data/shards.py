@@ -19,7 +19,6 @@ import json
 import math
 import mmap
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,8 @@ from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError
 from mandorla.optional import library
-from mandorla.storage import locked, read_json
+from mandorla.progress import progress_bar
+from mandorla.storage import read_json, whole_folder
 
 INDEX, ARRAYS, SUMS = "index.json", "index.npz", "SHA256SUMS"
 VERSION = 1
@@ -73,16 +73,8 @@ def pack(splits: Splits, out: Path, source: Mapping[str, Any], shard_mib: int) -
     writer = library("webdataset", "stream").TarWriter
     if out.exists():
         raise MandorlaError(f"{out} exists already: choose another folder, or delete it")
-    part = out.with_name(f".{out.name}.partial")
-    part.mkdir(parents=True, exist_ok=True)
-    with locked(part):
-        try:
-            for leftover in part.iterdir():
-                leftover.unlink()
-            _write(splits, part, dict(source), shard_mib * 2**20, writer)
-            part.rename(out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(out) as folder:
+        _write(splits, folder, dict(source), shard_mib * 2**20, writer)
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def _write(splits: Splits, folder: Path, source: dict, shard_bytes: int, writer:
     numbers: list[int] = []
     shards: list[dict[str, Any]] = []
     for part, dataset in splits.parts.items():
-        waiting = _progress(_rows(dataset), len(dataset), part)
+        waiting = _shown(_rows(dataset), len(dataset), part)
         row = next(waiting, None)
         while row is not None:
             path = folder / f"{part}-{sum(shard['name'].startswith(part) for shard in shards):06d}.tar"
@@ -173,12 +165,9 @@ def _rows(dataset: Dataset) -> Iterator[_Row]:
             yield _Row(str(ids[k]), str(groups[k]), arrays, values, {n: bool(mask[k]) for n, mask in present.items()})
 
 
-def _progress(rows: Iterator[_Row], total: int, part: str) -> Iterator[_Row]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return iter(track(rows, f"packing {part}", total, console=console, disable=not console.is_terminal))
+def _shown(rows: Iterator[_Row], total: int, part: str) -> Iterator[_Row]:
+    with progress_bar() as bar:
+        yield from bar.track(rows, total, description=f"packing {part}")
 
 
 def _meta(row: _Row, classes: Mapping[str, Sequence[str]]) -> bytes:

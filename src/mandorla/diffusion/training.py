@@ -56,7 +56,7 @@ def train_diffusion(recipe: Recipe) -> None:
     device = choose_device(recipe.device)
     diffusion = Diffusion(recipe.diffusion, vae.layout, scales).to(device)
     task, share = _Task(recipe, vae, parts, whitening, labels, device), recipe.diffusion.weak_share
-    how = (recipe.track, recipe.trainer.strategy, True)
+    how = (recipe.track, recipe.trainer.strategy)
     config = recipe.diffusion.training
     with alone_in(run / FOLDER):
         with in_turn(), claim_run(recipe, "diffusion"):

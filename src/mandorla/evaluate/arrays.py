@@ -25,14 +25,14 @@ def tensor(values: Array, what: str) -> Tensor:
     return values.detach().cpu()
 
 
-def code_rows(values: Array, what: str, least: int = 1) -> Tensor:
+def code_rows(values: Array, what: str) -> Tensor:
     """Return codes `(N, ...)` as rows `(N, F)` of floats, maps flattened.
 
-    Raises MandorlaError for fewer than `least` rows, for rows without numbers, for NaN and infinity.
+    Raises MandorlaError for no rows, for rows without numbers, for NaN and infinity.
     """
     rows = tensor(values, what)
-    if rows.ndim < 2 or len(rows) < least or 0 in rows.shape[1:]:
-        raise MandorlaError(f"{what} have shape {tuple(rows.shape)}: expected (N, F), N at least {least}")
+    if rows.ndim < 2 or 0 in rows.shape:
+        raise MandorlaError(f"{what} have shape {tuple(rows.shape)}: expected (N, F), N at least 1")
     if not rows.isfinite().all():
         raise MandorlaError(f"{what} have NaN or infinite values: leave those samples out")
     return rows.flatten(1) if rows.dtype in (torch.float32, torch.float64) else rows.flatten(1).double()

@@ -32,8 +32,8 @@ from mandorla.evaluate.gather import whose
 from mandorla.evaluate.information import shuffled
 from mandorla.nets.blocks import resize
 
-_LARGEST = 32  # images are averaged down to at most this many pixels a side
-_NEXT = 10  # neighbours after the first that set the scale of the ratio
+LARGEST = 32  # images are averaged down to at most this many pixels a side
+NEXT = 10  # neighbours after the first that set the scale of the ratio
 _CHUNK = 500  # samples that are read at once
 _ROUNDING = 1e-3  # of a vector's root mean square: as far may equal ones seem apart
 LEVEL = 0.025  # of chance, in each of two spaces: of audits in which nothing was copied, one in twenty fails at most
@@ -119,7 +119,7 @@ def flatten_tuples(x: Mapping[str, Tensor]) -> Tensor:
     """Join all modalities of a tuple to one vector `(B, F)`, large images averaged down."""
     parts = []
     for image in x.values():
-        small = resize(image.float(), tuple(min(side, _LARGEST) for side in image.shape[2:]))
+        small = resize(image.float(), tuple(min(side, LARGEST) for side in image.shape[2:]))
         parts.append(small.clamp(0, 1).flatten(1).cpu())
     return torch.cat(parts, dim=1)
 
@@ -245,7 +245,7 @@ class _Search:
         places = torch.arange(self.seen, self.seen + len(vectors)).expand(len(self.queries), -1)
         distance = torch.cat([self.distance, torch.cdist(self.queries, vectors) / self.queries.shape[1] ** 0.5], dim=1)
         self.seen += len(vectors)
-        self.distance, kept = distance.topk(min(1 + _NEXT, self.seen), largest=False)
+        self.distance, kept = distance.topk(min(1 + NEXT, self.seen), largest=False)
         self.place = torch.cat([self.place, places], dim=1).gather(1, kept)
 
     def neighbours(self, index: np.ndarray) -> Neighbours:

@@ -23,6 +23,7 @@ from mandorla.evaluate.arrays import Array, tensor
 
 Features = Array  # (N, F)
 _LARGEST = 1e50  # its sixth power, in the kernel, is still a number
+NEAR, AROUND = 3, 5  # the neighbour that a ball of precision and recall, of density and coverage, reaches to
 _CHUNK = 1000  # rows whose distances to all others are held at once
 
 
@@ -61,7 +62,7 @@ def kernel_distance(real: Features, made: Features) -> float:
     return _mean_kernel(real) + _mean_kernel(made) - 2 * _mean_kernel(real, made)
 
 
-def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def precision_recall(real: Features, made: Features, neighbours: int = NEAR) -> tuple[np.ndarray, np.ndarray]:
     """Return which made samples look real, `(made,)`, and which real ones could have been made, `(real,)`, bool.
 
     Their means are precision (quality) and recall (variety). Raises MandorlaError for sets that cannot be compared.
@@ -78,7 +79,7 @@ def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tup
     return answers[0], answers[1]
 
 
-def density_coverage(real: Features, made: Features, neighbours: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def density_coverage(real: Features, made: Features, neighbours: int = AROUND) -> tuple[np.ndarray, np.ndarray]:
     """Return how many balls of real samples are around each made one, over k, and which balls hold a made sample.
 
     The first is `(made,)`, the second bool `(real,)`. Their means are density (quality, not bounded by 1) and coverage

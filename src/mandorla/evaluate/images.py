@@ -17,7 +17,8 @@ Images = Array  # (B, C, *size), floats in [0, 1]
 _BEYOND = 0.5  # how far a network's output may leave [0, 1] and still be clipped
 _LEAST_ERROR = 1e-10  # identical images: 100 dB instead of infinity
 _WINDOW = 11  # pixels a side of the window of structural similarity
-_STEPS = np.linspace(0, 1, 33)  # between which intensities are alike
+FOREGROUND = 0.05  # true values above which pixels are no background
+STEPS = 32  # of [0, 1] in which intensities are alike
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
 
 
@@ -130,7 +131,7 @@ def ms_ssim(a: Images, b: Images) -> np.ndarray:
 def mutual_information(a: Images, b: Images) -> np.ndarray:
     """Return how far the intensities of a pair tell each other, (H(a) + H(b)) / H(a, b): 1 not at all, 2 entirely.
 
-    Of means over channels, in 32 steps of [0, 1]; two modalities may have unlike channels.
+    Of means over channels, in `STEPS` steps of [0, 1]; two modalities may have unlike channels.
 
     Reference: Studholme, Hill, Hawkes: "An overlap invariant entropy measure of 3D medical image alignment", 1999,
     https://doi.org/10.1016/S0031-3203(98)00091-0
@@ -138,8 +139,8 @@ def mutual_information(a: Images, b: Images) -> np.ndarray:
     from skimage.metrics import normalized_mutual_information
 
     with np.errstate(invalid="ignore"):
-        pairs = zip(*_grey(a, b), strict=True)
-        found = [normalized_mutual_information(one, other, bins=[_STEPS, _STEPS]) for one, other in pairs]
+        pairs, edges = zip(*_grey(a, b), strict=True), np.linspace(0, 1, STEPS + 1)
+        found = [normalized_mutual_information(one, other, bins=[edges, edges]) for one, other in pairs]
     return np.nan_to_num(np.array(found, np.float64), nan=1.0)  # nothing is told of what is everywhere the same
 
 
@@ -168,7 +169,7 @@ def _grey(a: Images, b: Images) -> tuple[np.ndarray, np.ndarray]:
     return one, other
 
 
-def foreground(truth: Images, above: float = 0.05) -> Tensor:
+def foreground(truth: Images, above: float = FOREGROUND) -> Tensor:
     """Return where the true image is brighter than `above`, bool `(B, C, *size)`."""
     return unit_images(truth, "true images") > above
 

@@ -30,6 +30,7 @@ Heads = dict[str, int]  # factor -> number of classes
 _MISSING = -1
 _WIDTH, _GRID = 128, 3  # channels and pixels a side at the last convolution, about
 _LEAST = 8  # channels of the first one
+_CHUNK = 512  # images that are judged at once
 
 
 class Judge(nn.Module):
@@ -59,20 +60,20 @@ class Judge(nn.Module):
         return {factor: head(code) for factor, head in self.heads.items()}
 
     @torch.no_grad()
-    def features(self, x: Tensor, chunk: int = 512) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Return the channels of the last layer before the heads, means over space, `(B, F)`, of images in [0, 1]."""
         self.eval()
         device = next(self.parameters()).device
         layers = self.body[:-2]  # without flattening and dropout
-        parts = [layers(2 * part.to(device).clamp(0, 1) - 1).cpu() for part in x.split(chunk)]
+        parts = [layers(2 * part.to(device).clamp(0, 1) - 1).cpu() for part in x.split(_CHUNK)]
         return torch.cat([part.flatten(2).mean(-1) if part.ndim > 2 else part for part in parts])
 
     @torch.no_grad()
-    def probabilities(self, x: Tensor, factor: str, chunk: int = 512) -> np.ndarray:
+    def probabilities(self, x: Tensor, factor: str) -> np.ndarray:
         """Return class probabilities `(B, classes)` of images in [0, 1]."""
         self.eval()
         device = next(self.parameters()).device
-        parts = [self(part.to(device).clamp(0, 1))[factor].float().softmax(-1).cpu() for part in x.split(chunk)]
+        parts = [self(part.to(device).clamp(0, 1))[factor].float().softmax(-1).cpu() for part in x.split(_CHUNK)]
         return torch.cat(parts).numpy()
 
     def classes(self, x: Tensor, factor: str) -> np.ndarray:

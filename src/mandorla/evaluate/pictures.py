@@ -18,6 +18,10 @@ from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.settings import Suite
 from mandorla.pictures import grid
 
+_TUPLES = 12  # generated tuples that are shown, and most suspicious ones
+_TRANSLATED, _DRAWS = 5, 4  # samples that are shown with their translations, and how many of these
+_SWAPPED = 6  # samples of which each gets the parts of each
+_BETWEEN = 8  # steps of an interpolation
 STAGES = {"vae": "stage 1", "diffusion": "stage 2", "refiner": "refiner"}  # folders of trainings, and their titles
 
 
@@ -40,26 +44,25 @@ class Picture:
 
 def draw_all(subject: Subject) -> list[Picture]:
     """Draw everything that the report shows: what the suites asked for have computed, and the training curves."""
-    names = [m.name for m in subject.model.modalities]
-    wanted: list[tuple[set[Suite], Callable[[Subject, list[str]], list[Picture]]]] = [
+    wanted: list[tuple[set[Suite], Callable[[Subject], list[Picture]]]] = [
         ({"coherence", "fidelity", "audit"}, _samples),
         ({"translation"}, _translations),
         ({"disentanglement", "coherence"}, _swaps),
         ({"disentanglement", "coherence"}, _interpolations),
         ({"audit"}, _neighbours),
     ]
-    pictures = [
-        picture for suites, draw in wanted if suites & set(subject.settings.suites) for picture in draw(subject, names)
-    ]
+    asked = set(subject.settings.suites)
+    pictures = [picture for suites, draw in wanted if suites & asked for picture in draw(subject)]
     logs = {stage: read_log(subject.model.run / stage) for stage in STAGES}
     return pictures + [curves(stage, lines) for stage, lines in logs.items() if lines]
 
 
-def _samples(subject: Subject, names: list[str], num: int = 12) -> list[Picture]:
+def _samples(subject: Subject) -> list[Picture]:
     made = "generated at once from noise"
     if subject.model.recipe.diffusion.mode != "joint":
         made = "its shared part that of a training sample, its private parts drawn"
-    rows = [list(subject.samples.x[name][:num]) for name in names]
+    names = subject.names
+    rows = [list(subject.samples.x[name][:_TUPLES]) for name in names]
     return [
         Picture(
             "samples",
@@ -72,14 +75,12 @@ def _samples(subject: Subject, names: list[str], num: int = 12) -> list[Picture]
     ]
 
 
-def _translations(subject: Subject, names: list[str], num: int = 5, shown: int = 4) -> list[Picture]:
+def _translations(subject: Subject) -> list[Picture]:
     pictures = []
     batch = subject.translated
     for given, of_wanted in subject.translations.items():
         for wanted, samples in of_wanted.items():
-            if given not in names or wanted not in names:
-                continue
-            both = torch.nonzero(batch.present[given] & batch.present[wanted])[:num, 0]
+            both = torch.nonzero(batch.present[given] & batch.present[wanted])[:_TRANSLATED, 0]
             if not len(both):
                 continue
             mean, std = samples.mean(0), samples.std(0, unbiased=False)
@@ -87,12 +88,12 @@ def _translations(subject: Subject, names: list[str], num: int = 5, shown: int =
             brightest = float(torch.cat([std[both], wrong[both]]).amax().clamp_min(1e-6))
             rows = [
                 [
-                    *(batch.x[given][i], batch.x[wanted][i], *samples[:shown, i], mean[i]),
+                    *(batch.x[given][i], batch.x[wanted][i], *samples[:_DRAWS, i], mean[i]),
                     *(_grey(z[i]) / brightest for z in (wrong, std)),
                 ]
                 for i in both
             ]
-            drawn = len(samples[:shown])
+            drawn = len(samples[:_DRAWS])
             columns = ["given", "truth", *(f"sample {k + 1}" for k in range(drawn)), "mean", "error", "std"]
             pictures.append(
                 Picture(
@@ -118,16 +119,16 @@ def _grey(deviation: torch.Tensor) -> torch.Tensor:
     return deviation.amax(0, keepdim=True) if deviation.ndim > 2 else deviation
 
 
-def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
-    source = subject.complete(num)
-    num = len(source[names[0]])
+def _swaps(subject: Subject) -> list[Picture]:
+    source = subject.complete(_SWAPPED)
+    num = len(source[subject.names[0]])
     if num < 2:
         return []
     latents = subject.model.encode(source)
     across, down = torch.arange(num).repeat(num), torch.arange(num).repeat_interleave(num)
     made = subject.model.swap(shared_from=latents[across], private_from=latents[down])
     pictures = []
-    for name in names:
+    for name in subject.names:
         body = [[source[name][i], *made[name][i * num : (i + 1) * num]] for i in range(num)]
         rows = [[None, *source[name]], *body]
         pictures.append(
@@ -145,8 +146,8 @@ def _swaps(subject: Subject, names: list[str], num: int = 6) -> list[Picture]:
     return pictures
 
 
-def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Picture]:
-    source = subject.complete(4)
+def _interpolations(subject: Subject) -> list[Picture]:
+    names, source = subject.names, subject.complete(4)
     if len(source[names[0]]) < 4:
         return []
     latents = subject.model.encode(source)
@@ -156,7 +157,7 @@ def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Pi
     }
     pictures = []
     for part, text in texts.items():
-        made = subject.model.interpolate(latents[:2], latents[2:], num=num, part=part)
+        made = subject.model.interpolate(latents[:2], latents[2:], num=_BETWEEN, part=part)
         rows = [list(made[name][:, pair]) for pair in range(2) for name in names]
         pictures.append(
             Picture(
@@ -171,13 +172,13 @@ def _interpolations(subject: Subject, names: list[str], num: int = 8) -> list[Pi
     return pictures
 
 
-def _neighbours(subject: Subject, names: list[str], num: int = 12) -> list[Picture]:
+def _neighbours(subject: Subject) -> list[Picture]:
     if subject.audit is None:
         return []
-    pictures = []
+    names, pictures = subject.names, []
     for space, text in {"pixels": "pixel by pixel", "features": "in the space of features 'random'"}.items():
         found = subject.audit.made[space]
-        closest = np.argsort(found.ratio)[:num]
+        closest = np.argsort(found.ratio)[:_TUPLES]
         real = subject.data.train.batch(found.index[closest]).x
         rows = [images for name in names for images in (subject.samples.x[name][torch.as_tensor(closest)], real[name])]
         labels = [label for name in names for label in (name, "training")]

@@ -15,6 +15,7 @@ from mandorla.errors import MandorlaError
 from mandorla.evaluate.arrays import Array, classes, code_rows, numbers, same_number
 
 Kind = Literal["linear", "mlp"]
+HIDDEN = 256  # units of the hidden layer
 
 
 def features(code: Tensor) -> np.ndarray:
@@ -60,7 +61,9 @@ def probe(
     classifier = (
         LogisticRegression(max_iter=1000, C=min(1.0, 100 / train.shape[1]))
         if kind == "linear"
-        else MLPClassifier((256,), early_stopping=bool(held_out), n_iter_no_change=5, max_iter=100, random_state=seed)
+        else MLPClassifier(
+            (HIDDEN,), early_stopping=bool(held_out), n_iter_no_change=5, max_iter=100, random_state=seed
+        )
     )
     directions = 0
     if whiten:

@@ -14,7 +14,8 @@ from mandorla.storage import read_json
 
 FILE = "metrics.json"
 _LARGEST = 2**25  # bytes of it
-_PARTS = 10  # of a jackknife
+_ROUNDING = 1e-12
+PARTS = 10  # of a jackknife, at most
 
 Better = Literal["higher", "lower", "nearer ceiling", "neither"]
 
@@ -98,9 +99,11 @@ class Record:
         number = getattr(self, key)
         if number is None:
             return ""
-        if self.unit == "dB" and key != "p":
-            return f"{number:.1f}" if key in ("error", "sd") else f"{number:.1f} dB"
-        return f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.1e}"
+        if key == "p" or self.unit != "dB":
+            text = f"{number:.1e}" if _ROUNDING < abs(number) < 0.001 else f"{number:.3f}"
+        else:
+            text = f"{number:.1f}"
+        return f"{text} {self.unit}".rstrip() if key in ("value", "chance", "ceiling", "control") else text
 
 
 def read_records(run: Path) -> list[Record]:
@@ -123,10 +126,14 @@ _RECORDS = TypeAdapter(list[Record])
 
 
 def averaged(name: str, records: Sequence[Record], definition: str) -> Record:
-    """Return the mean of like figures, of their errors and references; the rest is that of the first."""
+    """Return the mean of like figures, of their errors and references, n the least of theirs; no p.
+
+    The mean of errors is the error of figures that err together, as those of one sample's modalities may; else it is
+    too large. The rest is that of the first.
+    """
     numbers = {key: [getattr(record, key) for record in records] for key in _AVERAGED}
     means = {key: None if None in each else float(np.mean(each)) for key, each in numbers.items()}
-    return replace(records[0], name=name, definition=definition, p=None, **means)
+    return replace(records[0], name=name, definition=definition, p=None, n=min(r.n for r in records), **means)
 
 
 _AVERAGED = ("value", "error", "chance", "ceiling", "control")
@@ -187,17 +194,17 @@ def jackknife_error(
     """Return the standard errors of the figures `statistic(*arrays)` `(F,)`, a part of the rows left out in turn.
 
     `groups` says for each of the independent `arrays` `(N, ...)` whose (which patient's) its rows are: whole ones are
-    dealt out to at most ten parts, of all arrays to as many, and what is left out is a part of each. With P parts it is
-    sqrt((P - 1) / P * sum (figure without the part - their mean)^2). No row occurs twice as in a bootstrap, where a
-    sample would be its own nearest neighbour. None where some array has a single group, or fewer than `least` rows are
-    left.
+    dealt out to `PARTS` parts at most, of all arrays to as many, and what is left out is a part of each. With P parts
+    it is sqrt((P - 1) / P * sum (figure without the part - their mean)^2). No row occurs twice as in a bootstrap, where
+    a sample would be its own nearest neighbour. None where some array has a single group, or fewer than `least` rows
+    are left.
 
     Reference: Wolter, "Introduction to Variance Estimation", 2007, https://doi.org/10.1007/978-0-387-35099-8
     (chapter 4, the jackknife with random groups)
     """
     rng = np.random.default_rng(seed)
     index = [np.unique(names, return_inverse=True)[1] for names in groups]
-    parts = min(_PARTS, *(each.max() + 1 for each in index))
+    parts = min(PARTS, *(each.max() + 1 for each in index))
     part_of = [rng.permutation(each.max() + 1)[each] % parts for each in index]
     kept = [[np.flatnonzero(part != left_out) for part in part_of] for left_out in range(parts)]
     if parts < 2 or min(len(rows) for of_arrays in kept for rows in of_arrays) < least:

@@ -14,6 +14,7 @@ import numpy as np
 from mandorla.config import dump
 from mandorla.data import load_data
 from mandorla.data.dataset import Splits
+from mandorla.data.record import recorded_fingerprint
 from mandorla.data.stored import StoredDataset, with_intensity
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.evaluate.audit import LEVEL
@@ -39,6 +40,7 @@ from mandorla.evaluate.report import print_summary, render
 from mandorla.evaluate.settings import SUITES, EvaluateConfig, Suite
 from mandorla.model import Mandorla, load
 from mandorla.parallel import alike, is_first, led
+from mandorla.progress import progress_bar
 from mandorla.recipe import read_evaluation, read_recipe
 from mandorla.storage import locked, read_json, write_bytes, write_text
 
@@ -87,15 +89,13 @@ def evaluate(
     together divide what goes through the networks, whole batches each: figures are those of one. Raises MandorlaError
     where these do not fit.
     """
-    from rich.progress import Progress as Bar
-
     settings = read_evaluation(Path(run), overrides)
     model = load(run)
     if _asks_stage_2(settings):
         model.sample(1)  # stage 2 is there: better known before minutes of training classifiers
     rival = load(baseline) if baseline else None
     splits = other_data(model, data) if data else None
-    with Bar(transient=True) as bar, alike():
+    with progress_bar() as bar, alike():
         task = bar.add_task("evaluate", total=1)
 
         def progress(what: str, share: float) -> None:
@@ -281,8 +281,6 @@ def _check(model: Mandorla, settings: EvaluateConfig, baseline: Mandorla | None)
         for path in settings.features.values():
             OnnxNetwork(Path(path))
     if baseline:
-        from mandorla.data.record import recorded_fingerprint
-
         if "translation" not in settings.suites:
             raise MandorlaError("a baseline is compared in translation: add it to --suite, or leave --baseline out")
         if baseline.modalities != model.modalities or recorded_fingerprint(baseline.run) != recorded_fingerprint(

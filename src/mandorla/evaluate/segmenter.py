@@ -18,6 +18,8 @@ from mandorla.evaluate.supervised import train_network
 from mandorla.nets.unet import UNet, UNetConfig
 
 MASK = "lesion_mask"  # the factor that says where a lesion is, `(B, *size)`; above one half is inside
+_BATCH = 16  # images of a training step
+_CHUNK = 64  # images that are outlined at once
 _CELLS = 48**2  # at most, about, that the first layer gives: larger images are cut into patches
 
 
@@ -34,14 +36,14 @@ class Segmenter(nn.Module):
         return self.network(2 * x - 1, x.new_zeros(len(x)), nothing)[:, 0]
 
     @torch.no_grad()
-    def outline(self, x: Tensor, chunk: int = 64) -> np.ndarray:
+    def outline(self, x: Tensor) -> np.ndarray:
         """Return what lies in a lesion, bool `(B, *size)`, of images in [0, 1]."""
         device = next(self.parameters()).device
-        return torch.cat([self(part.to(device).clamp(0, 1)).cpu() > 0 for part in x.split(chunk)]).numpy()
+        return torch.cat([self(part.to(device).clamp(0, 1)).cpu() > 0 for part in x.split(_CHUNK)]).numpy()
 
 
 def train_segmenter(
-    train: Dataset, name: str, steps: int, batch_size: int = 16, seed: int = 0, device: torch.device | str = "cpu"
+    train: Dataset, name: str, steps: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Segmenter:
     """Train on the images of modality `name`, of one channel, and the factor `lesion_mask`; missing ones do not count.
 
@@ -62,7 +64,7 @@ def train_segmenter(
         overlap = (2 * (found * inside).sum() + 1) / (found.sum() + inside.sum() + 1)
         return F.binary_cross_entropy_with_logits(logits.float(), inside) + 1 - overlap
 
-    return train_network(lambda: Segmenter(size), loss, train, steps, batch_size, seed, device)
+    return train_network(lambda: Segmenter(size), loss, train, steps, _BATCH, seed, device)
 
 
 def dice(found: Array, truth: Array) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mandorla.evaluate.record import Record
+from mandorla.tables import markdown_head, markdown_row
 
 _REFERENCES = ("chance", "control", "ceiling")
 
@@ -32,15 +33,12 @@ def figures_table(columns: Mapping[str, Runs]) -> str:
     rows = side_by_side(columns)
     beside = [{key: _average(sum(cells.values(), []), key) for key in _REFERENCES} for _, cells in rows]
     used = [key for key in _REFERENCES if any(references[key] for references in beside)]
-    lines = [
-        "| figure | " + " | ".join([*columns, *used]) + " | better |",
-        "|---" * (len(columns) + len(used) + 2) + "|",
-    ]
+    lines = markdown_head(["figure", *columns, *used, "better"])
     for (figure, cells), references in zip(rows, beside, strict=True):
         best = best_of(cells)
         shown = [f"**{_spread(of)}**" if name in best else _spread(of) for name, of in cells.items()]
         better = next(of[0].better for of in cells.values() if of)
-        lines.append("| " + " | ".join([figure, *shown, *(references[key] for key in used), better]) + " |")
+        lines.append(markdown_row([figure, *shown, *(references[key] for key in used), better]))
     return "\n".join(lines) + "\n"
 
 

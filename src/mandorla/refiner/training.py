@@ -49,7 +49,7 @@ def train_refiner(recipe: Recipe) -> None:
         with in_turn(), claim_run(recipe, "refiner"):
             write_description(run, vae_weights)
         task = _Task(recipe, refiner, vae, data, parts, device)
-        fit(task, refiner, recipe.refiner.training, run / FOLDER, recipe.track, recipe.trainer.strategy, alone=True)
+        fit(task, refiner, recipe.refiner.training, run / FOLDER, recipe.track, recipe.trainer.strategy)
 
 
 class _Task(Task):

@@ -88,22 +88,27 @@ class Error(BaseModel):
     detail: str
 
 
-def create_app(model: Mandorla) -> FastAPI:
-    """Return the application over a model: the page and its API."""
-    explorer = Explorer(model)
-    turns: dict[str, CapacityLimiter] = {}
+class _Turns:
+    """Let few calls of a kind work at a time; the others wait without holding a thread."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, CapacityLimiter] = {}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def opened(self, app: FastAPI) -> AsyncIterator[None]:
         cores = min(4, os.cpu_count() or 1)
-        turns.update(compute=CapacityLimiter(cores), upload=CapacityLimiter(4), read=CapacityLimiter(1))
+        self.of.update(compute=CapacityLimiter(cores), upload=CapacityLimiter(4), read=CapacityLimiter(1))
         yield
 
-    async def take_turn(kind: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        if turns[kind].statistics().tasks_waiting >= MOST_WAITING:
+    async def take(self, kind: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        if self.of[kind].statistics().tasks_waiting >= MOST_WAITING:
             raise HTTPException(503, "too many requests are waiting: try again in a moment")
-        return await to_thread.run_sync(work, *arguments, limiter=turns[kind])
+        return await to_thread.run_sync(work, *arguments, limiter=self.of[kind])
 
+
+def create_app(model: Mandorla) -> FastAPI:
+    """Return the application over a model: the page and its API."""
+    explorer, turns = Explorer(model), _Turns()
     app = FastAPI(
         title="Mandorla",
         version=mandorla.__version__,
@@ -111,9 +116,22 @@ def create_app(model: Mandorla) -> FastAPI:
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        lifespan=lifespan,
+        lifespan=turns.opened,
         responses={422: {"model": Error}, 503: {"model": Error}},
     )
+    _add_guard(app)
+    _add_errors(app)
+    for name, kind in {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}.items():
+        _add_file(app, name, kind)
+    _add_facts(app, explorer, turns)
+    _add_upload(app, explorer, turns)
+    for question in QUESTIONS:
+        _add_question(app, question, lambda asked: turns.take("compute", explorer.answer, asked))
+    return app
+
+
+def _add_guard(app: FastAPI) -> None:
+    """Refuse what other sites ask, and say with every answer what the page may do."""
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable) -> Response:
@@ -128,6 +146,10 @@ def create_app(model: Mandorla) -> FastAPI:
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
 
+
+def _add_errors(app: FastAPI) -> None:
+    """Answer mistakes with one line."""
+
     @app.exception_handler(MandorlaError)
     async def mistake(request: Request, error: MandorlaError) -> JSONResponse:
         return _error(422, str(error))
@@ -138,8 +160,10 @@ def create_app(model: Mandorla) -> FastAPI:
         where = " ".join(str(part) for part in first["loc"][1:])
         return _error(422, f"{where[:100]}: {first['msg']}".removeprefix(": "))
 
-    for name, kind in {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}.items():
-        _add_file(app, name, kind)
+
+def _add_facts(app: FastAPI, explorer: Explorer, turns: _Turns) -> None:
+    """Say what the run is, what it was trained on, and how it was measured."""
+    model = explorer.model
 
     @app.get("/api/model", summary="Say what the model is")
     def about() -> About:
@@ -147,7 +171,7 @@ def create_app(model: Mandorla) -> FastAPI:
 
     @app.get("/api/data", summary="Say how many samples the data have")
     async def data() -> dict[str, int]:
-        parts = await take_turn("compute", lambda: explorer.data.parts)
+        parts = await turns.take("compute", lambda: explorer.data.parts)
         return {name: len(part) for name, part in parts.items()}
 
     @app.get("/api/metrics", summary="Give the figures of `mandorla evaluate`, as metrics.json holds them")
@@ -168,6 +192,8 @@ def create_app(model: Mandorla) -> FastAPI:
         headers = {"Content-Security-Policy": _REPORT_POLICY}
         return Response(path.read_bytes(), media_type="text/html; charset=utf-8", headers=headers)
 
+
+def _add_upload(app: FastAPI, explorer: Explorer, turns: _Turns) -> None:
     @app.post("/api/uploads/{modality}", summary="Upload a file as one modality of a new sample", status_code=201)
     async def upload(
         request: Request,
@@ -179,14 +205,10 @@ def create_app(model: Mandorla) -> FastAPI:
         the only way to it. Nothing is written to disk for longer than it is read."""
         if request.headers.get("content-type") != "application/octet-stream":
             raise HTTPException(415, "send the file itself, with content-type application/octet-stream")
-        async with turns["upload"]:
+        async with turns.of["upload"]:
             content = await _body(request)
-            new, kept = await take_turn("read", explorer.uploads.add, modality, name, content, token)
+            new, kept = await turns.take("read", explorer.uploads.add, modality, name, content, token)
         return Uploaded(token=new, modalities=list(kept.x), slices=kept.numbers, note=kept.note)
-
-    for question in QUESTIONS:
-        _add_question(app, question, lambda asked: take_turn("compute", explorer.answer, asked))
-    return app
 
 
 def listen(model: Mandorla, port: int) -> None:

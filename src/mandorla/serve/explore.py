@@ -7,7 +7,6 @@ slice, signals and plain vectors are drawn as lines.
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
@@ -19,10 +18,11 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+import mandorla
 from mandorla.data.dataset import Splits
 from mandorla.diffusion.labels import split_labels
 from mandorla.errors import MandorlaError
-from mandorla.evaluate.audit import flatten_tuples
+from mandorla.evaluate.audit import LARGEST, flatten_tuples
 from mandorla.evaluate.gather import choose
 from mandorla.latents import SHARED, Latents
 from mandorla.model import Mandorla
@@ -133,7 +133,7 @@ class Panel(BaseModel):
     settings: dict[str, Any] = {}
 
 
-Cells = Sequence[Sequence[Tensor | None]]
+Table = tuple[list[str], list[Column], list[list[Tensor | None]], list[str]]  # rows, columns, their samples, notes
 
 
 class Explorer:
@@ -185,12 +185,10 @@ class Explorer:
 
     @property
     def _origin(self) -> dict[str, Any]:
-        from mandorla import __version__
-
         run = self.model.run.resolve().name
-        return {"run": run, "weights": self.model.weights[:16], "mandorla": __version__, "synthetic": True}
+        return {"run": run, "weights": self.model.weights[:16], "mandorla": mandorla.__version__, "synthetic": True}
 
-    def generate(self, q: Generate):
+    def generate(self, q: Generate) -> Table:
         """Draw tuples: a column each."""
         labels = split_labels(q.label)
         x = guided(self.model, q.guidance).sample(q.num, q.seed, q.steps, labels=labels or None).x
@@ -203,7 +201,7 @@ class Explorer:
             notes.append("This stage 2 does not draw shared parts: they are those of training samples.")
         return list(x), columns, [list(images) for images in x.values()], notes
 
-    def fill(self, q: Fill):
+    def fill(self, q: Fill) -> Table:
         """Draw what is wanted given what is given: the given sample, each draw, their mean and standard deviation."""
         sample = self.finder.find(q.a)
         given = q.given or [name for name in sample.x if name not in q.wanted]
@@ -230,7 +228,7 @@ class Explorer:
             cells.append([*row, sample.x[name][0] if name in sample.x else None][: len(columns)])
         return [*given, *wanted], columns, cells, []
 
-    def mix(self, q: Mix):
+    def mix(self, q: Mix) -> Table:
         """Swap and mix two samples."""
         a, b = self.finder.find(q.a), self.finder.find(q.b)
         parts = {"shared of A, private of B": (0, 1), "shared of B, private of A": (1, 0)}
@@ -240,7 +238,7 @@ class Explorer:
         columns = [Column(title="A", sample=q.a), Column(title="B", sample=q.b), *(Column(title=t) for t in parts)]
         return rows, columns, [[a.x[n][0], b.x[n][0], *(x[n][0] for x in mixed)] for n in rows], []
 
-    def walk(self, q: Walk):
+    def walk(self, q: Walk) -> Table:
         """Walk from one sample to the other."""
         a, b = self.finder.find(q.a), self.finder.find(q.b)
         x = self.model.interpolate(_source(a), _source(b), q.num, q.part)
@@ -248,7 +246,7 @@ class Explorer:
         columns[0].sample = q.a
         return list(x), columns, [list(images[:, 0]) for images in x.values()], []
 
-    def traverse(self, q: Traverse):
+    def traverse(self, q: Traverse) -> Table:
         """Move each channel of a component; show those that change most."""
         latents = self._latents(self.finder.find(q.a))
         shapes = self.model.vae.layout.shapes
@@ -270,7 +268,7 @@ class Explorer:
         note += " channel is the root mean square difference between its two ends, of values in [0, 1]."
         return [f"{c}: {change[c]:.3f}" for c in order], columns, [list(versions[c]) for c in order], [note]
 
-    def nearest(self, q: Nearest):
+    def nearest(self, q: Nearest) -> Table:
         """Find what of the training set looks most like a sample."""
         sample = self.finder.find(q.a)
         with self._lock:
@@ -289,7 +287,7 @@ class Explorer:
         held_here = torch.stack([held.present[name] for name in sample.x]).all(0)
         notes = [
             f"Among {len(rows)} of {len(train)} training samples. Distances are root mean square differences of images"
-            " in [0, 1], averaged down to at most 32 pixels a side: blurred images lie close to everything."
+            f" in [0, 1], averaged down to at most {LARGEST} pixels a side: blurred images lie close to everything."
         ]
         if held_here.any():
             queries = flatten_tuples({name: held.x[name][held_here] for name in sample.x})

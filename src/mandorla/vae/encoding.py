@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from mandorla.data import follow_record, load_data
@@ -44,6 +43,7 @@ from mandorla.latent_cache import (
     write_statistics,
 )
 from mandorla.latents import Whitening, column
+from mandorla.progress import progress_bar
 from mandorla.recipe import read_run
 from mandorla.storage import locked, write_text
 from mandorla.vae.model import VAE, encode_batch, random_subsets
@@ -86,8 +86,9 @@ def write_latents(run: Path, splits: Splits | None = None) -> None:
     vae = vae.to(choose_device(recipe.device))
     for wait, title in ((False, "latents"), (True, "latents that others write")):
         missing = [shard for shard in shards if not shard.is_whole(vae.layout, checked=not wait)]
-        for shard in track(missing, title, disable=not missing):
-            _write_shard(shard, vae, sources[shard.part], at_once, wait, manifest)
+        with progress_bar() as bar:
+            for shard in bar.track(missing, description=title):
+                _write_shard(shard, vae, sources[shard.part], at_once, wait, manifest)
     with _own(folder, manifest):
         try:
             read_statistics(folder)

@@ -74,7 +74,7 @@ def _train(recipe: Recipe, task: "_Task", vae: VAE, folder: Path) -> None:
         if task.device.type == "cpu" and flat and not in_parts:
             module = module.to(memory_format=torch.channels_last)
         training = config.training.model_copy(update=changes)
-        fit(task, module, training, folder, recipe.track, strategy, alone=True)
+        fit(task, module, training, folder, recipe.track, strategy)
 
     def best_of(folder: Path) -> VAE:
         best = VAE(config.model, vae.modalities)

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 
 from mandorla.evaluate.figures.subject import Codes
+from mandorla.evaluate.probes import HIDDEN
 from mandorla.evaluate.record import Record
+
+_MLP = f"probe with {HIDDEN} hidden units for"
 
 
 def class_figures(subject: Codes) -> list[Record]:
@@ -34,9 +37,9 @@ def class_figures(subject: Codes) -> list[Record]:
     )
     probes = {
         "shared/class": (shared, "Logistic regression of '{}' on the shared part read from one view alone", "higher"),
-        "shared/class mlp": (folded, "A probe with 256 hidden units for '{}' on the same shared part", "higher"),
+        "shared/class mlp": (folded, f"A {_MLP} '{{}}' on the same shared part", "higher"),
         "private/class linear": (linear, "Leak: logistic regression of '{}' on the private part", "lower"),
-        "private/class mlp": (mlp, "Leak: a probe with 256 hidden units for '{}' on the private part", "lower"),
+        "private/class mlp": (mlp, f"Leak: a {_MLP} '{{}}' on the private part", "lower"),
     }
     for name, (scores, text, better) in probes.items():
         if not scores:
@@ -70,7 +73,7 @@ def _residual_figures(subject: Codes) -> list[Record]:
     codes = {"plain": plain, "residual": [s.model.to_residual(latents) for latents in plain]}
     label, own, factors = s.settings.label, s.settings.private_label, s.private_factors
     asked = []
-    for kind, text in (("linear", "logistic regression of"), ("mlp", "a probe with 256 hidden units for")):
+    for kind, text in (("linear", "logistic regression of"), ("mlp", f"a {_MLP}")):
         asked.append((f"class {kind}", kind, dict.fromkeys(s.views, label), f"Leak: {text} '{label}'"))
         name, text = f"{own} {kind}".removesuffix(" linear"), f"{text[0].upper()}{text[1:]} each view's own '{own}'"
         asked += [(name, kind, factors, text)] if factors else []
@@ -99,7 +102,7 @@ def _private_factor_figures(subject: Codes) -> list[Record]:
         return []
     reference = s.private_reference
     records = []
-    for probe, text in (("linear", "Logistic regression of"), ("mlp", "A probe with 256 hidden units for")):
+    for probe, text in (("linear", "Logistic regression of"), ("mlp", f"A {_MLP}")):
         shared = {v: s.read_off(probe, s.train.alone[v], f, v, s.test.alone[v]) for v, f in factors.items()}
         private = {
             v: s.read_off(probe, s.train.latents.private[v], f, v, s.test.latents.private[v])
@@ -124,7 +127,7 @@ def _faint_figures(subject: Codes) -> list[Record]:
         return []  # whitened, so many numbers tell nothing
     noise = s.model.recipe.vae.loss.shared_noise if s.model else 0
     generator = torch.Generator().manual_seed(s.seed)
-    text = f"Leak: a probe with 256 hidden units for each view's own '{kind}' on its shared part"
+    text = f"Leak: a {_MLP} each view's own '{kind}' on its shared part"
     faint = "whitened, so that what is there in the faintest direction counts like the rest"
     asked = {"faint": (0.0, f"{text}, {faint}")}
     if noise:

@@ -25,15 +25,19 @@ from mandorla.evaluate.record import Record, bootstrap_error
 from mandorla.latents import SHARED, Latents, to_sphere
 
 
+def judged_rows(subject: Subject) -> np.ndarray:
+    """Return the places of the test samples that views are generated of: those that lack no view and no class."""
+    s = subject.codes
+    rows = s.labelled(s.settings.label, *s.private_factors.values()) if s.views else np.empty(0, int)
+    return rows[evenly(len(rows), s.settings.num_generated)]
+
+
 def coherence_figures(subject: Subject) -> list[Record]:
     """Measure whether generated views belong together: given one view or more, after a swap, and out of nothing."""
-    s, label = subject.codes, subject.settings.label
-    views = s.views
-    rows = s.labelled(label, *s.private_factors.values()) if views else s.complete
-    rows = rows[evenly(len(rows), s.settings.num_generated)]
-    if not views or len(rows) < 2:
+    s, label, rows = subject.codes, subject.settings.label, judged_rows(subject)
+    if len(rows) < 2:
         return []
-    judges = {view: s.judges[view] for view in views}
+    judges = {view: s.judges[view] for view in s.views}
     truth = s.test.factors[label][rows]
     real = np.stack([s.test.verdicts[view][label][rows].argmax(1) for view in judges])
     of_tuples = {"chance": chance_agreement(truth, len(judges)), "ceiling": float(agreement(real).mean())}
@@ -75,10 +79,11 @@ def _by_number(subject: Subject, judges: dict[str, Judge], rows: np.ndarray) -> 
     records = []
     for num in range(2, len(judges) + 1):
         scores = coherence_from(s.model, judges, label, batch.x, truth, num, s.seed)
-        kind, whose = ("cross", "a view that is not given") if num < len(judges) else ("self", "each view")
+        told = ("cross", "a view that is not given", f"{num} random views")
+        kind, whose, given = told if num < len(judges) else ("self", "each view", f"all {num} views")
         text = (
-            f"Share in which {whose}, decoded from the shared part of {num} random views with its private part drawn"
-            " from p(private | shared), is judged to show the source's class."
+            f"Share in which {whose}, decoded from the shared part of {given} with its private part drawn from"
+            " p(private | shared), is judged to show the source's class."
         )
         records.append(s.record(f"coherence/{kind} from {num}", scores, text, **reference))
     return records

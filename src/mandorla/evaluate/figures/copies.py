@@ -4,6 +4,7 @@ import numpy as np
 
 from mandorla.evaluate.audit import (
     LEVEL,
+    NEXT,
     chance_of_as_many,
     effective_number,
     least_noticed,
@@ -21,7 +22,7 @@ def copy_figures(subject: Subject) -> list[Record]:
         return []
     texts = {
         "distance": "whose distance to the nearest training tuple",
-        "ratio": "whose distance to the nearest training tuple, divided by that to the next ten,",
+        "ratio": f"whose distance to the nearest training tuple, divided by the mean of those to the next {NEXT},",
     }
     records = []
 

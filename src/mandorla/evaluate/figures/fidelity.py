@@ -15,7 +15,14 @@ from torch import Tensor
 from mandorla.data.dataset import Dataset, evenly, pieces
 from mandorla.evaluate.arrays import Array
 from mandorla.evaluate.coherence import donors
-from mandorla.evaluate.distances import density_coverage, frechet_distance, kernel_distance, precision_recall
+from mandorla.evaluate.distances import (
+    AROUND,
+    NEAR,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from mandorla.evaluate.features import Networks
 from mandorla.evaluate.figures.subject import Subject
 from mandorla.evaluate.gather import choose, whose
@@ -36,10 +43,10 @@ Features = dict[str, Tensor]  # of each modality, and of all together, (N, F)
 _TEXTS: dict[str, tuple[str, Better]] = {
     "frechet": ("Fréchet distance", "lower"),
     "kernel": ("Squared kernel distance (KID)", "lower"),
-    "precision": ("Share of samples near a real one (3 neighbours)", "nearer ceiling"),
-    "recall": ("Share of real ones near a sample (3 neighbours)", "higher"),
-    "density": ("Real neighbourhoods of 5 around a sample, over 5", "nearer ceiling"),
-    "coverage": ("Share of real neighbourhoods of 5 with a sample", "higher"),
+    "precision": (f"Share of samples near a real one ({NEAR} neighbours)", "nearer ceiling"),
+    "recall": (f"Share of real ones near a sample ({NEAR} neighbours)", "higher"),
+    "density": (f"Real neighbourhoods of {AROUND} around a sample, over {AROUND}", "nearer ceiling"),
+    "coverage": (f"Share of real neighbourhoods of {AROUND} with a sample", "higher"),
 }
 
 
@@ -66,11 +73,15 @@ _KINDS = {  # of sets that are compared with real ones: by what, and what they a
 }
 
 
+def num_compared(subject: Subject) -> int:
+    """Return how many samples each set has at most."""
+    settings, data = subject.settings, subject.data
+    return min(settings.num_generated, settings.num_test, settings.num_train, len(data.test), len(data.train))
+
+
 def fidelity_figures(subject: Subject) -> list[Record]:
     """Measure samples and reconstructions in every space, and how varied samples are."""
-    settings, (spaces, _) = subject.settings, subject.spaces
-    limits = (settings.num_generated, settings.num_test, settings.num_train)
-    num = min(*limits, len(subject.data.test), len(subject.data.train))
+    num, (spaces, _) = num_compared(subject), subject.spaces
     made = {space: {n: of[n].features(x) for n, x in subject.samples.x.items()} for space, of in spaces.items()}
     made[_WHOSE] = {name: torch.arange(len(x))[:, None] for name, x in subject.samples.x.items()}
     sets = {
@@ -162,9 +173,9 @@ def _over_modalities(found: list[Record]) -> list[Record]:
     each = [record for record in found if not record.name.endswith(f"/{ALL}")]
     if not each:
         return []
-    first, scope = each[0], each[0].name.rsplit("/", 1)[1]
-    text = first.definition.replace(f"', {scope};", "', mean over modalities;")
-    return [averaged(first.name.rsplit("/", 1)[0], each, text)]
+    fewest = min(each, key=lambda record: record.n)
+    name, _, scope = fewest.name.rpartition("/")
+    return [averaged(name, each, fewest.definition.replace(f"', {scope};", "', mean over modalities;"))]
 
 
 def _variety(subject: Subject) -> list[Record]:

@@ -1,15 +1,13 @@
 """Whether a lesion that one modality shows stays in its private part, unknown to the other modalities."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from mandorla.errors import MandorlaError
-from mandorla.evaluate.figures.subject import Subject
+from mandorla.evaluate.figures.subject import Codes, Subject
 from mandorla.evaluate.lesions import contrast, contrast_share
 from mandorla.evaluate.probes import auc
-from mandorla.evaluate.record import Record, bootstrap_error
+from mandorla.evaluate.record import Better, Record, bootstrap_error
 from mandorla.evaluate.segmenter import MASK, dice, train_segmenter
 
 
@@ -18,39 +16,37 @@ def lesion_figures(subject: Subject) -> list[Record]:
     s, factor, shown = subject.codes, subject.settings.lesion, subject.settings.lesion_modality
     if shown not in s.judges or factor not in s.judges[shown].heads:
         return []
-    truth = s.truth(factor, shown)
     told = [np.unique(s.train.factors[factor][s.train.known(factor, name)]) for name in s.names]
     if min(map(len, told)) < 2 or not all(name in s.judges and factor in s.judges[name].heads for name in s.names):
         return _kept_figures(subject)  # all have a lesion, or none: there is nothing to tell apart
-    seen = auc(s.test.verdicts[shown][factor][s.test.known(factor, shown)][:, 1], truth)
-    others = [name for name in s.names if name != shown]
-    records = []
+    return [*_known_figures(s), *_foretold_figures(subject), *_kept_figures(subject)]
 
-    def add(
-        name: str, scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, definition: str, **reference: Any
-    ) -> None:
-        error = bootstrap_error(auc, (scores, truth), s.seed, groups=groups)
-        reference |= {"chance": 0.5, "ceiling": seen, "seed": s.seed}
-        text = f"{definition} (area under the ROC curve); ceiling: a supervised classifier on real {shown}."
-        records.append(Record(name, auc(scores, truth), error, len(np.unique(groups)), text, **reference))
 
-    for name in others:
+def _known_figures(s: Codes) -> list[Record]:
+    """Measure what the shared parts of the others, and the private part of the one, know of the lesion."""
+    factor, shown, records = s.settings.lesion, s.settings.lesion_modality, []
+    for name in (name for name in s.names if name != shown):
         scores = s.probed("linear", s.train.alone[name], factor, name, s.test.alone[name])[:, 1]
         blind = auc(s.test.verdicts[name][factor][s.test.known(factor, name)][:, 1], s.truth(factor, name))
         text = f"Logistic regression of the lesion on the shared part of {name}; control: a classifier on real {name}"
         known = s.truth(factor, name), s.whose(name, factor)
-        add(f"lesion/known from {name}", scores, *known, text, better="lower", control=blind)
+        records.append(_of_auc(s, f"lesion/known from {name}", scores, *known, text, "lower", blind))
     scores = s.probed("linear", s.train.latents.private[shown], factor, shown, s.test.latents.private[shown])[:, 1]
-    add(
-        f"lesion/known from private {shown}",
-        scores,
-        truth,
-        s.whose(shown, factor),
-        f"Logistic regression of the lesion on {shown}'s private part",
-    )
+    text = f"Logistic regression of the lesion on {shown}'s private part"
+    known = s.truth(factor, shown), s.whose(shown, factor)
+    return [*records, _of_auc(s, f"lesion/known from private {shown}", scores, *known, text)]
 
-    batch, judge = subject.translated, s.judges[shown]
-    for name in (name for name in others if (name, shown) in subject.routes):
+
+def _foretold_figures(subject: Subject) -> list[Record]:
+    """Measure what translations from the others show of the lesion."""
+    s, batch, factor, shown = (
+        subject.codes,
+        subject.translated,
+        subject.settings.lesion,
+        subject.settings.lesion_modality,
+    )
+    judge, records = s.judges[shown], []
+    for name in (name for name in s.names if name != shown and (name, shown) in subject.routes):
         rows = (batch.present[name] & batch.present[shown]).numpy() & (batch.factors[factor] >= 0)
         if not rows.any():
             continue
@@ -58,7 +54,7 @@ def lesion_figures(subject: Subject) -> list[Record]:
         scores = np.stack([judge.probabilities(x, factor)[:, 1] for x in made])
         present, groups = batch.factors[factor][rows], batch.whose[rows]
         text = f"Lesion seen by the judge in a {shown} generated from {name}, against the {shown} that belongs to it"
-        add(f"lesion/foretold from {name}", scores.mean(0), present, groups, text, better="lower")
+        records.append(_of_auc(s, f"lesion/foretold from {name}", scores.mean(0), present, groups, text, "lower"))
         real = judge.probabilities(batch.x[shown][rows], factor)[:, 1] > 0.5
         records.append(
             s.record(
@@ -70,7 +66,26 @@ def lesion_figures(subject: Subject) -> list[Record]:
                 groups=groups,
             )
         )
-    return records + _kept_figures(subject)
+    return records
+
+
+def _of_auc(
+    s: Codes,
+    name: str,
+    scores: np.ndarray,
+    truth: np.ndarray,
+    groups: np.ndarray,
+    text: str,
+    better: Better = "higher",
+    control: float | None = None,
+) -> Record:
+    """Return how well `scores` `(N,)` tell who has the lesion, beside a classifier on images that show it."""
+    factor, shown = s.settings.lesion, s.settings.lesion_modality
+    seen = auc(s.test.verdicts[shown][factor][s.test.known(factor, shown)][:, 1], s.truth(factor, shown))
+    error = bootstrap_error(auc, (scores, truth), s.seed, groups=groups)
+    text = f"{text} (area under the ROC curve); ceiling: a supervised classifier on real {shown}."
+    beside = {"chance": 0.5, "ceiling": seen, "control": control, "seed": s.seed}
+    return Record(name, auc(scores, truth), error, len(np.unique(groups)), text, better, **beside)
 
 
 def _kept_figures(subject: Subject) -> list[Record]:

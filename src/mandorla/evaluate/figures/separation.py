@@ -20,8 +20,8 @@ from mandorla.vae.separation import separation
 
 _SEPARATED = 512  # samples that the separation is measured on at once
 _PARTS = 4  # parts of the samples, at least, whose spread gives the standard error
-_DONORS = 8  # other samples whose parts stand in for a part that is not known
-_MOST = 1000  # candidates of a retrieval, pairs of codes that information is measured on
+DONORS = 8  # other samples whose parts stand in for a part that is not known
+MOST = 1000  # candidates of a retrieval, pairs of codes that a critic is measured on
 _FEW = 40  # samples below which no critic is trained
 
 
@@ -49,8 +49,8 @@ def separation_figures(s: Codes, part: Dataset) -> list[Record]:
         "shared_kept": (f"Share of c that is read again after a swap, {reference}; {spread}", "higher"),
         "private_kept": (f"Share of u that is read again after a swap, {reference}; {spread}", "higher"),
         "private_known": (
-            "Leak: share of u that kernel ridge regression foretells from c, of other samples (of other patients where"
-            f" these are known) than it is fitted to; {spread}",
+            "Leak: share of u that kernel ridge regression, at the ridge that does best, foretells from c, of other"
+            f" samples (of other patients where these are known) than it is fitted to; chance: none; {spread}",
             "lower",
         ),
     }
@@ -71,7 +71,7 @@ def retrieval_figures(s: Codes) -> list[Record]:
     records, scores, whose = [], {}, {}
     for given, wanted in permutations(s.names, 2):
         rows = np.flatnonzero(s.test.present[given] & s.test.present[wanted])
-        rows = rows[evenly(len(rows), _MOST)]
+        rows = rows[evenly(len(rows), MOST)]
         if len(rows) < 2:
             continue
         whose[f"{given} to {wanted}"] = s.whose()[rows]
@@ -79,15 +79,16 @@ def retrieval_figures(s: Codes) -> list[Record]:
         for k, right in recall_at(found).items():
             scores.setdefault(k, {})[f"{given} to {wanted}"] = right
     for k, of_route in scores.items():
-        text = (
-            f"Share in which the shared part read from one modality finds its partner's among {{num}} test samples,"
-            f" within the first {k} by cosine."
-        )
         groups = with_all(whose)
         for name, right in with_all(of_route).items():
-            num = len(right) if name else min(map(len, of_route.values()))
-            more = {"chance": min(1.0, k / num), "groups": groups[name]}
-            records.append(s.record(f"retrieval/recall at {k}{name}", right, text.format(num=num), **more))
+            nums = [len(right)] if name else list(map(len, of_route.values()))
+            among = " to ".join(map(str, sorted({min(nums), max(nums)})))
+            text = (
+                f"Share in which the shared part read from one modality finds its partner's among {among} test samples,"
+                f" within the first {k} by cosine."
+            )
+            more = {"chance": sum(min(k, num) for num in nums) / sum(nums), "groups": groups[name]}
+            records.append(s.record(f"retrieval/recall at {k}{name}", right, text, **more))
     return records
 
 
@@ -98,8 +99,10 @@ def information_figures(subject: Subject) -> list[Record]:
     """
     s, data = subject.codes, subject.data
     texts = {
-        "gaussian": "I(c; u) as if both were Gaussian, from their canonical correlations, on training samples",
-        "critic": "I(c; u) by a critic trained on training samples (InfoNCE), measured on test samples",
+        "gaussian": "Leak: I(c; u) as if both were Gaussian, from their canonical correlations, on training samples;"
+        " control: mean of {} permutations of the pairs",
+        "critic": "Leak: I(c; u) by a critic trained on training samples (InfoNCE), measured on test samples; control:"
+        " a second critic, trained on permuted pairs, mean of {} permutations of the test pairs",
     }
     train, here = _drawn(subject, data.train, s.train.indices)
     test, there = _drawn(subject, data.test, s.test.indices)
@@ -108,7 +111,7 @@ def information_figures(subject: Subject) -> list[Record]:
         rows, new = (np.flatnonzero(present[name]) for present in (here, there))
         if min(len(rows), len(new)) < _FEW:
             continue
-        new = new[evenly(len(new), _MOST)]
+        new = new[evenly(len(new), MOST)]
         (c, new_c), (u, new_u) = (principal(train[part][rows], test[part][new]) for part in (SHARED, name))
         groups, new_groups = s.train.whose[rows], s.test.whose[new]
         known = {"groups": groups, "new_groups": new_groups}
@@ -117,15 +120,15 @@ def information_figures(subject: Subject) -> list[Record]:
             found["gaussian"] = gaussian_information(c, u, seed=s.seed, groups=groups)
         for kind, estimate in found.items():
             num, zero = len(np.unique(groups if kind == "gaussian" else new_groups)), estimate.zeros
-            text = f"Leak: {texts[kind]}; control: mean of {len(zero)} permutations of the pairs."
-            record = Record(f"information/{kind}/{name}", estimate.nats, None, num, text, "lower")
+            texts[kind] = texts[kind].format(len(zero))
+            tested = "" if estimate.p is None else "; p: permutation test, one-sided"
+            record = Record(f"information/{kind}/{name}", estimate.nats, None, num, f"{texts[kind]}{tested}.", "lower")
             values.setdefault(kind, []).append(
                 replace(record, control=float(zero.mean()), seed=s.seed, unit="nats", p=estimate.p)
             )
     records = []
     for kind, each in values.items():
-        text = f"{each[0].definition[:-1]}; mean over modalities."
-        records += [averaged(f"information/{kind}", each, text), *each]
+        records += [averaged(f"information/{kind}", each, f"{texts[kind]}; mean over modalities."), *each]
     return records
 
 
@@ -152,10 +155,10 @@ def explained_figures(subject: Subject) -> list[Record]:
     whole = np.all([present.numpy() for present in subject.translated.present.values()], axis=0)
     whose = subject.translated.whose[whole]
     groups = with_all(dict.fromkeys(x, whose))
-    if len(whose) <= _DONORS:
+    if len(whose) <= DONORS:
         return []
     latents = s.model.encode(x)
-    others = [torch.as_tensor(donors(whose, s.seed + draw)) for draw in range(_DONORS)]
+    others = [torch.as_tensor(donors(whose, s.seed + draw)) for draw in range(DONORS)]
     of_others = [latents[donor] for donor in others]
     codes = {
         "shared alone": [replace(other, shared=latents.shared) for other in of_others],
@@ -171,7 +174,7 @@ def explained_figures(subject: Subject) -> list[Record]:
     for kind in ("shared alone", "private alone"):
         text = (
             f"Share of the variance of x that the {kind.replace(' ', ' part ')} explains, the other averaged over"
-            f" {_DONORS} other samples; ceiling: by both."
+            f" {DONORS} other samples; ceiling: by both."
         )
         for name, scores in with_all(share[kind]).items():
             more = {"chance": 0.0, "ceiling": float(with_all(share["both"])[name].mean()), "groups": groups[name]}

@@ -1,6 +1,6 @@
 """Likeness of translations and reconstructions to the truth, and whether the spread of samples tells their error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mandorla.evaluate.arrays import Array, numbers
 from mandorla.evaluate.figures.subject import Route, Subject
-from mandorla.evaluate.images import calibration, foreground, has_ssim, mae, psnr, ssim
+from mandorla.evaluate.images import FOREGROUND, calibration, foreground, has_ssim, mae, psnr, ssim
 from mandorla.evaluate.record import Better, Record, deviation
 
 LIKENESS: dict[str, tuple[Callable[..., np.ndarray], str, Better]] = {
@@ -44,7 +44,6 @@ _SPREAD: dict[str, tuple[str, Better]] = {
     ),
 }
 _TOLD = "ceiling: what right uncertainty gives, one more sample, each in turn, in the place of the truth"
-_FOREGROUND = 0.05  # true values above which pixels are no background
 
 
 @dataclass(frozen=True)
@@ -85,69 +84,70 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
     if not rows.any():
         return []
     samples, truth, copy = subject.translations[given][wanted][:, rows], batch.x[wanted][rows], batch.x[given][rows]
-    others = {"chance": means[wanted].expand_as(truth), "ceiling": subject.reconstructions[wanted][rows]}
-    others |= {"control": copy} if copy.shape == truth.shape else {}
-    group = batch.whose[rows.numpy()]
+    control = {"control": copy} if copy.shape == truth.shape else {}
+    others = {"chance": means[wanted].expand_as(truth), "ceiling": subject.reconstructions[wanted][rows]} | control
     rivals = subject.baseline_translations[given][wanted][:, rows] if subject.baseline else None
+    made = _Made(samples, truth, batch.whose[rows.numpy()], others, rivals)
     num, found = len(samples), []
-
-    def add(kind: str, measure: str, image: Callable[[Tensor], Tensor], text: str, mask: Tensor | None = None) -> None:
-        """Add a likeness of what `image` makes of the samples, where there is something in the mask."""
-        function, unit, better = LIKENESS[measure]
-        here = torch.ones(len(truth), dtype=torch.bool) if mask is None else mask.flatten(1).any(1)
-        if not here.any():
-            return
-
-        def score(x: Tensor) -> np.ndarray:
-            values = function(x[here], truth[here], *(() if mask is None else (mask[here],)))
-            return by_group(values, group[here.numpy()])
-
-        references = {key: score(x) for key, x in others.items()}
-        beside = "; ".join(f"{key}: {what}" for key, what in _BESIDE.items() if key in references)
-        text = f"{measure.upper()} of {text} against the truth; {beside}."
-        baseline = None if rivals is None else score(image(rivals))
-        found.append(
-            _Measured(
-                f"{measure} {kind}",
-                np.unique(group[here.numpy()]),
-                score(image(samples)),
-                text,
-                unit,
-                better,
-                references,
-                baseline,
-            )
-        )
-
-    for measure in LIKENESS:
-        if measure != "ssim" or has_ssim(truth):
-            mean = f"the mean of {num} samples"
-            add("mean", measure, lambda x: x.mean(0), mean)
-            add("single", measure, lambda x: x[0], "a single sample")
-            inside, mask = " where the truth is above .05,", foreground(truth, _FOREGROUND)
-            add("mean foreground", measure, lambda x: x.mean(0), mean + inside, mask)
-            add("single foreground", measure, lambda x: x[0], f"a single sample{inside}", mask)
+    images = {
+        "mean": (lambda x: x.mean(0), f"the mean of {num} samples"),
+        "single": (lambda x: x[0], "a single sample"),
+    }
+    inside = " foreground", f" where the truth is above {FOREGROUND:g},", foreground(truth)
+    for measure in (measure for measure in LIKENESS if measure != "ssim" or has_ssim(truth)):
+        for place, where, mask in (("", "", None), inside):
+            for kind, (image, what) in images.items():
+                text = f"{what}{where} against the truth"
+                found += made.likeness(f"{measure} {kind}{place}", measure, image, text, mask)
     if f"clean_{wanted}" in batch.factors:
         clean = torch.as_tensor(batch.factors[f"clean_{wanted}"])[rows]
+        made = replace(made, truth=clean, others={"chance": means[f"clean_{wanted}"].expand_as(clean)} | control)
+        text = f"the mean of {num} samples against the shared anatomy rendered without the private parts"
+        beside = _BESIDE | {"chance": "the mean of these over the training set"}
+        found += made.likeness("anatomy psnr", "psnr", images["mean"][0], text, beside=beside)
+    return found + (_spread(samples, truth, made.group) if num > 2 else [])
 
-        def likeness(x: Tensor) -> np.ndarray:
-            return by_group(psnr(x, clean), group)
 
-        references = {"chance": likeness(means[f"clean_{wanted}"].expand_as(clean))}
-        references |= {"control": likeness(copy)} if "control" in others else {}
-        text = (
-            f"PSNR of the mean of {num} samples against the shared anatomy rendered without the private parts;"
-            f" chance: the mean of these over the training set{'; control: copying the input' * ('control' in others)}."
-        )
-        baseline = None if rivals is None else likeness(rivals.mean(0))
-        ours, subjects = likeness(samples.mean(0)), np.unique(group)
-        found.append(_Measured("anatomy psnr", subjects, ours, text, "dB", "higher", references, baseline))
-    return found + (_spread(samples, truth, group) if num > 2 else [])
+@dataclass(frozen=True)
+class _Made:
+    """Hold the `samples` `(K, B, C, *size)` of a route, what they are compared with, and whose each is, `(B,)`."""
+
+    samples: Tensor
+    truth: Tensor
+    group: np.ndarray
+    others: dict[str, Tensor]
+    rivals: Tensor | None
+
+    def likeness(
+        self,
+        kind: str,
+        measure: str,
+        image: Callable[[Tensor], Tensor],
+        text: str,
+        mask: Tensor | None = None,
+        beside: Mapping[str, str] = _BESIDE,
+    ) -> list[_Measured]:
+        """Return the likeness of what `image` makes of the samples; nothing where there is nothing in the mask."""
+        function, unit, better = LIKENESS[measure]
+        here = torch.ones(len(self.truth), dtype=torch.bool) if mask is None else mask.flatten(1).any(1)
+        if not here.any():
+            return []
+        group = self.group[here.numpy()]
+
+        def score(x: Tensor) -> np.ndarray:
+            return by_group(function(x[here], self.truth[here], *(() if mask is None else (mask[here],))), group)
+
+        references = {key: score(x) for key, x in self.others.items()}
+        known = "; ".join(f"{key}: {what}" for key, what in beside.items() if key in references)
+        text = f"{measure.upper()} of {text}; {known}."
+        rival = None if self.rivals is None else score(image(self.rivals))
+        scores = score(image(self.samples))
+        return [_Measured(kind, np.unique(group), scores, text, unit, better, references, rival)]
 
 
 def _spread(samples: Tensor, truth: Tensor, group: np.ndarray) -> list[_Measured]:
     """Measure whether the spread of the samples `(K, B, C, *size)` says how wrong their mean is."""
-    (found, right), (whole, right_whole) = (calibration(samples, truth, above) for above in (_FOREGROUND, None))
+    (found, right), (whole, right_whole) = (calibration(samples, truth, above) for above in (FOREGROUND, None))
     found["correlation whole"], right["correlation whole"] = whole["correlation"], right_whole["correlation"]
     measured = []
     for name, scores in found.items():
