@@ -149,10 +149,9 @@ def _read_files(model: Mandorla, inputs: Sequence[Input], region: Path | None) -
     """Return the samples that lie in files, with the `region` on their grid."""
     masks = {} if region is None else {"region": region}
     read = [read_input(model, one.places, masks) for one in inputs]
-    values = {name: [each.values[name] for each in read] for name in inputs[0].places}
-    x = in_unit(model, values, [one.subject for one in inputs])
+    files = list(zip(inputs, read, strict=True))
     marked = np.concatenate([each.masks["region"] for each in read]) > 0 if masks else None
-    return _Source(x, list(zip(inputs, read, strict=True)), marked)
+    return _Source(in_unit(model, files)[0], files, marked)
 
 
 def _read_both(model: Mandorla, first: str, second: str) -> tuple[_Source, _Source]:

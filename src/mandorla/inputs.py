@@ -1,7 +1,7 @@
 """Files in: what a model is given, found, read as the files of its training were, and checked.
 
-An *input* is one sample to be: a picture, a volume or a table per given modality. Inputs are read one by one, so that
-any number of them takes the memory of a few.
+An *input* is one sample to be: a picture, a volume or a table for each given modality that it has. Inputs are read one
+by one, so that any number of them takes the memory of a few. Arrays, and tables with a row per sample, are read whole.
 """
 
 import re
@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,7 +19,7 @@ from mandorla.data import source_of
 from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_bids
 from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.pairing import Found, is_mask, read_key, to_modality
+from mandorla.data.pairing import NOTHING, Found, is_mask, read_key, to_modality, to_values
 from mandorla.data.python import PythonConfig
 from mandorla.data.readers import (
     SUFFIXES,
@@ -34,6 +35,7 @@ from mandorla.data.readers import (
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.scans import endings
 from mandorla.data.stored import StoredConfig
+from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.model import Mandorla
 from mandorla.outputs import DESCRIPTION
@@ -74,55 +76,102 @@ class Input:
 
 
 def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Input]:
-    """Return the inputs in `source`, sorted, each with all the modalities `given`.
+    """Return the inputs in `source`, sorted, each with those of the modalities `given` that it has, one at least.
 
-    `source` is a BIDS dataset; a folder with one sub-folder of files per given modality, paired by their paths in it
-    without suffix; a folder of files called like their modalities, as `mandorla.data.scans` reads them; or, where one
-    modality is given, a folder of files, or one place: a file, a part of it (`case.nii.gz:0`), a folder with a DICOM
-    series. Names of modalities are read as by `mandorla.data.pairing.to_modality`. Folders are searched with their
-    sub-folders, but for those with data of their own (`dataset_description.json`).
+    Without any that are given, with those that are there. `source` is a BIDS dataset; a folder with one sub-folder of
+    files per given modality, paired by their paths in it without suffix; a folder of files called like their
+    modalities, as `mandorla.data.scans` reads them; or, where one modality is given, a folder of files, or one place: a
+    file, a part of it (`case.nii.gz:0`), a folder with a DICOM series. Names of modalities are read as by
+    `mandorla.data.pairing.to_modality`. Folders are searched with their sub-folders, but for those with data of their
+    own (`dataset_description.json`).
 
-    Warns of what is passed over: samples that lack a modality, files that are called otherwise. Raises `MandorlaError`
-    if nothing is left, and for anything else.
+    Warns of files that are passed over, since they are called otherwise. Raises `MandorlaError` for a given modality
+    that no sample has, where no sample has two of several (their names do not pair), and for anything else.
     """
     config = reading(model)
+    names = given or [modality.name for modality in model.modalities]
+    if not source.is_dir():
+        if len(names) > 1:
+            several = "but several given modalities: give a folder with one folder each"
+            unknown = f"which may be {' or '.join(names)}: say which is given (--given)"
+            raise MandorlaError(f"{source}: one file, {several if given else unknown}")
+        name = stem(split_place(str(source))[0])
+        inputs = [Input(name, name, {names[0]: source})]
+    elif is_bids(source):
+        inputs = _find_in_bids(source, names, config, bool(given))
+    else:
+        inputs = _find_in_folder(model, source, names, config, bool(given))
     first = model.modalities[0].name
-    if config.geometry.resample and first not in given:
+    if config.geometry.resample and any(first not in one.places for one in inputs):
         text = f"the training resampled all to the grid of {first}, which is not given: what is stays on its own grid"
         warnings.warn(f"{text} (data.geometry.resample)", MandorlaWarning, stacklevel=3)
-    if not source.is_dir():
-        if len(given) > 1:
-            raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")
-        name = stem(split_place(str(source))[0])
-        return [Input(name, name, {given[0]: source})]
-    if is_bids(source):
-        return _find_in_bids(source, given, config)
+    return inputs
+
+
+def take(inputs: Sequence[Input], source: Path, complete: bool) -> list[Input]:
+    """Return the inputs in `source`, or the complete ones, as `rows_to_take` says, with its warning and error."""
+    names = dict.fromkeys(name for one in inputs for name in one.places)
+    present = {name: np.array([name in one.places for one in inputs]) for name in names}
+    return [inputs[row] for row in rows_to_take(present, [one.name for one in inputs], source, complete)]
+
+
+def rows_to_take(present: Arrays, names: Sequence[str], source: Path, complete: bool) -> list[int]:
+    """Return the numbers of all samples in `source`, or of those that are `complete`: that have every modality.
+
+    `present[modality]`, bool `(N,)`, says which have it; `names` `(N,)` is what they are called. Warns, if some lack
+    any, of how many have which. Raises `MandorlaError` if none is complete and only such are wanted.
+    """
+    subsets = by_subset(present)
+    rows = subsets.get(tuple(present), [])
+    if len(rows) == len(names):
+        return rows
+    lacking, (row, *_) = next((those, rows) for those, rows in subsets.items() if len(those) < len(present))
+    absent = ", ".join(name for name in present if name not in lacking)
+    counts = "; ".join(f"{len(rows)} from {', '.join(those)}" for those, rows in subsets.items())
+    text = (
+        f"{source}: {len(names) - len(rows)} of {len(names)} samples lack a modality, such as {names[row]} ({absent})"
+    )
+    if complete and not rows:
+        raise MandorlaError(f"{text}, and none has all: add what is missing, or give fewer modalities")
+    warnings.warn(f"{text}: {'passed over' if complete else counts}", MandorlaWarning, stacklevel=4)
+    return rows if complete else list(range(len(names)))
+
+
+def by_subset(present: Mapping[str, np.ndarray]) -> dict[tuple[str, ...], list[int]]:
+    """Return the modalities that samples have, and which samples; `present[name]` is bool `(N,)`."""
+    subsets: dict[tuple[str, ...], list[int]] = {}
+    for index, has in enumerate(zip(*present.values(), strict=True)):
+        subsets.setdefault(tuple(compress(present, has)), []).append(index)
+    return subsets
+
+
+def _find_in_folder(
+    model: Mandorla, source: Path, names: Sequence[str], config: FilesConfig, all_of_them: bool
+) -> list[Input]:
+    """Return the inputs in a folder that is no BIDS dataset, with the modalities `names`, or those of them it has."""
     data = source_of(model.recipe.data)
     volumes = {modality.name for modality in model.modalities if config.slices or len(modality.size) == 3}
-    folders = _called(model, (path for path in source.iterdir() if path.is_dir()), given)
-    if not folders and not (given[0] in volumes and is_series(source)):
-        files = _by_words(model, source, given)
+    folders = _called(model, (path for path in source.iterdir() if path.is_dir()), names)
+    if not folders and not (all_of_them and names[0] in volumes and is_series(source)):
+        files = _by_words(model, source, names, all_of_them)
     else:
         files = {}
-        for name in given:
-            if name not in folders and len(given) > 1:
+        for name in names if all_of_them else folders:
+            if name not in folders and len(names) > 1:
                 raise _no_folder(source, name)
             folder = folders.get(name, source)
             is_one = name in volumes and is_series(folder)
             files[name] = {source.resolve().name: folder} if is_one else _by_stem(folder)
             if not files[name]:
                 raise _no_file(folder)
-        files = _by_key(files, data) or files
-    names = set().union(*files.values())
-    complete = names.intersection(*files.values())
-    for name, by_stem in files.items():
-        if lacking := sorted(names - by_stem.keys()):
-            place = folders.get(name, f"{source}, {name}")
-            text = f"{place}: no file for {listed(lacking)}, which another given modality has"
-            if not complete:
-                raise MandorlaError(f"{text}; add it")
-            warnings.warn(f"{text}: passed over; give what it has by itself", MandorlaWarning, stacklevel=3)
-    found = {one: {name: by_stem[one] for name, by_stem in files.items()} for one in sorted(complete)}
+        files = _by_key(files, data)
+    stems = sorted(set().union(*files.values()))
+    found = {one: {name: by_stem[one] for name, by_stem in files.items() if one in by_stem} for one in stems}
+    if len(files) > 1 and all(len(places) == 1 for places in found.values()):
+        name, lacking = next((name, sorted(found.keys() - by_stem.keys())) for name, by_stem in files.items())
+        place = folders.get(name, f"{source}, {name}")
+        text = f"{place}: no file for {listed(lacking)}, which another given modality has; add it"
+        raise MandorlaError(f"{text}, or give each modality by itself: no sample has two")
     return [Input(one, _subject(data, one), places) for one, places in found.items()]
 
 
@@ -166,7 +215,7 @@ def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, li
     Raises `MandorlaError` for whatever does not fit the model.
     """
     read = read_input(model, places)
-    return in_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
+    return in_unit(model, [(Input("sample", "sample", places), read)])[0], read.numbers
 
 
 def find_samples(model: Mandorla, source: Path) -> list[Input]:
@@ -177,7 +226,7 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     """
     known = [modality.name for modality in model.modalities]
     if is_bids(source):
-        return find_inputs(model, source, known)
+        return take(find_inputs(model, source, known), source, complete=True)
     entries = {*(path for path in source.iterdir() if path.is_dir()), *find(source, "*")}
     own = _called(model, entries, known)
     names, others = [name for name in known if name in own], [stem(path) for path in entries - {*own.values()}]
@@ -190,29 +239,138 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     if len({own[name].is_dir() for name in names}) > 1:
         raise MandorlaError(f"{source}: files of some modalities, folders of others ({listed(names)}): make them alike")
     if own[names[0]].is_dir():
-        return find_inputs(model, source, names)
+        return take(find_inputs(model, source, names), source, complete=True)
     name = source.resolve().name
     return [Input(name, name, {each: own[each] for each in names})]
 
 
-def in_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
-    """Return the inputs `values[modality]`, one array `(S, C, *size)` each, as float32 in [0, 1], all in one array.
+def count(read: Slices) -> int:
+    """Return how many samples an input is that was read: its slices, or one."""
+    return len(next(iter(read.values.values())))
 
-    `subjects` names the subject of each: where subjects have their own range, all that one has is looked at together.
+
+def in_unit(model: Mandorla, inputs: Sequence[tuple[Input, Slices]]) -> tuple[Arrays, Arrays]:
+    """Return inputs that were read as samples `x[name]` `(N, C, *size)`, float32 in [0, 1], one input after another.
+
+    Returns also which samples have a modality, bool `(N,)`; there are zeros where one lacks it. Where subjects have
+    their own range, all that one has is looked at together.
     """
-    x = {}
-    for name, inputs in values.items():
+    stops = np.cumsum([count(read) for _, read in inputs])
+    shapes = {modality.name: modality.shape for modality in model.modalities}
+    x, present = {}, {}
+    for name in dict.fromkeys(name for one, _ in inputs for name in one.places):
+        x[name], present[name] = np.zeros((stops[-1], *shapes[name]), np.float32), np.zeros(stops[-1], bool)
         of_subject: dict[str, list[int]] = {}
-        for index, subject in enumerate(subjects):
-            of_subject.setdefault(subject if model.intensity[name].subjects else str(index), []).append(index)
-        parts = list(inputs)
+        for index, (one, _) in enumerate(inputs):
+            if name in one.places:
+                of_subject.setdefault(one.subject if model.intensity[name].subjects else str(index), []).append(index)
         for subject, indices in of_subject.items():
-            here = np.concatenate([inputs[index] for index in indices])
-            unit = model.to_unit({name: here}, [subject] * len(here))[name]
-            for index, part in zip(indices, np.split(unit, np.cumsum([len(inputs[i]) for i in indices])), strict=False):
-                parts[index] = part
-        x[name] = np.concatenate(parts)
-    return x
+            rows = np.concatenate([np.arange(stops[i] - count(inputs[i][1]), stops[i]) for i in indices])
+            values = np.concatenate([inputs[i][1].values[name] for i in indices])
+            x[name][rows] = model.to_unit({name: values}, [subject] * len(values))[name]
+            present[name][rows] = True
+    return x, present
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hold N samples that were read whole: `x[name]` `(N, C, *size)` in [0, 1], `present[name]` `(N,)` which have it.
+
+    `numbers` are those of the samples in their file, from 0; `ids[column]` what it says of each beside its values.
+    """
+
+    x: Arrays
+    present: Arrays
+    numbers: list[int]
+    ids: dict[str, list[str]]
+
+    def take(self, source: Path, complete: bool) -> "Rows":
+        """Return these samples of `source`, or the complete ones, as `rows_to_take` says."""
+        names = [f"row {number}" for number in self.numbers]
+        rows = rows_to_take(self.present, names, source, complete)
+        x, present = ({name: values[rows] for name, values in part.items()} for part in (self.x, self.present))
+        ids = {name: [cells[row] for row in rows] for name, cells in self.ids.items()}
+        return Rows(x, present, [self.numbers[row] for row in rows], ids)
+
+
+def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> Rows | None:
+    """Return the samples in an `.npz`, or in a table with a row for each; None of a source of files, a sample each.
+
+    They have those of the modalities `given`, in a table also some of them; without any that are given, those that are
+    there. A table is read so if the training read no files, a sample each, and vectors are given; its other columns are
+    the ids, or else the numbers of its rows. Rows without any value are passed over with a warning.
+
+    Raises `MandorlaError` for what is missing, or does not fit the model.
+    """
+    path, part = split_place(str(source))
+    asked = [modality for modality in model.modalities if modality.name in given or not given]
+    if part is None and (path.suffix.lower() == ".npz" or not path.exists()):
+        x = read_arrays(source, asked, all_of_them=bool(given))
+        numbers = list(range(len(next(iter(x.values())))))
+        return Rows(x, {name: np.ones(len(numbers), bool) for name in x}, numbers, _numbered(numbers))
+    by_file = isinstance(source_of(model.recipe.data), FilesConfig)
+    vectors = [modality for modality in asked if not modality.size]
+    if part or path.is_dir() or path.suffix.lower() not in (*TABLES, ".tsv") or by_file or not vectors:
+        return None
+    return _read_table(model, path, asked if given else vectors, bool(given))
+
+
+def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_them: bool) -> Rows:
+    """Return the samples that the rows of a table are, with the modalities `asked`, or those of them that it has."""
+    table, lines = read_table(path)
+    columns = {modality.name: model.intensity[modality.name].columns for modality in asked}
+    if len(asked) == 1 and not columns[asked[0].name]:  # a run that kept no names
+        columns[asked[0].name] = tuple(table)
+    known = "; ".join(f"{name}: {', '.join(own) or 'not kept'}" for name, own in columns.items())
+    if not all_of_them:
+        columns = {name: own for name, own in columns.items() if own and table.keys() >= set(own)}
+    if not columns or not all(columns.values()):
+        raise MandorlaError(f"{path}: its columns are not those of the training ({known}); rename them, or give one")
+    x, present = {}, {}
+    for modality in (modality for modality in asked if modality.name in columns):
+        name, own = modality.name, columns[modality.name]
+        if modality.size:
+            raise MandorlaError(f"{path}: a table holds vectors, and modality {name!r} of this model is none")
+        values = np.array([_numbers(table, column, path, lines) for column in own]).T
+        there = ~np.isnan(values).all(1)
+        if (partly := there & np.isnan(values).any(1)).any():
+            row = int(np.flatnonzero(partly)[0])
+            lacking = own[int(np.flatnonzero(np.isnan(values[row]))[0])]
+            raise MandorlaError(
+                f"{path}:{lines[row]}: no {lacking!r}, but others of {name}; fill it, or leave all of them empty"
+            )
+        _check_shape(values, modality, str(path))
+        x[name], present[name] = np.zeros(values.shape, np.float32), there
+        if there.any():
+            x[name][there] = model.to_unit({name: values[there]})[name]
+    some = np.any(list(present.values()), axis=0)
+    if not some.any():
+        raise MandorlaError(f"{path}: no row has a value of {' or '.join(columns)}")
+    if not some.all():
+        text = f"{path}: {(~some).sum()} of {len(some)} rows have no value of {' or '.join(columns)}: passed over"
+        warnings.warn(text, MandorlaWarning, stacklevel=3)
+    numbers = np.flatnonzero(some).tolist()
+    taken = {column for fitted in model.intensity.values() for column in fitted.columns}.union(*columns.values())
+    ids = {name: [cells[row] for row in numbers] for name, cells in table.items() if name not in taken}
+    x, present = ({name: values[some] for name, values in part.items()} for part in (x, present))
+    return Rows(x, present, numbers, ids or _numbered(numbers))
+
+
+def _numbers(table: Mapping[str, Sequence[str]], column: str, path: Path, lines: Sequence[int]) -> np.ndarray:
+    """Return a column of a table as float64, NaN where it is empty. Raises `MandorlaError` where it holds a text."""
+    if column not in table:
+        raise MandorlaError(f"{path}: no column {column!r}; it has {', '.join([*table][:20])}")
+    values = np.full(len(lines), np.nan)
+    for row, (cell, line) in enumerate(zip(table[column], lines, strict=True)):
+        if cell.lower() not in NOTHING:
+            if not isinstance(value := to_values([cell])[0], float):
+                raise MandorlaError(f"{path}:{line}: {cell!r} in the column {column!r} is no number")
+            values[row] = value
+    return values
+
+
+def _numbered(numbers: Sequence[int]) -> dict[str, list[str]]:
+    return {"sample": [str(number) for number in numbers]}
 
 
 def read_arrays(path: Path, modalities: Sequence[Modality], all_of_them: bool = False) -> Arrays:
@@ -249,8 +407,8 @@ def listed(names: Sequence[str] | Mapping) -> str:
     return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> list[Input]:
-    """Return the sessions of a BIDS dataset that have all modalities `given`; those that lack one are passed over.
+def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig, all_of_them: bool) -> list[Input]:
+    """Return the sessions of a BIDS dataset, with the modalities `given`, or those of them that it has.
 
     A session with several files of a modality is several inputs, as `_runs` says.
     """
@@ -263,24 +421,19 @@ def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> li
             sessions.setdefault(found.key, {}).setdefault(found.name, []).append(Path(found.place))
             subjects[found.key] = found.subject
     runs = [(key, *run) for key, files in sorted(sessions.items()) for run in _runs(key, files)]
+    there = set().union(*sessions.values())
+    if lacking := [name for name in given if name not in there and (all_of_them or not there)]:
+        text = f"{source}: no session of this dataset has {' or '.join(lacking)}"
+        raise MandorlaError(f"{text}; add files, or give others")
     inputs = [
-        Input(name, subjects[key], {each: places[each] for each in given}, source.resolve())
+        Input(name, subjects[key], {each: places[each] for each in given if each in places}, source.resolve())
         for key, name, places in runs
-        if len(places) == len(given)
     ]
-    if not inputs:
-        raise MandorlaError(
-            f"{source}: no session of this dataset has {' and '.join(given)}; add files, or give others"
-        )
     targets: dict[Path, Input] = {}
     for one in inputs:
         if (other := targets.setdefault(one.target(given[0], "mean"), one)) is not one:
             path, like = (next(iter(each.places.values())) for each in (one, other))
             raise MandorlaError(f"{path}: what is made of it would be called as what is made of {like.name}; move one")
-    if lacking := len(runs) - len(inputs):
-        what = "sessions" if len(runs) == len(sessions) else "sessions and their runs"
-        text = f"{source}: {lacking} of {len(runs)} {what} lack one of {', '.join(given)} and are passed over"
-        warnings.warn(text, MandorlaWarning, stacklevel=2)
     return inputs
 
 
@@ -356,12 +509,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _by_words(model: Mandorla, source: Path, given: Sequence[str]) -> dict[str, dict[str, Path]]:
+def _by_words(model: Mandorla, source: Path, given: Sequence[str], all_of_them: bool) -> dict[str, dict[str, Path]]:
     """Return by modality the files whose names, or else those of the folders they lie in, end in it.
 
-    Each is called by what is left of its path without such words, or like `source` if nothing is: `PAT-1` are
-    `PAT-1/T1.nii.gz` and `T1/PAT-1.nii.gz`. Where one is given and no file is called like it, all are that are called
-    like no other. Warns of files that are passed over.
+    Of `given` all of them, or those that there are. Each file is called by what is left of its path without such words,
+    or like `source` if nothing is: `PAT-1` are `PAT-1/T1.nii.gz` and `T1/PAT-1.nii.gz`. Where one is given and no file
+    is called like it, all are that are called like no other. Warns of files that are passed over.
     """
     tell = _teller(model)
     named = [(*_read_path(path.relative_to(source), tell), path) for path in _find(source)]
@@ -376,7 +529,11 @@ def _by_words(model: Mandorla, source: Path, given: Sequence[str]) -> dict[str, 
             others.append(path.relative_to(source))
         elif (other := files[told].setdefault(name or source.resolve().name, path)) is not path:
             raise MandorlaError(f"{path}: {other.name} has the same stem, {told} aside: rename one")
-    for name in given:
+    if not all_of_them:
+        files = {name: by_stem for name, by_stem in files.items() if by_stem}
+        if not files:
+            raise MandorlaError(f"{source}: nothing in it is called like {' or '.join(given)}; say what is given")
+    for name in files:
         if not files[name] and len(given) > 1:
             raise _no_folder(source, name)
         if not files[name]:
@@ -407,23 +564,25 @@ def _no_folder(source: Path, name: str) -> MandorlaError:
     return MandorlaError(text)
 
 
-def _by_key(files: Mapping[str, Mapping[str, Path]], data: object) -> dict[str, dict[str, Path]] | None:
-    """Return files by the stem of the first given modality's, where `data.key` pairs those whose stems do not; or None.
+def _by_key(files: dict[str, dict[str, Path]], data: object) -> dict[str, dict[str, Path]]:
+    """Return `files` by modality and stem, or, where `data.key` pairs more of them, by the stem of a sample's first.
 
     As `p07_t1.png` and `p07_t2.png`.
     """
-    if not isinstance(data, FoldersConfig) or len({frozenset(by_stem) for by_stem in files.values()}) < 2:
-        return None
+    if not isinstance(data, FoldersConfig):
+        return files
     pattern = re.compile(data.key)
     found: dict[str, dict[str, str]] = {}
     for name, by_stem in files.items():
         keys = {one: read_key(pattern, one) for one in by_stem}
         found[name] = {key[0]: one for one, key in keys.items() if not isinstance(key, str)}
         if len(found[name]) < len(by_stem):  # no key, or one key of two files
-            return None
-    first = next(iter(found.values()))
-    if any(by_key.keys() != first.keys() for by_key in found.values()):
-        return None
+            return files
+    first: dict[str, str] = {}
+    for by_key in found.values():
+        first = by_key | first
+    if len(first) >= len(set().union(*files.values())):
+        return files
     return {name: {first[key]: files[name][one] for key, one in by_key.items()} for name, by_key in found.items()}
 
 
