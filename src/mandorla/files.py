@@ -34,7 +34,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.inputs import (
     Arrays,
     Input,
-    Rows,
+    SampleRows,
     by_subset,
     count,
     find_inputs,
@@ -235,7 +235,7 @@ class _Job(NamedTuple):
         return {(name, each): folder / one.target(name, each) for name in self.wanted for each in statistics}
 
 
-def _translate_rows(job: _Job, samples: Rows, folder: Path, source: str) -> None:
+def _translate_rows(job: _Job, samples: SampleRows, folder: Path, source: str) -> None:
     """Write what is wanted of samples that were read whole into `folder`, and all draws as `samples.npz`."""
     num, shapes = len(samples.numbers), {m.name: m.shape for m in job.model.modalities}
     made = job.made | {"Sources": [source]}

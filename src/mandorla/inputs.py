@@ -273,7 +273,7 @@ def in_unit(model: Mandorla, inputs: Sequence[tuple[Input, Slices]]) -> tuple[Ar
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleRows:
     """Hold N samples that were read whole: `x[name]` `(N, C, *size)` in [0, 1], `present[name]` `(N,)` which have it.
 
     `numbers` are those of the samples in their file, from 0; `ids[column]` what it says of each beside its values.
@@ -284,21 +284,21 @@ class Rows:
     numbers: list[int]
     ids: dict[str, list[str]]
 
-    def take(self, source: Path, complete: bool) -> "Rows":
+    def take(self, source: Path, complete: bool) -> "SampleRows":
         """Return these samples of `source`, or the complete ones, as `rows_to_take` says."""
         names = [f"row {number}" for number in self.numbers]
         rows = rows_to_take(self.present, names, source, complete)
         x, present = ({name: values[rows] for name, values in part.items()} for part in (self.x, self.present))
         ids = {name: [cells[row] for row in rows] for name, cells in self.ids.items()}
-        return Rows(x, present, [self.numbers[row] for row in rows], ids)
+        return SampleRows(x, present, [self.numbers[row] for row in rows], ids)
 
 
-def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> Rows | None:
+def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> SampleRows | None:
     """Return the samples in an `.npz`, or in a table with a row for each; None of a source of files, a sample each.
 
     They have those of the modalities `given`, in a table also some of them; without any that are given, those that are
     there. A table is read so if the training read no files, a sample each, and vectors are given; its other columns are
-    the ids, or else the numbers of its rows. Rows without any value are passed over with a warning.
+    the ids, or else the numbers of its rows. SampleRows without any value are passed over with a warning.
 
     Raises `MandorlaError` for what is missing, or does not fit the model.
     """
@@ -307,7 +307,7 @@ def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> Rows | Non
     if part is None and (path.suffix.lower() == ".npz" or not path.exists()):
         x = read_arrays(source, asked, all_of_them=bool(given))
         numbers = list(range(len(next(iter(x.values())))))
-        return Rows(x, {name: np.ones(len(numbers), bool) for name in x}, numbers, _numbered(numbers))
+        return SampleRows(x, {name: np.ones(len(numbers), bool) for name in x}, numbers, _numbered(numbers))
     by_file = isinstance(source_of(model.recipe.data), FilesConfig)
     vectors = [modality for modality in asked if not modality.size]
     if part or path.is_dir() or path.suffix.lower() not in (*TABLES, ".tsv") or by_file or not vectors:
@@ -315,7 +315,7 @@ def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> Rows | Non
     return _read_table(model, path, asked if given else vectors, bool(given))
 
 
-def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_them: bool) -> Rows:
+def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_them: bool) -> SampleRows:
     """Return the samples that the rows of a table are, with the modalities `asked`, or those of them that it has."""
     table, lines = read_table(path)
     columns = {modality.name: model.intensity[modality.name].columns for modality in asked}
@@ -353,7 +353,7 @@ def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_t
     taken = {column for fitted in model.intensity.values() for column in fitted.columns}.union(*columns.values())
     ids = {name: [cells[row] for row in numbers] for name, cells in table.items() if name not in taken}
     x, present = ({name: values[some] for name, values in part.items()} for part in (x, present))
-    return Rows(x, present, numbers, ids or _numbered(numbers))
+    return SampleRows(x, present, numbers, ids or _numbered(numbers))
 
 
 def _numbers(table: Mapping[str, Sequence[str]], column: str, path: Path, lines: Sequence[int]) -> np.ndarray:
