@@ -26,7 +26,7 @@ from mandorla.files import checked_labels, refining_of, sampling_of, to_arrays, 
 from mandorla.inputs import Arrays, Input, find_samples, in_unit, read_arrays, read_input, reading
 from mandorla.model import Mandorla, Part
 from mandorla.outputs import SYNTHETIC, new_folder, origin, write_note
-from mandorla.pictures import grid
+from mandorla.pictures import grid, tile
 
 _SHOWN = 8  # samples in a grid, and twice as many rows
 
@@ -221,7 +221,10 @@ def _write(
         rows = given | dict(list(made.items())[: 2 * _SHOWN])
         names = list(dict.fromkeys(name for x in rows.values() for name in x))
         columns = [(name, index) for index in range(min(_SHOWN, len(source))) for name in names]
-        tiles = [[torch.as_tensor(x[n][i]) if n in x else None for n, i in columns] for x in rows.values()]
+        named = {name: model.intensity[name].columns for name in names}
+        tiles = [
+            [tile(torch.as_tensor(x[n][i]), named[n]) if n in x else None for n, i in columns] for x in rows.values()
+        ]
         bands = [len(given)], range(len(names), len(columns), len(names))
         picture = grid(tiles, list(rows), [name for name, _ in columns], bands, SYNTHETIC)
         (folder / "grid.png").write_bytes(picture)

@@ -62,7 +62,7 @@ from mandorla.outputs import (
     write_table,
 )
 from mandorla.parallel import alike, gather_texts, is_first, turns, wait, world
-from mandorla.pictures import grid
+from mandorla.pictures import grid, tile
 from mandorla.storage import write_text
 
 Format = Literal["nifti", "png", "npz"]
@@ -107,7 +107,8 @@ def sample(
         if format in (None, "npz") and is_first():
             write_note(folder / "samples", made)
         if shown and format is None and is_first():
-            rows = [[torch.from_numpy(image) for image in images] for images in shown.values()]
+            columns = {name: fitted.columns for name, fitted in model.intensity.items()}
+            rows = [[tile(torch.from_numpy(x), columns[name]) for x in images] for name, images in shown.items()]
             (folder / "grid.png").write_bytes(grid(rows, list(shown), note=SYNTHETIC))
     return out or model.run / "samples"
 

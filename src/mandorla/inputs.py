@@ -298,7 +298,7 @@ def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> SampleRows
 
     They have those of the modalities `given`, in a table also some of them; without any that are given, those that are
     there. A table is read so if the training read no files, a sample each, and vectors are given; its other columns are
-    the ids, or else the numbers of its rows. SampleRows without any value are passed over with a warning.
+    the ids, or else the numbers of its rows. Rows without any value are passed over with a warning.
 
     Raises `MandorlaError` for what is missing, or does not fit the model.
     """
@@ -532,7 +532,9 @@ def _by_words(model: Mandorla, source: Path, given: Sequence[str], all_of_them: 
     if not all_of_them:
         files = {name: by_stem for name, by_stem in files.items() if by_stem}
         if not files:
-            raise MandorlaError(f"{source}: nothing in it is called like {' or '.join(given)}; say what is given")
+            raise MandorlaError(
+                f"{source}: nothing in it is called like {' or '.join(given)}; say what is given (--given)"
+            )
     for name in files:
         if not files[name] and len(given) > 1:
             raise _no_folder(source, name)
