@@ -115,15 +115,17 @@ def table(path: Path) -> np.ndarray:
 def test_sample_writes_pictures_grid_and_arrays(model):
     out = files.sample(model, None, num=2, seed=3, steps=None)
     assert out == model.run / "samples"
-    folders = {"t1": "png", "t2": "png", "v": "csv"}
-    files_of = [f"{name}/000{n}.{kind}" for name, own in folders.items() for n in (0, 1) for kind in ("json", own)]
-    assert entries(out) == sorted(["grid.png", "samples.json", "samples.npz", *folders, *files_of])
+    files_of = [f"{name}/000{n}.{kind}" for name in ("t1", "t2") for n in (0, 1) for kind in ("json", "png")]
+    others = ["grid.png", "samples.json", "samples.npz", "t1", "t2", "v.csv", "v.json"]
+    assert entries(out) == sorted([*others, *files_of])
     note = json.loads((out / "t2" / "0001.json").read_text())
     assert note.items() >= {"synthetic": True, "seed": 3, "steps": 3, "modality": "t2", "number": 1}.items()
     assert note["weights"] == model.hashes
     with np.load(out / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
         assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
+        np.testing.assert_allclose(table(out / "v.csv"), np.column_stack([[0, 1], arrays["v"]]), rtol=1e-6)
+    assert (out / "v.csv").read_text().startswith("sample,channel0,channel1\n0,")
     for name in ("grid.png", "t1/0000.png", "t2/0001.png"):
         with Image.open(out / name) as picture:
             assert json.loads(picture.text["mandorla"])["synthetic"] is True
@@ -609,7 +611,9 @@ def test_what_a_killed_command_left_is_removed(model, tmp_path):
     (tmp_path / ".out.partial" / "samples.npz").touch()
     out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.json", "samples.npz", "t1", "t2", "v"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("grid.png", "samples.json", "samples.npz", "t1", "t2", "v.csv", "v.json")
+    ]
 
 
 def test_old_samples_stay_until_new_ones_are_there(model, tmp_path, monkeypatch):

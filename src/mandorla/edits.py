@@ -1,7 +1,8 @@
 """Samples out of samples: the work of `mandorla swap`, `vary`, `interpolate` and `inpaint` over a `Mandorla`.
 
 A *source* is an index into the run's test split; an `.npz` with arrays `(N, C, *size)` in [0, 1] of all or some
-modalities; or a folder in which `mandorla.inputs.find_samples` finds some, read as those of the training were.
+modalities, or of a run on tables a table with a row per sample; or a folder in which `mandorla.inputs.find_samples`
+finds some, read as those of the training were.
 
 Each verb writes a folder, by default one of its name in the run folder, which is replaced: what was made, all of it as
 `<verb>.npz`, and `grid.png`, from top to bottom what was given and what was made of it, from left to right the
@@ -11,7 +12,7 @@ modalities of one sample after the other. Draws `(num, N, C, *size)` lie in `dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,16 @@ from mandorla.data.readers import ReadOptions, read
 from mandorla.data.samples import Slices, read_slices
 from mandorla.diffusion.labels import Value
 from mandorla.errors import MandorlaError
-from mandorla.files import checked_labels, refining_of, sampling_of, to_arrays, write_as_read, write_generated
-from mandorla.inputs import Arrays, Input, find_samples, in_unit, read_arrays, read_input, reading
+from mandorla.files import (
+    checked_labels,
+    refining_of,
+    sampling_of,
+    to_arrays,
+    write_as_read,
+    write_generated,
+    write_vectors,
+)
+from mandorla.inputs import Arrays, Input, find_samples, in_unit, numbered, read_arrays, read_input, read_rows, reading
 from mandorla.model import Mandorla, Part
 from mandorla.outputs import SYNTHETIC, new_folder, origin, write_note
 from mandorla.pictures import grid, tile
@@ -35,12 +44,13 @@ _SHOWN = 8  # samples in a grid, and twice as many rows
 class _Source:
     """Hold the N samples of a source, `x[name]` `(N, C, *size)` in [0, 1], and the files that they were read from.
 
-    `region` `(N, *size)` is what was marked on the grid of these files.
+    `region` `(N, *size)` is what was marked on the grid of these files. `ids` are those of rows of a table.
     """
 
     x: Arrays
     files: Sequence[tuple[Input, Slices]] = ()
     region: np.ndarray | None = None
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return _count(self.x)
@@ -136,6 +146,9 @@ def _read(model: Mandorla, source: str, region: Path | None = None) -> _Source:
         path = Path(source)
         if path.is_dir():
             return _read_files(model, find_samples(model, path), region)
+        if rows := read_rows(model, path, ()):
+            rows = rows.take(path, complete=True)
+            return _Source(rows.x, ids=rows.ids)
         return _Source(read_arrays(path, model.modalities))
     test = model.data().test
     if len(source) > 18 or int(source) >= len(test):
@@ -218,6 +231,7 @@ def _write(
                 _write_files(inner, x, model, source.files, own)
             else:
                 write_generated(inner, x, model, None, 0, own)
+                write_vectors(inner, x, model, source.ids or numbered(range(len(source))), own)
         rows = given | dict(list(made.items())[: 2 * _SHOWN])
         names = list(dict.fromkeys(name for x in rows.values() for name in x))
         columns = [(name, index) for index in range(min(_SHOWN, len(source))) for name in names]

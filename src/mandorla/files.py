@@ -40,6 +40,7 @@ from mandorla.inputs import (
     find_inputs,
     in_unit,
     listed,
+    numbered,
     read_input,
     read_rows,
     take,
@@ -84,7 +85,8 @@ def sample(
     """Write `num` generated tuples: `<modality>/0000.png`, `grid.png` (a row per modality), `samples.npz`.
 
     Each is the most consistent of `best_of` draws. Volumes are `<modality>/0000.nii.gz`, with voxels of 1 mm, signals
-    and vectors `<modality>/0000.csv`. Beside each is a note of how it was made. With a `format` nothing else is
+    `<modality>/0000.csv`, all vectors of a modality one table `<modality>.csv`, with the numbers of the samples in the
+    column `sample`. Beside each is a note of how it was made. With a `format` nothing else is
     written: png pictures, nifti pictures and volumes, npz all arrays. `out` must be new or empty; None stands for
     `samples` in the run folder, which is replaced. Returns the folder.
     """
@@ -103,6 +105,8 @@ def sample(
                     arrays[name][start : start + len(x[name])] = x[name]
                 write_generated(folder, x, model, format, start, made)
             wait()
+            if format is None and is_first():
+                write_vectors(folder, arrays, model, numbered(range(num)), made)
             shown = {name: np.array(x[:_SHOWN]) for name, x in arrays.items()}
         if format in (None, "npz") and is_first():
             write_note(folder / "samples", made)
@@ -253,13 +257,10 @@ def _translate_rows(job: _Job, samples: SampleRows, folder: Path, source: str) -
                             write_sample(target, image, job.model.intensity[name], spread=statistic == "std")
                             write_note(target, made | {"given": given, "modality": name, "statistic": statistic})
         wait()
-        for name in (name for name in arrays if is_first() and len(shapes[name]) == 1):
-            fitted = job.model.intensity[name]
-            for statistic, values in job.statistics(np.array(arrays[name])).items():
-                target = folder / Input("", "", {}).target(name, statistic)
-                stored = fitted.restore(values, spread=statistic == "std")
-                write_table(target, samples.ids, channels_of(fitted, *shapes[name]), stored)
-                write_note(target, made | {"modality": name, "statistic": statistic})
+        if is_first():
+            for name in (name for name in arrays if len(shapes[name]) == 1):
+                for statistic, values in job.statistics(np.array(arrays[name])).items():
+                    write_vectors(folder, {name: values}, job.model, samples.ids, made, statistic)
     if is_first():
         write_note(folder / "samples", made)
 
@@ -543,7 +544,7 @@ def to_arrays(x: Mapping[str, Tensor]) -> Arrays:
 def _file_of(modality: Modality, format: Format | None) -> Literal["png", "nifti", "csv"] | None:
     """Return what a file of one modality is in a `format`, by default as fits it; None if there is none."""
     if len(modality.size) < 2:
-        return None if format else "csv"
+        return "csv" if modality.size and not format else None
     if len(modality.size) == 2 and modality.channels in (1, 3):
         return None if format == "npz" else format or "png"
     return "nifti" if len(modality.size) == 3 and format in (None, "nifti") else None
@@ -570,7 +571,7 @@ def _check_format(model: Mandorla, format: Format | None) -> None:
 def write_generated(
     folder: Path, x: Arrays, model: Mandorla, format: Format | None, first: int, made: Mapping[str, object]
 ) -> None:
-    """Write a file and a note for each generated sample of each modality, numbered from `first`."""
+    """Write a file and a note for each generated sample of each modality but vectors, numbered from `first`."""
     data = source_of(model.recipe.data)
     config = data if isinstance(data, FilesConfig) else FilesConfig()
     axes = config.geometry.axes or GeometryConfig().axes
@@ -589,6 +590,25 @@ def write_generated(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_volume(target.with_name(f"{target.name}.nii.gz"), volume, plain_grid(volume.shape[1:], axes))
             write_note(target, {**made, "modality": name, "number": number})
+
+
+def write_vectors(
+    folder: Path,
+    x: Arrays,
+    model: Mandorla,
+    ids: Mapping[str, Sequence[str]],
+    made: Mapping[str, object],
+    statistic: str = "",
+) -> None:
+    """Write of each modality in `x` that is a vector, `(N, C)` in [0, 1], a table with a row per sample, and a note.
+
+    Each row begins with the sample's `ids`; `statistic` says what of draws they are, if they are.
+    """
+    for name in (modality.name for modality in model.modalities if modality.name in x and not modality.size):
+        target, fitted = folder / Input("", "", {}).target(name, statistic or "mean"), model.intensity[name]
+        columns = channels_of(fitted, x[name].shape[1])
+        write_table(target, ids, columns, fitted.restore(x[name], spread=statistic == "std"))
+        write_note(target, {**made, "modality": name} | ({"statistic": statistic} if statistic else {}))
 
 
 def _has_nibabel(name: str) -> bool:

@@ -307,7 +307,7 @@ def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> SampleRows
     if part is None and (path.suffix.lower() == ".npz" or not path.exists()):
         x = read_arrays(source, asked, all_of_them=bool(given))
         numbers = list(range(len(next(iter(x.values())))))
-        return SampleRows(x, {name: np.ones(len(numbers), bool) for name in x}, numbers, _numbered(numbers))
+        return SampleRows(x, {name: np.ones(len(numbers), bool) for name in x}, numbers, numbered(numbers))
     by_file = isinstance(source_of(model.recipe.data), FilesConfig)
     vectors = [modality for modality in asked if not modality.size]
     if part or path.is_dir() or path.suffix.lower() not in (*TABLES, ".tsv") or by_file or not vectors:
@@ -353,7 +353,7 @@ def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_t
     taken = {column for fitted in model.intensity.values() for column in fitted.columns}.union(*columns.values())
     ids = {name: [cells[row] for row in numbers] for name, cells in table.items() if name not in taken}
     x, present = ({name: values[some] for name, values in part.items()} for part in (x, present))
-    return SampleRows(x, present, numbers, ids or _numbered(numbers))
+    return SampleRows(x, present, numbers, ids or numbered(numbers))
 
 
 def _numbers(table: Mapping[str, Sequence[str]], column: str, path: Path, lines: Sequence[int]) -> np.ndarray:
@@ -369,7 +369,8 @@ def _numbers(table: Mapping[str, Sequence[str]], column: str, path: Path, lines:
     return values
 
 
-def _numbered(numbers: Sequence[int]) -> dict[str, list[str]]:
+def numbered(numbers: Iterable[int]) -> dict[str, list[str]]:
+    """Return the ids of samples that have none but their number."""
     return {"sample": [str(number) for number in numbers]}
 
 
