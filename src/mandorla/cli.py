@@ -60,9 +60,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; of a run on tables, a table with"
-        " a row per sample; or a folder with a file for"
-        " each modality, or with a folder of files for each, called like it; or a BIDS dataset.",
+        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; of a run on tables, a table"
+        " with a row per sample; or a folder with a file for each modality, or with a folder of files for each, called"
+        " like it; or a BIDS dataset.",
     ),
 ]
 IN = (
