@@ -318,6 +318,8 @@ def read_rows(model: Mandorla, source: Path, given: Sequence[str]) -> SampleRows
 def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_them: bool) -> SampleRows:
     """Return the samples that the rows of a table are, with the modalities `asked`, or those of them that it has."""
     table, lines = read_table(path)
+    if others := [modality.name for modality in asked if modality.size]:
+        raise MandorlaError(f"{path}: a table holds vectors, and modality {others[0]!r} of this model is none")
     columns = {modality.name: model.intensity[modality.name].columns for modality in asked}
     if len(asked) == 1 and not columns[asked[0].name]:  # a run that kept no names
         columns[asked[0].name] = tuple(table)
@@ -329,8 +331,6 @@ def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_t
     x, present = {}, {}
     for modality in (modality for modality in asked if modality.name in columns):
         name, own = modality.name, columns[modality.name]
-        if modality.size:
-            raise MandorlaError(f"{path}: a table holds vectors, and modality {name!r} of this model is none")
         values = np.array([_numbers(table, column, path, lines) for column in own]).T
         there = ~np.isnan(values).all(1)
         if (partly := there & np.isnan(values).any(1)).any():
