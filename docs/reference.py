@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "mandorla"
 CHAPTERS = {
     "use": (
         "Use a trained run",
-        ["model", "arguments", "regions", "latents", "files", "edits", "inputs", "outputs", "serve/*"],
+        ["model", "arguments", "regions", "latents", "files", "edits", "inputs", "rows", "outputs", "serve/*"],
     ),
     "networks": ("Networks", ["nets/*"]),
     "data": ("Data", ["data/*", "check/*"]),

@@ -32,10 +32,11 @@ from mandorla.files import (
     write_generated,
     write_vectors,
 )
-from mandorla.inputs import Arrays, Input, find_samples, in_unit, numbered, read_arrays, read_input, read_rows, reading
+from mandorla.inputs import Input, find_samples, in_unit, read_input, reading
 from mandorla.model import Mandorla, Part
 from mandorla.outputs import SYNTHETIC, new_folder, origin, write_note
 from mandorla.pictures import grid, tile
+from mandorla.rows import Arrays, numbered, read_arrays, read_rows
 
 _SHOWN = 8  # samples in a grid, and twice as many rows
 

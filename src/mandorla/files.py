@@ -31,20 +31,7 @@ from mandorla.data.readers import split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, to_id
 from mandorla.diffusion.labels import Value, to_labels
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
-from mandorla.inputs import (
-    Arrays,
-    Input,
-    SampleRows,
-    by_subset,
-    count,
-    find_inputs,
-    in_unit,
-    listed,
-    numbered,
-    read_input,
-    read_rows,
-    take,
-)
+from mandorla.inputs import Input, count, find_inputs, in_unit, read_input, take
 from mandorla.model import Mandorla
 from mandorla.optional import library
 from mandorla.outputs import (
@@ -64,6 +51,7 @@ from mandorla.outputs import (
 )
 from mandorla.parallel import alike, gather_texts, is_first, turns, wait, world
 from mandorla.pictures import grid, tile
+from mandorla.rows import Arrays, SampleRows, by_subset, listed, numbered, read_rows
 from mandorla.storage import write_text
 
 Format = Literal["nifti", "png", "npz"]
@@ -133,8 +121,9 @@ def translate(
 ) -> Path:
     """Write the modalities `wanted` for every input in `source`, made of those of the modalities `given` that it has.
 
-    - `source`: what `mandorla.inputs.read_rows` reads, an `.npz` or a table with a row per sample, or `find_inputs`
-      finds inputs in: files, folders, a BIDS dataset, a DICOM series. Files are read as those of the training were
+    - `source`: what `mandorla.rows.read_rows` reads, an `.npz` or a table with a row per sample; or where
+      `mandorla.inputs.find_inputs` finds inputs: files, folders, a BIDS dataset, a DICOM series. Files are read as
+      those of the training were
     - `complete`: whether inputs that lack a given modality are passed over; else a warning says how many have which
     - `write`: of the draws for an input their mean, `<wanted>/<stem>.png` (`.tif` for TIFF), their standard deviation
       on the same scale, `<wanted>_std/<stem>.png`, each of them, `<wanted>_draw0/<stem>.png` and so on
