@@ -42,7 +42,7 @@ class Recipe(Settings):
 
     run: Annotated[str | None, Relative()] = Field(None, pattern=r"^[^\x00-\x1f]+$")
     """run folder; a relative one is meant from the YAML file that names it, on the command line from the current
-    folder; null: below that, runs/ and the recipe's name, or the kind of the data where the command line gives it"""
+    folder; null: runs/ and the name of the recipe, or the kind of the data where the command line gives them"""
     seed: int = Field(0, ge=0, lt=2**63)
     """same seed, same result: data, weights, batches, samples"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
