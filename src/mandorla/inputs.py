@@ -188,7 +188,7 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     """
     known = [modality.name for modality in model.modalities]
     if is_bids(source):
-        return take(find_inputs(model, source, known), source, complete=True)
+        return take(find_inputs(model, source, ()), source, complete=True)
     entries = {*(path for path in source.iterdir() if path.is_dir()), *find(source, "*")}
     own = _called(model, entries, known)
     names, others = [name for name in known if name in own], [stem(path) for path in entries - {*own.values()}]
