@@ -19,6 +19,7 @@ CHAPTERS = {
             "files",
             "edits",
             "inputs",
+            "rows",
             "outputs",
             "serve/*",
         ],

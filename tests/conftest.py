@@ -93,6 +93,16 @@ def scans_run(tmp_path_factory) -> Path:
     return _train(scans_recipe(folder / "run", folder / "scans"))
 
 
+@pytest.fixture(scope="session")
+def tables_run(tmp_path_factory) -> Path:
+    """Return a run of two modalities that are columns of a table; its folder is `tables` beside it."""
+    from tiny import tables_recipe
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "tables").mkdir()
+    return _train(tables_recipe(folder / "run", folder / "tables"))
+
+
 @pytest.fixture
 def copy_of(tmp_path):
     """Return a function that copies a run, to be changed."""

@@ -85,7 +85,7 @@ def calls(monkeypatch):
     recipe = SimpleNamespace(Recipe=Recipe, read_recipe=read_recipe)
     monkeypatch.setitem(sys.modules, "mandorla.recipe", recipe)
     monkeypatch.setitem(vars(mandorla), "load", lambda run: SimpleNamespace(loaded=run))
-    for name in ("sample", "translate"):
+    for name in ("sample", "translate", "encode"):
         monkeypatch.setattr(files, name, recorder(name))
     for name in ("swap", "vary", "interpolate", "inpaint"):
         monkeypatch.setattr(edits, name, recorder(name))
@@ -245,7 +245,30 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(calls, capsys):
             (
                 "translate",
                 (SimpleNamespace(loaded=Path("r")), Path("in"), Path("out"), ["a", "b"], ["c"]),
-                {"num_samples": 2, "seed": 0, "steps": None, "write": ["mean"], "labels": {"d": "e"}},
+                {
+                    "num_samples": 2,
+                    "seed": 0,
+                    "steps": None,
+                    "write": ["mean"],
+                    "labels": {"d": "e"},
+                    "complete": False,
+                },
+            ),
+        ),
+        (
+            ["encode", "r", "in", "out"],
+            (
+                "encode",
+                (SimpleNamespace(loaded=Path("r")), Path("in"), Path("out"), []),
+                {"residual": False, "complete": False},
+            ),
+        ),
+        (
+            ["encode", "r", "in", "out", "--given", "a,b", "--residual", "--complete"],
+            (
+                "encode",
+                (SimpleNamespace(loaded=Path("r")), Path("in"), Path("out"), ["a", "b"]),
+                {"residual": True, "complete": True},
             ),
         ),
         (
@@ -420,6 +443,10 @@ def test_wrong_arguments_are_refused(capsys):
     assert run("sample") == 2
     assert run("sample", "r", "--num", "0") == 2
     assert run("translate", "r", "in", "out", "--given", "a") == 2
+    assert run("encode", "r", "in") == 2
+    assert "samples of your own need a place for their latents: mandorla encode RUN IN OUT" in capsys.readouterr().err
+    assert run("encode", "r", "--residual") == 2
+    assert "are for samples of your own: name IN and OUT too" in capsys.readouterr().err
 
 
 SMALL = """

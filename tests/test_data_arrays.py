@@ -462,7 +462,7 @@ def test_a_table_trains_through_both_stages(root):
     translate(mandorla.load(root / "run"), root / "new.csv", root / "out", ["genes"], ["blood"], num_samples=2, seed=0)
     (written,) = (root / "out").rglob("*.csv")
     names, values = (line.split(",") for line in written.read_text().splitlines())
-    assert names == ["calcium", "sodium"] and 130 < float(values[1]) < 150
+    assert names == ["sample", "calcium", "sodium"] and values[0] == "0" and 130 < float(values[2]) < 150
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "lgg" / "lgg_128.npz").exists(), reason="no lgg/lgg_128.npz under MANDORLA_DATA")

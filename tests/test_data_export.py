@@ -213,13 +213,15 @@ def test_a_bids_dataset_becomes_a_derivative_dataset(tmp_path):
     model = Identity(tmp_path / "run", SHAPE, (0, 1000), {"geometry": {"axes": None}})
     model.modalities = tuple(Modality(name, 1, SHAPE) for name in ("t1", "flair", "t2", "t1gd"))
     model.intensity = {m.name: model.intensity["t1"] for m in model.modalities}
-    with pytest.warns(MandorlaWarning, match="1 of 3 sessions lack one of t1, flair and are passed over"):
+    with pytest.warns(
+        MandorlaWarning, match=r"study: 1 of 3 .*, such as sub-03 \(flair\): 2 from t1, flair; 1 from t1$"
+    ):
         out = files.translate(
             model, study, tmp_path / "out", ["t1", "flair"], ["t2", "t1gd"], num_samples=2, seed=0, write=BOTH
         )
     names = [
         f"{place}_{more}"
-        for place in ("sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a")
+        for place in ("sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a", "sub-03/anat/sub-03")
         for ce, suffix in (("", "T2w"), ("ce-gadolinium_", "T1w"))
         for more in (f"{ce}space-MNI_desc-synthetic_{suffix}", f"{ce}space-MNI_desc-syntheticStd_{suffix}")
     ]
@@ -228,14 +230,17 @@ def test_a_bids_dataset_becomes_a_derivative_dataset(tmp_path):
     assert sorted(found) == sorted(["dataset_description.json", *expected])
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "mandorla"
-    note = json.loads((out / f"{names[-4]}.json").read_text())
-    assert note["Sources"] == [
+    assert json.loads((out / f"{names[-4]}.json").read_text())["given"] == ["t1"]
+    note = json.loads((out / f"{names[4]}.json").read_text())
+    assert note["given"] == ["t1", "flair"] and note["Sources"] == [
         f"sub-02/ses-a/anat/sub-02_ses-a_space-MNI_{suffix}.nii.gz" for suffix in ("T1w", "FLAIR")
     ]
     written = nibabel.load(out / f"{names[0]}.nii.gz")
     np.testing.assert_allclose(written.get_fdata(), values["01", "T1w"], atol=1)
     pairs = pair_bids(read_config({"kind": "bids", "root": str(out), "entities": {"desc": "synthetic"}}))
-    assert (pairs.ids, list(pairs.files)) == (["sub-01", "sub-02/ses-a"], ["t1gd", "t2"]), "it can be read again"
+    assert (pairs.ids, list(pairs.files)) == (["sub-01", "sub-02/ses-a", "sub-03"], ["t1gd", "t2"]), (
+        "it can be read again"
+    )
     with pytest.raises(MandorlaError, match="no session of this dataset has t2; add files, or give others"):
         files.translate(model, study, tmp_path / "more", ["t2"], ["t1"], num_samples=1, seed=0)
 
@@ -273,8 +278,8 @@ def test_several_given_modalities_belong_together_by_run(tmp_path):
     model = Identity(tmp_path / "run", SHAPE, (0, 1000), {"geometry": {"axes": None}})
     model.modalities = tuple(Modality(name, 1, SHAPE) for name in ("t1", "flair", "t2"))
     model.intensity = {m.name: model.intensity["t1"] for m in model.modalities}
-    asked = {"given": ["t1", "flair"], "wanted": ["t2"], "num_samples": 1, "seed": 0}
-    with pytest.warns(MandorlaWarning, match="1 of 4 sessions and their runs lack one of t1, flair"):
+    asked = {"given": ["t1", "flair"], "wanted": ["t2"], "num_samples": 1, "seed": 0, "complete": True}
+    with pytest.warns(MandorlaWarning, match=r"1 of 4 samples .* such as sub-01/run-3 \(flair\): passed over"):
         out = files.translate(model, tmp_path / "study", tmp_path / "out", **asked) / "sub-01" / "anat"
     made = {path.name: nibabel.load(path) for path in out.glob("*.nii.gz")}
     assert sorted(made) == [f"sub-01_{run}desc-synthetic_T2w.nii.gz" for run in ("", "run-1_", "run-2_")]

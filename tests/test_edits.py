@@ -202,6 +202,21 @@ def test_one_file_of_a_modality_is_one_sample_whatever_lies_beside_it(heads, tmp
         edits.swap(heads, str(tmp_path), "0", tmp_path / "other")
 
 
+def test_rows_of_a_table_are_samples_and_keep_their_names(tables_run, tmp_path):
+    model = mandorla.load(tables_run)
+    lines = ["who,sodium,calcium,ph,protein,glucose", "a,139,2.4,6,0.4,5", "b,140,2.5,,,", "c,141,2.3,6,0.6,5"]
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    with pytest.warns(MandorlaWarning, match=r"1 of 3 samples lack a modality, such as row 1 \(urine\): passed over"):
+        settings = {"strength": 0.5, "part": "private", "num": 2, "seed": 0}
+        out = edits.vary(model, str(tmp_path / "new.csv"), tmp_path / "out", **settings)
+    assert entries(out) == {"draw0", "draw1", "grid.png", "vary.json", "vary.npz"}
+    assert entries(out / "draw0") == {f"{name}.{kind}" for name in ("blood", "urine") for kind in ("csv", "json")}
+    rows = [line.split(",") for line in (out / "draw1" / "blood.csv").read_text().splitlines()]
+    assert rows[0] == ["who", "sodium", "calcium"] and [row[0] for row in rows[1:]] == ["a", "c"]
+    made = model.from_unit({"blood": saved(out / "vary.npz")["blood"][1]})["blood"]
+    np.testing.assert_allclose(np.array([row[1:] for row in rows[1:]], float), made, rtol=1e-5)
+
+
 def test_both_sides_of_a_swap_are_shown(heads, tmp_path):
     x = of_test(heads, 0)
     np.savez(tmp_path / "a.npz", t1=x["t1"])

@@ -1,5 +1,6 @@
 """Files in, files out: what is written, what is refused, and that nothing half-written stays."""
 
+import csv
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from tiny import arguments_of, read_image
 
+import mandorla
 from mandorla import files, outputs
 from mandorla.data import follow_record, keep_record, load_data
 from mandorla.data.dataset import Batch, Modality
@@ -98,10 +100,11 @@ def t1(tmp_path):
     return folder
 
 
-def translate(model, source, out, given=("t1",), wanted=("t2",), num_samples=2, write=("mean", "std"), seed=0):
-    return files.translate(
-        model, Path(source), Path(out), given, wanted, num_samples=num_samples, seed=seed, write=write
-    )
+def translate(
+    model, source, out, given=("t1",), wanted=("t2",), num_samples=2, write=("mean", "std"), seed=0, complete=False
+):
+    settings = {"num_samples": num_samples, "seed": seed, "write": write, "complete": complete}
+    return files.translate(model, Path(source), Path(out), given, wanted, **settings)
 
 
 def entries(folder: Path) -> list[str]:
@@ -115,15 +118,17 @@ def table(path: Path) -> np.ndarray:
 def test_sample_writes_pictures_grid_and_arrays(model):
     out = files.sample(model, None, num=2, seed=3, steps=None)
     assert out == model.run / "samples"
-    folders = {"t1": "png", "t2": "png", "v": "csv"}
-    files_of = [f"{name}/000{n}.{kind}" for name, own in folders.items() for n in (0, 1) for kind in ("json", own)]
-    assert entries(out) == sorted(["grid.png", "samples.json", "samples.npz", *folders, *files_of])
+    files_of = [f"{name}/000{n}.{kind}" for name in ("t1", "t2") for n in (0, 1) for kind in ("json", "png")]
+    others = ["grid.png", "samples.json", "samples.npz", "t1", "t2", "v.csv", "v.json"]
+    assert entries(out) == sorted([*others, *files_of])
     note = json.loads((out / "t2" / "0001.json").read_text())
     assert note.items() >= {"synthetic": True, "seed": 3, "steps": 3, "modality": "t2", "number": 1}.items()
     assert note["weights"] == model.hashes
     with np.load(out / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {"t1": (2, 1, 6, 8), "t2": (2, 3, 6, 8), "v": (2, 2)}
         assert np.abs(read_image(out / "t2" / "0001.png") - arrays["t2"][1]).max() <= 0.5 / 255 + 1e-6
+        np.testing.assert_allclose(table(out / "v.csv"), np.column_stack([[0, 1], arrays["v"]]), rtol=1e-6)
+    assert (out / "v.csv").read_text().startswith("sample,channel0,channel1\n0,")
     for name in ("grid.png", "t1/0000.png", "t2/0001.png"):
         with Image.open(out / name) as picture:
             assert json.loads(picture.text["mandorla"])["synthetic"] is True
@@ -305,13 +310,82 @@ def test_translate_pairs_sub_folders_by_stem(model, t1, tmp_path):
     assert json.loads((out / "t3" / "x.json").read_text())["Sources"] == ["t1/x.png", "t2/x.png"]
     assert read_image(out / "t3" / "x.png").mean() == pytest.approx(0.1, abs=0.5 / 255)
     write_image(t1 / "t2" / "z.png", np.full((3, 6, 8), 0))
-    with pytest.warns(MandorlaWarning, match=r"in/t1: no file for z, which .* passed over; give what it has by itself"):
-        other = translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",))
+    with pytest.warns(MandorlaWarning, match=r"in: 1 of 3 samples lack a modality, such as z \(t1\): passed over"):
+        other = translate(model, t1, tmp_path / "other", given=("t1", "t2"), wanted=("t3",), complete=True)
     assert [path.name for path in sorted((other / "t3").glob("*.png"))] == ["x.png", "y.png"]
     for name in "xy":
         (t1 / "t1" / f"{name}.png").rename(t1 / "t1" / f"other {name}.png")
     with pytest.raises(MandorlaError, match=r"in/t1: no file for x, y, z, which another given modality has; add it"):
         translate(model, t1, tmp_path / "none", given=("t1", "t2"), wanted=("t3",))
+
+
+def test_a_sample_is_made_of_what_it_has(model, tmp_path):
+    """Each as if those that have the same were given alone; what lacks everything is no sample."""
+    model.modalities = (*(Modality(name, 1, (6, 8)) for name in ("t1", "t2", "t3", "t4")), Modality("v", 2, ()))
+    model.intensity |= {"t3": UNIT, "t4": UNIT}
+    has = {"p0": "t1 t2 t3", "p1": "t2 t3", "p2": "t1 t2 t3", "p3": "t3", "p4": "t2 t3"}
+    for place, case in (("in/{m}/{p}.png", None), ("alone/{m}/{p}.png", "p1"), ("alone/{m}/{p}.png", "p4")):
+        for number, (name, modalities) in enumerate(has.items()):
+            for modality in modalities.split() if case in (None, name) else ():
+                path = tmp_path / place.format(m=modality, p=name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, np.full((1, 6, 8), 0.1 * number + 0.2 * int(modality[1])))
+    seen, usual = [], model.translate
+    model.translate = lambda x, *more, **named: seen.append((tuple(x), len(named["keys"]))) or usual(x, *more, **named)
+    asked = {"given": ("t1", "t2", "t3"), "wanted": ("t4",)}
+    with pytest.warns(MandorlaWarning) as told:
+        out = translate(model, tmp_path / "in", tmp_path / "out", **asked)
+    text = r"in: 3 of 5 samples lack a modality, such as p1 (t1): 2 from t1, t2, t3; 2 from t2, t3; 1 from t3"
+    assert [str(warning.message).removeprefix(f"{tmp_path}/") for warning in told] == [text]
+    counts = {}
+    for names, num in seen:
+        counts[names] = counts.get(names, 0) + num
+    assert counts == {("t1", "t2", "t3"): 2, ("t2", "t3"): 2, ("t3",): 1}
+    notes = {name: json.loads((out / "t4" / f"{name}.json").read_text()) for name in has}
+    assert {name: " ".join(note["given"]) for name, note in notes.items()} == has
+    assert notes["p3"]["Sources"] == ["t3/p3.png"]
+    alone = translate(model, tmp_path / "alone", tmp_path / "more", given=("t2", "t3"), wanted=("t4",))
+    for name in ("p1", "p4"):
+        assert (alone / "t4" / f"{name}.png").read_bytes() == (out / "t4" / f"{name}.png").read_bytes()
+    with pytest.warns(MandorlaWarning, match="passed over"):
+        whole = translate(model, tmp_path / "in", tmp_path / "whole", **asked, complete=True)
+    assert sorted(path.stem for path in (whole / "t4").glob("*.png")) == ["p0", "p2"]
+    for name in ("p0", "p2"):
+        (tmp_path / "in" / "t1" / f"{name}.png").unlink()
+    with pytest.raises(MandorlaError, match="t1: no file in this folder"):
+        translate(model, tmp_path / "in", tmp_path / "none", **asked)
+    write_image(tmp_path / "in" / "t1" / "p3.png", np.zeros((1, 6, 8)))
+    with pytest.raises(
+        MandorlaError, match=r"5 of 5 samples lack a modality, such as p0 \(t1\), and none has all: add"
+    ):
+        translate(model, tmp_path / "in", tmp_path / "none", **asked, complete=True)
+
+
+def test_slices_of_a_subject_share_a_range_whatever_each_has(model, tmp_path):
+    """The range of p1 in t1 is read off both its slices, in t2 off the one that has it."""
+    model.recipe = SimpleNamespace(data=FoldersConfig(folders={}, key="(?P<subject>p.)_s."))
+    model.modalities = (Modality("t1", 1, (6, 8)), Modality("t2", 1, (6, 8)), Modality("v", 2, ()))
+    model.intensity["t1"] = Fitted(MinMax(per="subject"), Intensity(0.0, 255.0), {"p1": Intensity(0.0, 1.0)})
+    for name, levels in {"t1/p1_s1": (0.0, 0.2), "t1/p1_s2": (0.2, 0.4), "t2/p1_s1": (0.2, 0.4)}.items():
+        path = tmp_path / "in" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.full((1, 6, 8), levels[0])
+        image[:, :3] = levels[1]
+        write_image(path, image)
+    with pytest.warns(MandorlaWarning, match="1 from t1, t2; 1 from t1"):
+        out = translate(model, tmp_path / "in", tmp_path / "out", given=("t1", "t2"), wanted=("v",))
+    found = [table(out / "v" / f"{name}.csv").mean() for name in ("p1_s1", "p1_s2")]
+    np.testing.assert_allclose(found, [0.25, 0.75], atol=1e-6)
+
+
+def test_a_key_pairs_also_where_some_have_no_partner(model, tmp_path):
+    model.recipe = SimpleNamespace(data=FoldersConfig(folders={"t1": "a", "t2": "b"}, key=r"(?P<subject>p\d)"))
+    for name in ("t1/p1_t1", "t1/p2_t1", "t2/p1_t2", "t2/p3_t2"):
+        path = tmp_path / "in" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, np.zeros((1, 6, 8), np.float32))
+    found = find_inputs(model, tmp_path / "in", ["t1", "t2"])
+    assert {one.name: list(one.places) for one in found} == {"p1_t1": ["t1", "t2"], "p2_t1": ["t1"], "p3_t2": ["t2"]}
 
 
 def test_one_file_per_modality_is_one_input(model, tmp_path):
@@ -540,7 +614,9 @@ def test_what_a_killed_command_left_is_removed(model, tmp_path):
     (tmp_path / ".out.partial" / "samples.npz").touch()
     out = files.sample(model, tmp_path / "out", num=2, seed=0, steps=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "samples.json", "samples.npz", "t1", "t2", "v"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("grid.png", "samples.json", "samples.npz", "t1", "t2", "v.csv", "v.json")
+    ]
 
 
 def test_old_samples_stay_until_new_ones_are_there(model, tmp_path, monkeypatch):
@@ -643,6 +719,139 @@ def test_columns_are_those_of_the_training_whatever_their_order(model, tmp_path,
     assert read_input(model, {"v": tmp_path / "old.csv"}).values["v"].shape == (1, *shape)
     out = files.sample(model, None, num=1, seed=0, steps=None)
     assert (out / "v" / "0000.csv").read_text().startswith("channel0,channel1")
+
+
+NEW = """protein, ward ,sodium,calcium,note
+9,"a, b",139,2.4,x
+,b,,,y
+,b,141,2.3,
+"""
+
+
+def test_a_table_with_a_row_per_sample_becomes_one(tables_run, tmp_path):
+    """With the columns that are no modality's, so that rows can be told; and, of pictures and all else, as an .npz."""
+    model = mandorla.load(tables_run)
+    (tmp_path / "new.csv").write_text(NEW)
+    with pytest.warns(MandorlaWarning, match=r"new.csv: 1 of 3 rows have no value of blood: passed over"):
+        out = translate(model, tmp_path / "new.csv", tmp_path / "out", ("blood",), ("urine",))
+    written = {f"{name}.{kind}" for name in ("urine", "urine_std") for kind in ("csv", "json")}
+    assert set(entries(out)) == written | {"samples.json", "samples.npz"}
+    with (out / "urine.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [["ward", "note", "ph", "protein", "glucose"]] * 2
+    assert [(row["ward"], row["note"]) for row in rows] == [("a, b", "x"), ("b", "")]
+    found = np.array([[float(row[name]) for name in ("ph", "protein", "glucose")] for row in rows])
+    x = model.to_unit({"blood": np.array([[139, 2.4], [141, 2.3]])})
+    drawn = model.translate(x, ["urine"], 2, keys=[(0,), (2,)])["urine"]
+    np.testing.assert_allclose(found, model.from_unit({"urine": drawn.mean(0)})["urine"], rtol=1e-5)
+    with np.load(out / "samples.npz") as arrays:
+        np.testing.assert_allclose(arrays["urine"], drawn, rtol=1e-5)
+    note = json.loads((out / "urine.json").read_text())
+    assert (note["given"], note["Sources"], note["statistic"]) == (["blood"], ["new.csv"], "mean")
+
+
+def test_rows_of_a_table_may_have_different_modalities_and_no_names(tables_run, tmp_path):
+    """Rows without other columns are told by their numbers."""
+    model = mandorla.load(tables_run)
+    lines = ["sodium;calcium;ph;protein;glucose", "139;2.4;6;0.4;5", "140;2.5;;;", ";;6;0.5;5", "141;2.3;6;0.6;5"]
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    with pytest.warns(
+        MandorlaWarning, match=r"2 of 4 .* such as row 1 \(urine\): 2 from .*; 1 from blood; 1 from urine$"
+    ):
+        out = files.encode(model, tmp_path / "new.csv", tmp_path / "out", residual=True)
+    with np.load(out / "latents.npz") as arrays:
+        found = dict(arrays)
+    assert found.pop("id_sample").tolist() == ["0", "1", "2", "3"]
+    codes = [f"{kind}_{name}" for name in ("blood", "urine") for kind in ("shared_from", "private", "residual")]
+    assert sorted(found) == sorted(["shared", *codes])
+    missing = {name: [row for row in range(4) if np.isnan(z[row]).all()] for name, z in found.items()}
+    assert missing == {"shared": []} | {name: [2] if "blood" in name else [1] for name in codes}
+    np.testing.assert_allclose(found["shared"][1], found["shared_from_blood"][1], rtol=1e-4, atol=1e-6)
+    both = model.to_unit({"blood": np.array([[139, 2.4]]), "urine": np.array([[6, 0.4, 5]])})
+    latents = model.encode(both)
+    np.testing.assert_allclose(found["shared"][:1], latents.shared, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["private_urine"][:1], latents.private["urine"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found["residual_blood"][:1], model.to_residual(latents).private["blood"], rtol=1e-3, atol=1e-5
+    )
+    with (out / "private_blood.csv").open() as file:
+        names, *rows = csv.reader(file)
+    num = found["private_blood"].shape[1]
+    assert names == ["sample", *(f"private_blood_{number}" for number in range(num))]
+    assert rows[2] == ["2", *[""] * num]
+    np.testing.assert_allclose(np.array(rows[0][1:], float), found["private_blood"][0], rtol=1e-6)
+    note = json.loads((out / "dataset_description.json").read_text())
+    assert (note["synthetic"], note["Sources"], sorted(note["weights"])) == (False, ["new.csv"], ["diffusion", "vae"])
+    with pytest.warns(MandorlaWarning, match="passed over"):
+        whole = files.encode(model, tmp_path / "new.csv", tmp_path / "whole", complete=True)
+    with np.load(whole / "latents.npz") as arrays:
+        assert arrays["id_sample"].tolist() == ["0", "3"] and not np.isnan(arrays["shared_from_urine"]).any()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sodium,ph\n1,2\n", "new.csv: no column 'calcium'; it has sodium, ph"),
+        ("sodium,calcium\n1,x\n", "new.csv:2: 'x' in the column 'calcium' is no number"),
+        ("sodium,calcium\n1,2\n1,\n", "new.csv:3: no 'calcium', but others of blood; fill it, or leave all of them"),
+        ("sodium,calcium,id\n,,a\n", "new.csv: no row has a value of blood"),
+        ("sodium,calcium\n", "new.csv: an empty table"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tables_run, tmp_path, content, message):
+    model = mandorla.load(tables_run)
+    (tmp_path / "new.csv").write_text(content)
+    with pytest.raises(MandorlaError, match=message):
+        translate(model, tmp_path / "new.csv", tmp_path / "out", ("blood",), ("urine",))
+    assert entries(tmp_path) == ["new.csv"]
+
+
+def test_a_table_of_which_nothing_is_known_is_not_guessed_at(tables_run, tmp_path):
+    model = mandorla.load(tables_run)
+    (tmp_path / "new.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(MandorlaError, match="are not those of the training .blood: sodium, calcium; urine: ph, "):
+        files.encode(model, tmp_path / "new.csv", tmp_path / "out")
+
+
+def test_codes_of_files_are_those_of_the_model(phantom_run, tmp_path):
+    """Slices of volumes, one of which has t1 alone: maps, in an .npz with the names of the slices."""
+    model = mandorla.load(phantom_run)
+    data = FoldersConfig(folders={"t1": "a", "t2": "b"}, slices={"axis": 0, "keep": 0.0}, read={"dimensions": 3})
+    model.recipe = model.recipe.model_copy(update={"data": data})
+    x = np.random.default_rng(0).random((2, 2, 3, 18, 22), np.float32)
+    for name, patient, values in (("t1", "p0", x[0, 0]), ("t2", "p0", x[1, 0]), ("t1", "p1", x[0, 1])):
+        (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "in" / name / f"{patient}.npy", values)
+    with pytest.warns(MandorlaWarning, match=r"in: 1 of 2 samples lack a modality, such as p1 \(t2\)"):
+        out = files.encode(model, tmp_path / "in", tmp_path / "out")
+    assert entries(out) == ["dataset_description.json", "latents.npz"]
+    with np.load(out / "latents.npz") as arrays:
+        found = dict(arrays)
+    assert found.pop("id_sample").tolist() == [f"p{p}/s00{s}" for p in (0, 1) for s in (0, 1, 2)]
+    own = model.encode({"t1": x[0, 0][:, None], "t2": x[1, 0][:, None]})
+    other = model.encode({"t1": x[0, 1][:, None]})
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(found["shared"], torch.cat([own.shared, other.shared]), **close)
+    np.testing.assert_allclose(found["shared_from_t1"][3:], other.shared, **close)
+    np.testing.assert_allclose(found["private_t1"], torch.cat([own.private["t1"], other.private["t1"]]), **close)
+    np.testing.assert_allclose(found["private_t2"][:3], own.private["t2"], **close)
+    assert np.isnan(found["private_t2"][3:]).all() and np.isnan(found["shared_from_t2"][3:]).all()
+    one = files.encode(model, tmp_path / "in" / "t2" / "p0.npy", tmp_path / "one", ["t2"])
+    with np.load(one / "latents.npz") as arrays:
+        np.testing.assert_allclose(arrays["shared"], found["shared_from_t2"][:3], **close)
+    with pytest.raises(MandorlaError, match=r"p0.npy: one file, which may be t1 or t2: say which is given"):
+        files.encode(model, tmp_path / "in" / "t2" / "p0.npy", tmp_path / "none")
+    (tmp_path / "in" / "t2" / "p1.npy").write_bytes(b"no array")
+    with pytest.raises(MandorlaError, match=r"p1.npy: .*\(1 of 2 inputs failed; the others are there\)"):
+        files.encode(model, tmp_path / "in", tmp_path / "rest")
+    with np.load(tmp_path / "rest" / "latents.npz") as arrays:
+        assert len(arrays["shared"]) == 3
+    with pytest.raises(MandorlaError, match="exists already"):
+        files.encode(model, tmp_path / "in" / "t1", tmp_path / "rest", ["t1"])
+    (tmp_path / "bare").mkdir()
+    np.save(tmp_path / "bare" / "p0.npy", x[0, 0])
+    with pytest.raises(MandorlaError, match="bare: nothing in it is called like t1 or t2; say what is given"):
+        files.encode(model, tmp_path / "bare", tmp_path / "none")
 
 
 @pytest.mark.parametrize("num", [1, 3])

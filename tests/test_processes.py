@@ -328,6 +328,25 @@ def test_translations_are_divided_and_the_same_bytes(polydigits_run, tmp_path, f
         assert "07.png" in line and "1 of 11 inputs failed" in line
 
 
+def test_codes_of_files_are_the_same_bytes(polydigits_run, tmp_path, few_at_once):
+    """Of eleven pictures, three at a time, one cannot be read: all processes know it, and one says so."""
+    x = mandorla.load(polydigits_run).data().test.batch(range(11)).x["view0"].numpy()
+    (tmp_path / "in").mkdir()
+    for number, image in enumerate(x):
+        write_image(tmp_path / "in" / f"{number:02d}.png", image)
+    (tmp_path / "in" / "07.png").write_bytes(b"no picture")
+    asked = ["encode", str(polydigits_run), str(tmp_path / "in")]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*asked, str(tmp_path / "alone"), "--given", "view0"])
+    ended = command(3, tmp_path, *asked, str(tmp_path / "together"), "--given", "view0")
+    assert [one.status for one in ended] == [stop.value.code] * 3 == [2] * 3, said(ended)
+    assert files(tmp_path / "together") == files(tmp_path / "alone")
+    (line,) = said(ended)
+    assert "07.png" in line and "1 of 11 inputs failed; the others are there" in line
+    with np.load(tmp_path / "together" / "latents.npz") as arrays:
+        assert len(arrays["shared"]) == len(arrays["id_sample"]) == 10
+
+
 def test_an_evaluation_is_divided_and_finds_the_same(polydigits_run, copy_of, tmp_path, few_at_once, monkeypatch):
     """Of 40 training samples, seven at a time, each of three has 14, 14 or 12; of few translations one has none."""
     run, read = copy_of(polydigits_run), tmp_path / "read"

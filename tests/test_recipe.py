@@ -49,6 +49,24 @@ def test_a_file_comes_before_a_name_and_a_folder_is_a_run(tmp_path, monkeypatch)
     assert read_recipe("moved", ["run=other"]).run == "other"
 
 
+def test_a_run_without_a_name_is_called_like_its_recipe_or_its_data(tmp_path, monkeypatch):
+    """Never like a recipe that ships: data of one's own would be looked for, and lie, in a run of other data."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    own = "data: {kind: folders, folders: {t1: a, t2: b}}"
+    Path("mine/heads.yaml").write_text(own)
+    Path("mine/more.yaml").write_text("{base: heads.yaml, seed: 3}")
+    Path("mine/named.yaml").write_text(f"run: runs/x\n{own}")
+    assert read_recipe("mine/heads.yaml").run == "runs/heads"
+    assert read_recipe("mine/more.yaml").run == "runs/more"
+    assert read_recipe("mine/named.yaml").run == "mine/runs/x"
+    assert read_recipe("mine/named.yaml", ["run=y"]).run == "y"
+    for given in (["data.kind=folders", "data.folders={a: b, c: d}"], ["data={kind: folders, folders: {a: b, c: d}}"]):
+        assert read_recipe("polydigits", given).run == "runs/folders"
+        assert read_recipe("mine/named.yaml", given).run == "mine/runs/x"
+    assert read_recipe("polydigits", ["data.num_train=9"]).run == "runs/polydigits"
+
+
 def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("phantom").mkdir()

@@ -447,7 +447,7 @@ def test_signals_are_drawn_as_lines(signals_run):
         assert client.get("/api/generate?num=2&format=png").status_code == 200
 
 
-@pytest.mark.parametrize("num", [1, 2, 5, 19])
+@pytest.mark.parametrize("num", [2, 5, 19])
 def test_lines_stay_whole_where_they_are_shown_smaller(num):
     image = drawable(torch.rand(1, num, generator=torch.Generator().manual_seed(num)))[0]
     for first in (0, 1):

@@ -79,6 +79,23 @@ def signals_recipe(run: Path, root: Path, *more: str) -> Recipe:
     return read_recipe("polydigits", signals_changes(run, root, *more))
 
 
+def tables_recipe(run: Path, root: Path) -> Recipe:
+    """Return a recipe for a table that it writes into `root`: two values of blood, three of urine, which some lack."""
+    rng = np.random.default_rng(0)
+    lines = ["patient,sodium,calcium,ph,protein,glucose"]
+    for number, values in enumerate(rng.random((60, 5)) * [5, 0.5, 2, 1, 3] + [138, 2.2, 5, 0, 4]):
+        cells = [f"{value:.5g}" for value in values]
+        if number % 3 == 2:
+            cells[2:] = ["", "", ""]
+        lines.append(",".join([f"p{number:02d}", *cells]))
+    (root / "all.csv").write_text("\n".join(lines))
+    images = "{blood: 'all.csv:sodium,calcium', urine: 'all.csv:ph,protein,glucose'}, groups: 'all.csv:patient'"
+    data = f"data={{kind: arrays, root: {json.dumps(str(root))}, images: {images},"
+    data += " intensity: {kind: zscore, per: channel}}"
+    network = "vae.model.encoder_decoder={kind: perceptron, hidden: [8]}"
+    return read_recipe("polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES[:1], network, *_SIZES[3:]])
+
+
 def write_scans(root: Path, brightness: int = 400) -> None:
     """Write paired 16-bit slices of 12 patients into `root`: a disk of a class-wise radius, a lesion seen in `t2`."""
     rng = np.random.default_rng(1)

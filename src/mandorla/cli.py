@@ -60,9 +60,19 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; or a folder with a file for"
-        " each modality, or with a folder of files for each, called like it; or a BIDS dataset.",
+        help="Index into the run's test split; an .npz of arrays (N, C, *size) in [0, 1]; of a run on tables, a table"
+        " with a row per sample; or a folder with a file for each modality, or with a folder of files for each, called"
+        " like it; or a BIDS dataset.",
     ),
+]
+IN = (
+    "A BIDS dataset; a folder with one sub-folder of files per given modality, paired by name, or a file of that name;"
+    " if one modality is given, a folder of files, one file, a part of it (case.nii.gz:0), or the folder of a DICOM"
+    " series; an .npz with one array (N, C, *size) in [0, 1] per modality; of a run on tables, a table with a row per"
+    " sample."
+)
+Complete = Annotated[
+    bool, typer.Option("--complete", help="Pass over samples that lack a given modality; else what they have is used.")
 ]
 Moved = Annotated[Literal["both", "shared", "private"], typer.Option("--part", help="What changes.")]
 Draws = Annotated[int, typer.Option("--num", min=1, max=1000, help="Draws of each sample.")]
@@ -250,17 +260,41 @@ def pack_data(
 
 
 @app.command()
-def encode(run: Run) -> None:
-    """Write the latents of the run's training and validation set, as far as those of its weights are not there.
+def encode(
+    run: Run,
+    source: Annotated[Path | None, typer.Argument(metavar="IN", help=IN)] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="New folder to write to.")] = None,
+    given: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Modalities to read from IN; by default all that are in it.")
+    ] = None,
+    residual: Annotated[
+        bool, typer.Option("--residual", help="Also what is private beyond the shared part: needs stage 2.")
+    ] = False,
+    complete: Complete = False,
+) -> None:
+    """Write the latents of your own samples: c of all modalities together and of each alone, and u, as arrays, and as
+    tables where they are vectors.
 
-    The same command started several times at once, also by torchrun and on machines that share the folder, divides the
-    work; after one was killed it goes on with what is missing.
+    Without IN: those of the run's training and validation set, for stage 2, as far as those of its weights are not
+    there. The same command started several times at once, also by torchrun and on machines that share the folder,
+    divides the work; after one was killed it goes on with what is missing.
     """
-    from mandorla.vae.encoding import write_latents
+    if source is None:
+        if given or residual or complete:
+            raise MandorlaError("--given, --residual and --complete are for samples of your own: name IN and OUT too")
+        from mandorla.vae.encoding import write_latents
 
-    _use_idle_cores()
-    write_latents(run)
-    print(f"latents are complete in {run / 'latents'}; next: mandorla train diffusion {shlex.quote(str(run))}")
+        _use_idle_cores()
+        write_latents(run)
+        return print(
+            f"latents are complete in {run / 'latents'}; next: mandorla train diffusion {shlex.quote(str(run))}"
+        )
+    if out is None:
+        raise MandorlaError("samples of your own need a place for their latents: mandorla encode RUN IN OUT")
+    from mandorla import files
+
+    names = _names(given) if given else []
+    _say(files.encode(_load(run), source, out, names, residual=residual, complete=complete))
 
 
 @app.command()
@@ -294,15 +328,7 @@ def sample(
 @app.command()
 def translate(
     run: Run,
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN",
-            help="A BIDS dataset; a folder with one sub-folder of files per given modality, paired by name, or one"
-            " file of that name; if one modality is given, a folder of files, one file, a part of it (case.nii.gz:0),"
-            " or the folder of a DICOM series; or an .npz with one array (N, C, *size) in [0, 1] per modality.",
-        ),
-    ],
+    source: Annotated[Path, typer.Argument(metavar="IN", help=IN)],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="New folder to write to; or one that the same command began.")
     ],
@@ -320,15 +346,18 @@ def translate(
     seed: Seed = 0,
     steps: Steps = None,
     label: Labels = None,
+    complete: Complete = False,
 ) -> None:
-    """Generate wanted modalities from given ones: a file of the same kind for each, volumes on the grid of the input,
-    with a note of how it was made. The same command again goes on with what is missing."""
+    """Generate wanted modalities from those of the given ones that a sample has: a file of the same kind for each,
+    volumes on the grid of the input, with a note of how it was made. The same command again goes on with what is
+    missing."""
     from mandorla import files
 
     kinds = _names(write)
     if unknown := [kind for kind in kinds if kind not in ("mean", "std", "draws")]:
         raise MandorlaError(f"--write {unknown[0]}: it takes mean, std and draws, divided by commas")
     settings = {"num_samples": num_samples, "seed": seed, "steps": steps, "write": kinds, "labels": _labels(label)}
+    settings["complete"] = complete
     _say(files.translate(_load(run), source, out, _names(given), _names(wanted), **settings))
 
 

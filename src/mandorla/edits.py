@@ -1,7 +1,8 @@
 """Samples out of samples: the work of `mandorla swap`, `vary`, `interpolate` and `inpaint` over a `Mandorla`.
 
 A *source* is an index into the run's test split; an `.npz` with arrays `(N, C, *size)` in [0, 1] of all or some
-modalities; or a folder in which `mandorla.inputs.find_samples` finds some, read as those of the training were.
+modalities, or of a run on tables a table with a row per sample; or a folder in which `mandorla.inputs.find_samples`
+finds some, read as those of the training were.
 
 Each verb writes a folder, by default one of its name in the run folder, which is replaced: what was made, all of it as
 `<verb>.npz`, and `grid.png`, from top to bottom what was given and what was made of it, from left to right the
@@ -11,7 +12,7 @@ modalities of one sample after the other. Draws `(num, N, C, *size)` lie in `dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,20 @@ from mandorla.data.readers import ReadOptions, read
 from mandorla.data.samples import Slices, read_slices
 from mandorla.diffusion.labels import Value
 from mandorla.errors import MandorlaError
-from mandorla.files import checked_labels, refining_of, sampling_of, to_arrays, write_as_read, write_generated
-from mandorla.inputs import Arrays, Input, find_samples, in_unit, read_arrays, read_input, reading
+from mandorla.files import (
+    checked_labels,
+    refining_of,
+    sampling_of,
+    to_arrays,
+    write_as_read,
+    write_generated,
+    write_vectors,
+)
+from mandorla.inputs import Input, find_samples, in_unit, read_input, reading
 from mandorla.model import Mandorla, Part
 from mandorla.outputs import SYNTHETIC, new_folder, origin, write_note
-from mandorla.pictures import grid
+from mandorla.pictures import grid, tile
+from mandorla.rows import Arrays, numbered, read_arrays, read_rows
 
 _SHOWN = 8  # samples in a grid, and twice as many rows
 
@@ -35,12 +45,13 @@ _SHOWN = 8  # samples in a grid, and twice as many rows
 class _Source:
     """Hold the N samples of a source, `x[name]` `(N, C, *size)` in [0, 1], and the files that they were read from.
 
-    `region` `(N, *size)` is what was marked on the grid of these files.
+    `region` `(N, *size)` is what was marked on the grid of these files. `ids` are those of rows of a table.
     """
 
     x: Arrays
     files: Sequence[tuple[Input, Slices]] = ()
     region: np.ndarray | None = None
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return _count(self.x)
@@ -136,6 +147,9 @@ def _read(model: Mandorla, source: str, region: Path | None = None) -> _Source:
         path = Path(source)
         if path.is_dir():
             return _read_files(model, find_samples(model, path), region)
+        if rows := read_rows(model, path, ()):
+            rows = rows.take(path, complete=True)
+            return _Source(rows.x, ids=rows.ids)
         return _Source(read_arrays(path, model.modalities))
     test = model.data().test
     if len(source) > 18 or int(source) >= len(test):
@@ -149,10 +163,9 @@ def _read_files(model: Mandorla, inputs: Sequence[Input], region: Path | None) -
     """Return the samples that lie in files, with the `region` on their grid."""
     masks = {} if region is None else {"region": region}
     read = [read_input(model, one.places, masks) for one in inputs]
-    values = {name: [each.values[name] for each in read] for name in inputs[0].places}
-    x = in_unit(model, values, [one.subject for one in inputs])
+    files = list(zip(inputs, read, strict=True))
     marked = np.concatenate([each.masks["region"] for each in read]) > 0 if masks else None
-    return _Source(x, list(zip(inputs, read, strict=True)), marked)
+    return _Source(in_unit(model, files)[0], files, marked)
 
 
 def _read_both(model: Mandorla, first: str, second: str) -> tuple[_Source, _Source]:
@@ -219,10 +232,14 @@ def _write(
                 _write_files(inner, x, model, source.files, own)
             else:
                 write_generated(inner, x, model, None, 0, own)
+                write_vectors(inner, x, model, source.ids or numbered(range(len(source))), own)
         rows = given | dict(list(made.items())[: 2 * _SHOWN])
         names = list(dict.fromkeys(name for x in rows.values() for name in x))
         columns = [(name, index) for index in range(min(_SHOWN, len(source))) for name in names]
-        tiles = [[torch.as_tensor(x[n][i]) if n in x else None for n, i in columns] for x in rows.values()]
+        named = {name: model.intensity[name].columns for name in names}
+        tiles = [
+            [tile(torch.as_tensor(x[n][i]), named[n]) if n in x else None for n, i in columns] for x in rows.values()
+        ]
         bands = [len(given)], range(len(names), len(columns), len(names))
         picture = grid(tiles, list(rows), [name for name, _ in columns], bands, SYNTHETIC)
         (folder / "grid.png").write_bytes(picture)

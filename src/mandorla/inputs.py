@@ -1,7 +1,7 @@
 """Files in: what a model is given, found, read as the files of its training were, and checked.
 
-An *input* is one sample to be: a picture, a volume or a table per given modality. Inputs are read one by one, so that
-any number of them takes the memory of a few.
+An *input* is one sample to be: a picture, a volume or a table for each given modality that it has. Inputs are read one
+by one, so that any number of them takes the memory of a few.
 """
 
 import re
@@ -10,13 +10,11 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from mandorla.data import source_of
 from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_bids
-from mandorla.data.dataset import Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.pairing import Found, is_mask, read_key, to_modality
 from mandorla.data.python import PythonConfig
@@ -37,11 +35,7 @@ from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
 from mandorla.model import Mandorla
 from mandorla.outputs import DESCRIPTION
-
-Arrays = dict[str, np.ndarray]
-# what reading an .npz raises that is none, cut short, encrypted, or packed in an unknown way
-_BROKEN = (AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-_BROKEN += (BadZipFile, zlib.error)
+from mandorla.rows import Arrays, check_shape, listed, rows_to_take
 
 
 @dataclass(frozen=True)
@@ -74,55 +68,72 @@ class Input:
 
 
 def find_inputs(model: Mandorla, source: Path, given: Sequence[str]) -> list[Input]:
-    """Return the inputs in `source`, sorted, each with all the modalities `given`.
+    """Return the inputs in `source`, sorted, each with those of the modalities `given` that it has, one at least.
 
-    `source` is a BIDS dataset; a folder with one sub-folder of files per given modality, paired by their paths in it
-    without suffix; a folder of files called like their modalities, as `mandorla.data.scans` reads them; or, where one
-    modality is given, a folder of files, or one place: a file, a part of it (`case.nii.gz:0`), a folder with a DICOM
-    series. Names of modalities are read as by `mandorla.data.pairing.to_modality`. Folders are searched with their
-    sub-folders, but for those with data of their own (`dataset_description.json`).
+    Without any that are given, with those that are there. `source` is a BIDS dataset; a folder with one sub-folder of
+    files per given modality, paired by their paths in it without suffix; a folder of files called like their
+    modalities, as `mandorla.data.scans` reads them; or, where one modality is given, a folder of files, or one place: a
+    file, a part of it (`case.nii.gz:0`), a folder with a DICOM series. Names of modalities are read as by
+    `mandorla.data.pairing.to_modality`. Folders are searched with their sub-folders, but for those with data of their
+    own (`dataset_description.json`).
 
-    Warns of what is passed over: samples that lack a modality, files that are called otherwise. Raises `MandorlaError`
-    if nothing is left, and for anything else.
+    Warns of files that are passed over, since they are called otherwise. Raises `MandorlaError` for a given modality
+    that no sample has, where no sample has two of several (their names do not pair), and for anything else.
     """
     config = reading(model)
+    names = given or [modality.name for modality in model.modalities]
+    if not source.is_dir():
+        if len(names) > 1:
+            several = "but several given modalities: give a folder with one folder each"
+            unknown = f"which may be {' or '.join(names)}: say which is given (--given)"
+            raise MandorlaError(f"{source}: one file, {several if given else unknown}")
+        name = stem(split_place(str(source))[0])
+        inputs = [Input(name, name, {names[0]: source})]
+    elif is_bids(source):
+        inputs = _find_in_bids(source, names, config, bool(given))
+    else:
+        inputs = _find_in_folder(model, source, names, config, bool(given))
     first = model.modalities[0].name
-    if config.geometry.resample and first not in given:
+    if config.geometry.resample and any(first not in one.places for one in inputs):
         text = f"the training resampled all to the grid of {first}, which is not given: what is stays on its own grid"
         warnings.warn(f"{text} (data.geometry.resample)", MandorlaWarning, stacklevel=3)
-    if not source.is_dir():
-        if len(given) > 1:
-            raise MandorlaError(f"{source}: one file, but several given modalities: give a folder with one folder each")
-        name = stem(split_place(str(source))[0])
-        return [Input(name, name, {given[0]: source})]
-    if is_bids(source):
-        return _find_in_bids(source, given, config)
+    return inputs
+
+
+def take(inputs: Sequence[Input], source: Path, complete: bool) -> list[Input]:
+    """Return the inputs in `source`, or the complete ones, as `rows_to_take` says, with its warning and error."""
+    names = dict.fromkeys(name for one in inputs for name in one.places)
+    present = {name: np.array([name in one.places for one in inputs]) for name in names}
+    return [inputs[row] for row in rows_to_take(present, [one.name for one in inputs], source, complete)]
+
+
+def _find_in_folder(
+    model: Mandorla, source: Path, names: Sequence[str], config: FilesConfig, all_of_them: bool
+) -> list[Input]:
+    """Return the inputs in a folder that is no BIDS dataset, with the modalities `names`, or those of them it has."""
     data = source_of(model.recipe.data)
     volumes = {modality.name for modality in model.modalities if config.slices or len(modality.size) == 3}
-    folders = _called(model, (path for path in source.iterdir() if path.is_dir()), given)
-    if not folders and not (given[0] in volumes and is_series(source)):
-        files = _by_words(model, source, given)
+    folders = _called(model, (path for path in source.iterdir() if path.is_dir()), names)
+    if not folders and not (all_of_them and names[0] in volumes and is_series(source)):
+        files = _by_words(model, source, names, all_of_them)
     else:
         files = {}
-        for name in given:
-            if name not in folders and len(given) > 1:
+        for name in names if all_of_them else folders:
+            if name not in folders and len(names) > 1:
                 raise _no_folder(source, name)
             folder = folders.get(name, source)
             is_one = name in volumes and is_series(folder)
             files[name] = {source.resolve().name: folder} if is_one else _by_stem(folder)
             if not files[name]:
                 raise _no_file(folder)
-        files = _by_key(files, data) or files
-    names = set().union(*files.values())
-    complete = names.intersection(*files.values())
-    for name, by_stem in files.items():
-        if lacking := sorted(names - by_stem.keys()):
-            place = folders.get(name, f"{source}, {name}")
-            text = f"{place}: no file for {listed(lacking)}, which another given modality has"
-            if not complete:
-                raise MandorlaError(f"{text}; add it")
-            warnings.warn(f"{text}: passed over; give what it has by itself", MandorlaWarning, stacklevel=3)
-    found = {one: {name: by_stem[one] for name, by_stem in files.items()} for one in sorted(complete)}
+        files = _by_key(files, data)
+    stems = sorted(set().union(*files.values()))
+    found = {one: {name: by_stem[one] for name, by_stem in files.items() if one in by_stem} for one in stems}
+    if len(files) > 1 and all(len(places) == 1 for places in found.values()):
+        name, lacking = next((name, sorted(found.keys() - by_stem.keys())) for name, by_stem in files.items())
+        place = folders.get(name, f"{source}, {name}")
+        text = f"{place}: no file for {listed(lacking)}, which another given modality has; add it"
+        raise MandorlaError(f"{text}, or give each modality by itself: no sample has two")
     return [Input(one, _subject(data, one), places) for one, places in found.items()]
 
 
@@ -155,7 +166,7 @@ def read_input(model: Mandorla, places: Mapping[str, Path], masks: Mapping[str, 
             place = str(places[modality.name])
             if not len(read.values[modality.name]):
                 raise MandorlaError(f"{place}: no slice holds as much foreground as those of the training; remove it")
-            _check_shape(read.values[modality.name], modality, place)
+            check_shape(read.values[modality.name], modality, place)
     return read
 
 
@@ -166,7 +177,7 @@ def read_sample(model: Mandorla, places: Mapping[str, Path]) -> tuple[Arrays, li
     Raises `MandorlaError` for whatever does not fit the model.
     """
     read = read_input(model, places)
-    return in_unit(model, {name: [read.values[name]] for name in places}, ["sample"]), read.numbers
+    return in_unit(model, [(Input("sample", "sample", places), read)])[0], read.numbers
 
 
 def find_samples(model: Mandorla, source: Path) -> list[Input]:
@@ -177,7 +188,7 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     """
     known = [modality.name for modality in model.modalities]
     if is_bids(source):
-        return find_inputs(model, source, known)
+        return take(find_inputs(model, source, ()), source, complete=True)
     entries = {*(path for path in source.iterdir() if path.is_dir()), *find(source, "*")}
     own = _called(model, entries, known)
     names, others = [name for name in known if name in own], [stem(path) for path in entries - {*own.values()}]
@@ -190,67 +201,41 @@ def find_samples(model: Mandorla, source: Path) -> list[Input]:
     if len({own[name].is_dir() for name in names}) > 1:
         raise MandorlaError(f"{source}: files of some modalities, folders of others ({listed(names)}): make them alike")
     if own[names[0]].is_dir():
-        return find_inputs(model, source, names)
+        return take(find_inputs(model, source, names), source, complete=True)
     name = source.resolve().name
     return [Input(name, name, {each: own[each] for each in names})]
 
 
-def in_unit(model: Mandorla, values: Mapping[str, Sequence[np.ndarray]], subjects: Sequence[str]) -> Arrays:
-    """Return the inputs `values[modality]`, one array `(S, C, *size)` each, as float32 in [0, 1], all in one array.
+def count(read: Slices) -> int:
+    """Return how many samples an input is that was read: its slices, or one."""
+    return len(next(iter(read.values.values())))
 
-    `subjects` names the subject of each: where subjects have their own range, all that one has is looked at together.
+
+def in_unit(model: Mandorla, inputs: Sequence[tuple[Input, Slices]]) -> tuple[Arrays, Arrays]:
+    """Return inputs that were read as samples `x[name]` `(N, C, *size)`, float32 in [0, 1], one input after another.
+
+    Returns also which samples have a modality, bool `(N,)`; there are zeros where one lacks it. Where subjects have
+    their own range, all that one has is looked at together.
     """
-    x = {}
-    for name, inputs in values.items():
+    stops = np.cumsum([count(read) for _, read in inputs])
+    shapes = {modality.name: modality.shape for modality in model.modalities}
+    x, present = {}, {}
+    for name in dict.fromkeys(name for one, _ in inputs for name in one.places):
+        x[name], present[name] = np.zeros((stops[-1], *shapes[name]), np.float32), np.zeros(stops[-1], bool)
         of_subject: dict[str, list[int]] = {}
-        for index, subject in enumerate(subjects):
-            of_subject.setdefault(subject if model.intensity[name].subjects else str(index), []).append(index)
-        parts = list(inputs)
+        for index, (one, _) in enumerate(inputs):
+            if name in one.places:
+                of_subject.setdefault(one.subject if model.intensity[name].subjects else str(index), []).append(index)
         for subject, indices in of_subject.items():
-            here = np.concatenate([inputs[index] for index in indices])
-            unit = model.to_unit({name: here}, [subject] * len(here))[name]
-            for index, part in zip(indices, np.split(unit, np.cumsum([len(inputs[i]) for i in indices])), strict=False):
-                parts[index] = part
-        x[name] = np.concatenate(parts)
-    return x
+            rows = np.concatenate([np.arange(stops[i] - count(inputs[i][1]), stops[i]) for i in indices])
+            values = np.concatenate([inputs[i][1].values[name] for i in indices])
+            x[name][rows] = model.to_unit({name: values}, [subject] * len(values))[name]
+            present[name][rows] = True
+    return x, present
 
 
-def read_arrays(path: Path, modalities: Sequence[Modality], all_of_them: bool = False) -> Arrays:
-    """Return the arrays `(N, C, *size)` in [0, 1] in the `.npz` at `path` that are named like one of `modalities`.
-
-    Raises `MandorlaError` if it is none, for what does not fit a modality, and for a missing one if all are needed.
-    """
-    if not path.exists():
-        raise MandorlaError(f"{path}: no such file or folder; mend the path")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: np.asarray(archive[name]) for name in archive.files}
-    except _BROKEN as error:
-        raise MandorlaError(f"{path}: not a whole .npz file of plain arrays; write it anew with numpy.savez") from error
-    x = {
-        modality.name: _checked(found[modality.name], modality, f"{path}: array {modality.name!r}")
-        for modality in modalities
-        if modality.name in found
-    }
-    names = [modality.name for modality in modalities]
-    if not x:
-        raise MandorlaError(f"{path}: expected arrays named {listed(names)}, got {listed(found) or 'none'}")
-    if len({len(array) for array in x.values()}) > 1:
-        counts = ", ".join(f"{name} {len(array)}" for name, array in x.items())
-        raise MandorlaError(f"{path}: arrays of different length ({counts}): a sample has the same index in each")
-    if all_of_them and (missing := [name for name in names if name not in x]):
-        raise MandorlaError(f"{path}: no array for {listed(missing)}; add it, or leave it out of what is given")
-    return x
-
-
-def listed(names: Sequence[str] | Mapping) -> str:
-    """Return the first of `names` in words."""
-    shown = list(names)[:5]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> list[Input]:
-    """Return the sessions of a BIDS dataset that have all modalities `given`; those that lack one are passed over.
+def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig, all_of_them: bool) -> list[Input]:
+    """Return the sessions of a BIDS dataset, with the modalities `given`, or those of them that it has.
 
     A session with several files of a modality is several inputs, as `_runs` says.
     """
@@ -263,24 +248,19 @@ def _find_in_bids(source: Path, given: Sequence[str], config: FilesConfig) -> li
             sessions.setdefault(found.key, {}).setdefault(found.name, []).append(Path(found.place))
             subjects[found.key] = found.subject
     runs = [(key, *run) for key, files in sorted(sessions.items()) for run in _runs(key, files)]
+    there = set().union(*sessions.values())
+    if lacking := [name for name in given if name not in there and (all_of_them or not there)]:
+        text = f"{source}: no session of this dataset has {' or '.join(lacking)}"
+        raise MandorlaError(f"{text}; add files, or give others")
     inputs = [
-        Input(name, subjects[key], {each: places[each] for each in given}, source.resolve())
+        Input(name, subjects[key], {each: places[each] for each in given if each in places}, source.resolve())
         for key, name, places in runs
-        if len(places) == len(given)
     ]
-    if not inputs:
-        raise MandorlaError(
-            f"{source}: no session of this dataset has {' and '.join(given)}; add files, or give others"
-        )
     targets: dict[Path, Input] = {}
     for one in inputs:
         if (other := targets.setdefault(one.target(given[0], "mean"), one)) is not one:
             path, like = (next(iter(each.places.values())) for each in (one, other))
             raise MandorlaError(f"{path}: what is made of it would be called as what is made of {like.name}; move one")
-    if lacking := len(runs) - len(inputs):
-        what = "sessions" if len(runs) == len(sessions) else "sessions and their runs"
-        text = f"{source}: {lacking} of {len(runs)} {what} lack one of {', '.join(given)} and are passed over"
-        warnings.warn(text, MandorlaWarning, stacklevel=2)
     return inputs
 
 
@@ -356,12 +336,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _by_words(model: Mandorla, source: Path, given: Sequence[str]) -> dict[str, dict[str, Path]]:
+def _by_words(model: Mandorla, source: Path, given: Sequence[str], all_of_them: bool) -> dict[str, dict[str, Path]]:
     """Return by modality the files whose names, or else those of the folders they lie in, end in it.
 
-    Each is called by what is left of its path without such words, or like `source` if nothing is: `PAT-1` are
-    `PAT-1/T1.nii.gz` and `T1/PAT-1.nii.gz`. Where one is given and no file is called like it, all are that are called
-    like no other. Warns of files that are passed over.
+    Of `given` all of them, or those that there are. Each file is called by what is left of its path without such words,
+    or like `source` if nothing is: `PAT-1` are `PAT-1/T1.nii.gz` and `T1/PAT-1.nii.gz`. Where one is given and no file
+    is called like it, all are that are called like no other. Warns of files that are passed over.
     """
     tell = _teller(model)
     named = [(*_read_path(path.relative_to(source), tell), path) for path in _find(source)]
@@ -376,7 +356,13 @@ def _by_words(model: Mandorla, source: Path, given: Sequence[str]) -> dict[str, 
             others.append(path.relative_to(source))
         elif (other := files[told].setdefault(name or source.resolve().name, path)) is not path:
             raise MandorlaError(f"{path}: {other.name} has the same stem, {told} aside: rename one")
-    for name in given:
+    if not all_of_them:
+        files = {name: by_stem for name, by_stem in files.items() if by_stem}
+        if not files:
+            raise MandorlaError(
+                f"{source}: nothing in it is called like {' or '.join(given)}; say what is given (--given)"
+            )
+    for name in files:
         if not files[name] and len(given) > 1:
             raise _no_folder(source, name)
         if not files[name]:
@@ -407,23 +393,25 @@ def _no_folder(source: Path, name: str) -> MandorlaError:
     return MandorlaError(text)
 
 
-def _by_key(files: Mapping[str, Mapping[str, Path]], data: object) -> dict[str, dict[str, Path]] | None:
-    """Return files by the stem of the first given modality's, where `data.key` pairs those whose stems do not; or None.
+def _by_key(files: dict[str, dict[str, Path]], data: object) -> dict[str, dict[str, Path]]:
+    """Return `files` by modality and stem, or, where `data.key` pairs more of them, by the stem of a sample's first.
 
     As `p07_t1.png` and `p07_t2.png`.
     """
-    if not isinstance(data, FoldersConfig) or len({frozenset(by_stem) for by_stem in files.values()}) < 2:
-        return None
+    if not isinstance(data, FoldersConfig):
+        return files
     pattern = re.compile(data.key)
     found: dict[str, dict[str, str]] = {}
     for name, by_stem in files.items():
         keys = {one: read_key(pattern, one) for one in by_stem}
         found[name] = {key[0]: one for one, key in keys.items() if not isinstance(key, str)}
         if len(found[name]) < len(by_stem):  # no key, or one key of two files
-            return None
-    first = next(iter(found.values()))
-    if any(by_key.keys() != first.keys() for by_key in found.values()):
-        return None
+            return files
+    first: dict[str, str] = {}
+    for by_key in found.values():
+        first = by_key | first
+    if len(first) >= len(set().union(*files.values())):
+        return files
     return {name: {first[key]: files[name][one] for key, one in by_key.items()} for name, by_key in found.items()}
 
 
@@ -437,34 +425,3 @@ def _with_columns(place: str, columns: Sequence[str]) -> str:
     """Return the place of these `columns`, if there are any, of a table that is given as a whole."""
     path, key = split_place(place)
     return f"{place}:{join_columns(columns)}" if columns and key is None and suffix(path) in TABLES else place
-
-
-def _checked(array: np.ndarray, modality: Modality, place: str) -> np.ndarray:
-    """Return `array` as float32 if it is `(N, C, *size)` of `modality` in [0, 1]; `place` says where it comes from."""
-    _check_shape(array, modality, place)
-    if not len(array):
-        raise MandorlaError(f"{place}: no samples; give at least one")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise MandorlaError(f"{place}: {array.dtype} values, expected floating-point numbers in [0, 1]: rescale them")
-    if not np.isfinite(array).all():
-        raise MandorlaError(f"{place}: NaN or infinite values; remove or fill them")
-    if array.min() < 0 or array.max() > 1:
-        raise MandorlaError(
-            f"{place}: values from {array.min():.6g} to {array.max():.6g}, expected [0, 1]: rescale them"
-        )
-    return array.astype(np.float32)
-
-
-def _check_shape(array: np.ndarray, modality: Modality, place: str) -> None:
-    (_, *shape), wanted = array.shape or (0,), modality.shape
-    expected = f"modality {modality.name!r} of this model has"
-    if len(shape) != len(wanted):
-        raise MandorlaError(f"{place}: shape {array.shape}, expected (N, {', '.join(map(str, wanted))})")
-    if shape[0] != wanted[0]:
-        raise MandorlaError(f"{place}: channels: {shape[0]}, but {expected} {wanted[0]}: convert the input")
-    if tuple(shape) != wanted:
-        raise MandorlaError(f"{place}: size {_size(shape[1:])}, but {expected} {_size(wanted[1:])}: resize the input")
-
-
-def _size(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))

@@ -13,10 +13,11 @@ Processes that work together write into one folder, each its own files; the firs
 Reference: BIDS derivatives, https://bids-specification.readthedocs.io/en/stable/derivatives/introduction.html.
 """
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +27,6 @@ import mandorla
 from mandorla.data.export import write_volume
 from mandorla.data.images import can_hold, write_image, write_pixels
 from mandorla.data.intensity import Fitted
-from mandorla.data.readers import join_columns
 from mandorla.data.samples import Way
 from mandorla.errors import MandorlaError
 from mandorla.parallel import in_turn, is_first, led, wait
@@ -67,10 +67,7 @@ def write_sample(target: Path, values: np.ndarray, fitted: Fitted, suffix: str =
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if values.ndim < 3:
-        columns = join_columns(fitted.columns or [f"channel{number}" for number in range(len(values))])
-        rows = np.atleast_2d(fitted.restore(values, spread).T)
-        with whole(target.with_name(f"{target.name}.csv")) as part:
-            np.savetxt(part, rows, "%.9g", ",", header=columns, comments="")
+        write_table(target, {}, channels_of(fitted, len(values)), np.atleast_2d(fitted.restore(values, spread).T))
     elif values.ndim != 3 or len(values) not in (1, 3):
         stored = fitted.invert(values) - (np.asarray(fitted.usual.low) if spread else 0)
         with whole(target.with_name(f"{target.name}.npy")) as part, part.open("wb") as file:
@@ -79,6 +76,21 @@ def write_sample(target: Path, values: np.ndarray, fitted: Fitted, suffix: str =
         write_pixels(target.with_name(target.name + suffix), fitted.restore(values, spread), SYNTHETIC)
     else:
         write_image(target.with_name(target.name + suffix), values, SYNTHETIC)
+
+
+def channels_of(fitted: Fitted, num: int) -> Sequence[str]:
+    """Return the names of the `num` channels of a modality: those of the training's columns, if it read tables."""
+    return fitted.columns or [f"channel{number}" for number in range(num)]
+
+
+def write_table(target: Path, ids: Mapping[str, Sequence[str]], columns: Sequence[str], rows: np.ndarray) -> None:
+    """Write `rows` `(N, C)` to `target` and `.csv`: the columns `ids`, and those of the rows; NaN is an empty cell."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole(target.with_name(f"{target.name}.csv")) as part, part.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow([*ids, *columns])
+        for *names, row in zip(*ids.values(), rows, strict=True):
+            lines.writerow([*names, *("" if value != value else f"{value:.9g}" for value in row)])
 
 
 def write_on_grid(target: Path, values: np.ndarray, way: Way, like: Path, fitted: Fitted, spread: bool = False) -> None:

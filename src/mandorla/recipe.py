@@ -40,9 +40,9 @@ HOW_READ = {"root", "cache", "workers"}  # keys of data: where its files lie and
 class Recipe(Settings):
     """Everything that a run can be told."""
 
-    run: Annotated[str, Relative()] = Field("runs/polydigits", pattern=r"^[^\x00-\x1f]+$")
+    run: Annotated[str | None, Relative()] = Field(None, pattern=r"^[^\x00-\x1f]+$")
     """run folder; a relative one is meant from the YAML file that names it, on the command line from the current
-    folder"""
+    folder; null: runs/ and the name of the recipe, or the kind of the data where the command line gives them"""
     seed: int = Field(0, ge=0, lt=2**63)
     """same seed, same result: data, weights, batches, samples"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -86,6 +86,9 @@ def read_recipe(source: str, overrides: Sequence[str] = (), stage: Stage | None 
     else:
         what = f"no recipe {source!r}" if source else "no recipe is named"
         raise MandorlaError(f"{what}: give a YAML file, a run folder, or one of {', '.join(shipped)}")
+    if recipe.run is None:
+        gives_data = any(text.partition("=")[0].strip() in ("data", "data.kind") for text in overrides)
+        recipe = recipe.model_copy(update={"run": f"runs/{recipe.data.kind if gives_data else path.stem}"})
     if stage:
         _check_used(overrides, stage)
         check_trackers(recipe.track)
