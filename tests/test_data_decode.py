@@ -13,7 +13,8 @@ from scipy.io import wavfile
 
 from mandorla.data import load_data
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.readers import ReadOptions, read
+from mandorla.data.places import ReadOptions
+from mandorla.data.readers import read
 from mandorla.data.samples import GeometryConfig, SliceConfig, read_sample, read_slices
 from mandorla.data.spectrogram import SpectrogramConfig, log_mel
 from mandorla.data.table import TableConfig

@@ -21,7 +21,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from mandorla.data import readers
-from mandorla.data.readers import ReadOptions, find, read, split_place, stem
+from mandorla.data.find import find
+from mandorla.data.places import ReadOptions, split_place, stem
+from mandorla.data.readers import read
 from mandorla.errors import MandorlaError
 
 RNG = np.random.default_rng(0)

@@ -25,7 +25,6 @@ from mandorla.arguments import Arguments, Data, check_drawn, check_part, check_w
 from mandorla.config import CONFIG, checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Modality, Splits
-from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import Fitted, read_intensity
 from mandorla.device import choose_device
 from mandorla.diffusion.labels import Given, to_labels
@@ -40,6 +39,7 @@ from mandorla.refiner.config import RefinerConfig
 from mandorla.refiner.model import Refiner
 from mandorla.refiner.store import load_refiner
 from mandorla.regions import cells_in, fitting, hide
+from mandorla.storage import INTENSITY
 from mandorla.vae.latent_cache import LatentPart, encode_batch, open_latents
 from mandorla.vae.model import VAE, to_sphere
 from mandorla.vae.store import hash_tensors, load_vae

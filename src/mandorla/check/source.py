@@ -14,12 +14,14 @@ from torch.nn.functional import interpolate
 
 from mandorla.data import DataConfig, load_data, pair_files
 from mandorla.data.arrays import ArraysConfig, gather_arrays
+from mandorla.data.columns import check_columns
 from mandorla.data.dataset import evenly
 from mandorla.data.decode import num_workers, stamp
 from mandorla.data.geometry import Turn, across
 from mandorla.data.pairing import PairingReport
+from mandorla.data.places import Reading
 from mandorla.data.python import PythonConfig, gather_samples
-from mandorla.data.readers import Reading, check_columns, forget, read
+from mandorla.data.readers import forget, read
 from mandorla.data.samples import FilesConfig, find_cut, read_sample
 from mandorla.data.splits import Marks
 from mandorla.errors import MandorlaError

@@ -27,9 +27,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mandorla.data.columns import split_columns
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import to_values
-from mandorla.data.readers import split_columns
 from mandorla.data.stored import StoredConfig, divide, with_columns
 from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from mandorla.data.cache import Column, Kept, keep
+from mandorla.data.columns import check_columns, columns_of
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import Pairs
-from mandorla.data.readers import check_columns, check_file, columns_of, split_place
+from mandorla.data.places import check_file, split_place
 from mandorla.data.samples import FilesConfig, read_slices, to_id
 from mandorla.data.splits import Marks
 from mandorla.data.stored import divide, with_columns

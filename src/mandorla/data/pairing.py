@@ -5,7 +5,7 @@ A source (`mandorla.data.folders` and others) finds files and reads off each who
 paired by key and never by order, and what comes out does not depend on the order in which they were found.
 
 A *place* is where the values of one modality of one sample lie: `PATH`, or `PATH:KEY` for a part of a file, as
-`mandorla.data.readers` says.
+`mandorla.data.places` says.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
-from mandorla.data.readers import split_place
+from mandorla.data.places import split_place
 from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError

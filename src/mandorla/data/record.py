@@ -4,12 +4,11 @@ import warnings
 from pathlib import Path
 
 from mandorla.data.dataset import Splits
-from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import look, read_intensity, write_intensity
-from mandorla.data.splits import FILE as SPLITS
 from mandorla.data.splits import check_splits, read_splits, write_splits
 from mandorla.data.stored import with_intensity
 from mandorla.errors import MandorlaWarning
+from mandorla.storage import INTENSITY, SPLITS
 
 
 def keep_record(run: Path, splits: Splits, trained: bool = False) -> Splits:

@@ -29,7 +29,6 @@ from mandorla.data.dataset import Splits, row_chunks
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.storage import read_json, write_text
 
-FILE = "splits.json"
 PARTS = ("train", "val", "test")
 NEAR_CELLS = {1: 64, 2: 8, 3: 4}  # by number of axes: per axis, so that 64 averages describe an image
 NEAR_DISTANCE = 0.04  # between sketches; heads of two patients lie at least 0.067 apart, 1 % of JPEG copies over 0.043
