@@ -13,9 +13,9 @@ from pydantic import Field, TypeAdapter
 from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.bids import BidsConfig, pair_bids
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
-from mandorla.data.decode import FilesConfig, load_pairs
 from mandorla.data.folders import FoldersConfig, pair_folders
 from mandorla.data.intensity import UNIT
+from mandorla.data.loading import load_pairs
 from mandorla.data.mhd import MhdConfig, load_mhd
 from mandorla.data.msd import MsdConfig, pair_msd
 from mandorla.data.pairing import Pairs
@@ -24,6 +24,7 @@ from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.python import PythonConfig, load_python
 from mandorla.data.record import follow_record, keep_record
+from mandorla.data.samples import FilesConfig
 from mandorla.data.scans import ScansConfig, pair_scans
 from mandorla.data.shards import ShardsConfig, load_shards, pack, read_index
 from mandorla.data.side_by_side import SideBySideConfig, pair_side_by_side

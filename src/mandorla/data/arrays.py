@@ -23,14 +23,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from mandorla.data.columns import split_columns
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import to_values
-from mandorla.data.stored import StoredConfig, divide, with_columns
+from mandorla.data.stored import Rows, StoredConfig, check_present, divide
 from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError
 
@@ -62,29 +62,12 @@ class ArraysConfig(StoredConfig):
     """Array that says train, val or test for each sample; without one, groups are divided by the shares and seed."""
 
 
-class Rows(NamedTuple):
-    """Hold what arrays give, row by row: images `x` `(N, C, *size)` and, bool `(N,)`, whether they are `present`.
-
-    `channels[modality]` are the names of its channels, none but in tables.
-    """
-
-    x: dict[str, np.ndarray]
-    present: dict[str, np.ndarray]
-    ids: list[str]
-    groups: np.ndarray
-    labels: dict[str, np.ndarray]
-    parts: list[str] | None
-    channels: dict[str, tuple[str, ...]] = {}
-
-
 def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     """Return train, val and test, divided by group under `seed`.
 
     Raises `MandorlaError` as `gather_arrays` and `divide` do.
     """
-    rows = gather_arrays(config)
-    splits = divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.images", rows.labels, rows.parts)
-    return with_columns(splits, rows.channels)
+    return divide(gather_arrays(config), config, seed, "data.images")
 
 
 def gather_arrays(config: ArraysConfig) -> Rows:
@@ -135,10 +118,7 @@ def gather_arrays(config: ArraysConfig) -> Rows:
         present[name] = arrays.get(f"data.present.{name}", np.ones(num, dtype=bool))
         if key in tables:
             present[name] = present[name] & ~np.isnan(x[name]).all(axis=1)
-    if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
-        raise MandorlaError(
-            f"data.present: sample {alone[0]} and {len(alone) - 1} other(s) have no modality: remove them"
-        )
+    check_present(present, "data.present")
     labels = {name: arrays[f"data.labels.{name}"] for name in config.labels}
     groups = _names(arrays.get("data.groups", np.arange(num)))
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]

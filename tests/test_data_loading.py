@@ -343,7 +343,7 @@ def test_the_cache_holds_what_would_be_read(root, monkeypatch):
     plain = load_data(config(root, slices={}), seed=0)
     cached = load_data(config(root, slices={}, cache=".kept"), seed=0)
     assert isinstance(cached.train.x["t1"], np.memmap)
-    monkeypatch.setattr("mandorla.data.decode.read_slices", None)  # whoever calls it fails
+    monkeypatch.setattr("mandorla.data.loading.read_slices", None)  # whoever calls it fails
     again = load_data(config(root, slices={}, cache=".kept"), seed=0)
     assert plain.fingerprint == cached.fingerprint == again.fingerprint
     for name, x in everything(again).items():
