@@ -146,9 +146,14 @@ def _read_npz(path: Path, key: str | None, options: ReadOptions) -> Reading:
 
 def _array(file, num_bytes: int) -> np.ndarray:
     """Return the array in NumPy's format in `file`, which has `num_bytes`, after a look at what it declares."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    if np.lib.format.read_magic(file) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        begin, length = file.tell(), int.from_bytes(file.read(4), "little")
+        if length > num_bytes:
+            raise MandorlaError("is cut short: its header is longer than the file")
+        file.seek(begin)
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     if dtype.hasobject:
         raise MandorlaError("holds Python objects, not numbers")
     check_size(shape, dtype)
