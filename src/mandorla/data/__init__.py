@@ -3,8 +3,6 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +12,6 @@ from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.bids import BidsConfig, pair_bids
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
 from mandorla.data.folders import FoldersConfig, pair_folders
-from mandorla.data.intensity import UNIT
 from mandorla.data.loading import load_pairs
 from mandorla.data.mhd import MhdConfig, load_mhd
 from mandorla.data.msd import MsdConfig, pair_msd
@@ -67,12 +64,7 @@ def load_data(config: DataConfig, seed: int) -> Splits:
             text = f"data: {len(skipped)} file(s) left out, such as {skipped[0].place}: {skipped[0].why}"
             warnings.warn(text, MandorlaWarning, stacklevel=2)
         return load_pairs(pairs, config, seed, f"data.{config.kind}")
-    splits = _LOADERS[type(config)](config, seed)
-    if splits.contents:
-        return splits
-    recipe = config.model_dump_json(exclude={"root"})  # what is composed follows from it, wherever its files lie
-    contents = sha256(f"{recipe} {seed}".encode()).hexdigest()
-    return replace(splits, intensity={m.name: UNIT for m in splits.modalities}, contents=contents)
+    return _LOADERS[type(config)](config, seed)
 
 
 def pair_files(config: FilesConfig) -> Pairs:
