@@ -17,10 +17,11 @@ import numpy as np
 from mandorla.check.source import Look, Seen, Stock
 from mandorla.data import DataConfig
 from mandorla.data.dataset import evenly
+from mandorla.data.duplicates import find_alike, find_shared, sketch
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
 from mandorla.data.samples import to_id
-from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split
+from mandorla.data.splits import PARTS, split
 from mandorla.data.stored import StoredConfig, sort_pairs
 from mandorla.data.workers import work_in_order
 from mandorla.errors import MandorlaError

@@ -16,6 +16,7 @@ from mandorla.data import DataConfig, load_data, pair_files
 from mandorla.data.arrays import ArraysConfig, gather_arrays
 from mandorla.data.columns import check_columns
 from mandorla.data.dataset import evenly
+from mandorla.data.duplicates import Marks
 from mandorla.data.geometry import Turn, across
 from mandorla.data.loading import num_workers, stamp
 from mandorla.data.pairing import PairingReport
@@ -23,7 +24,6 @@ from mandorla.data.places import Reading
 from mandorla.data.python import PythonConfig, gather_samples
 from mandorla.data.readers import forget, read
 from mandorla.data.samples import FilesConfig, find_cut, read_sample
-from mandorla.data.splits import Marks
 from mandorla.errors import MandorlaError
 
 NUM_COMPOSED = 512  # samples per part that are composed to be looked at

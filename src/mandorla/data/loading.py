@@ -19,10 +19,10 @@ import numpy as np
 from mandorla.data.cache import Column, Kept, keep
 from mandorla.data.columns import check_columns, columns_of
 from mandorla.data.dataset import Splits
+from mandorla.data.duplicates import Marks
 from mandorla.data.pairing import Pairs
 from mandorla.data.places import check_file, split_place
 from mandorla.data.samples import FilesConfig, read_slices, to_id
-from mandorla.data.splits import Marks
 from mandorla.data.stored import Rows, divide
 from mandorla.data.workers import work_in_order
 from mandorla.errors import MandorlaError, MandorlaWarning

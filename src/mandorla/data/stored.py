@@ -19,10 +19,11 @@ from torch.nn.functional import interpolate
 
 from mandorla.data.augment import AugmentConfig
 from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
+from mandorla.data.duplicates import Marks, check_duplicates, sketch
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split
+from mandorla.data.splits import PARTS, split
 from mandorla.errors import MandorlaError, MandorlaWarning
 
 
