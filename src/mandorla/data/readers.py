@@ -1,7 +1,7 @@
 """One file, one array: decoding what users keep, each kind by the library that knows it.
 
-What lies at a place is `mandorla.data.places`'s to say. What a file declares is checked before it is decoded, for a
-small file can claim to hold terabytes.
+`mandorla.data.places` says what a place is. What a file declares is checked before it is decoded, for a small file can
+claim to hold terabytes.
 """
 
 import warnings
