@@ -14,7 +14,7 @@ from mandorla.check.advice import judge
 from mandorla.check.facts import examine
 from mandorla.check.guess import guess
 from mandorla.check.page import print_page, render
-from mandorla.check.source import NUM_COMPOSED, gather
+from mandorla.check.source import NUM_COMPOSED, take_stock
 from mandorla.cli import main
 from mandorla.errors import MandorlaError
 from mandorla.recipe import read_recipe
@@ -411,7 +411,7 @@ def test_whatever_a_training_refuses_is_to_mend(tmp_path):
         folder.mkdir()
         try:
             config = case.values[0](folder)
-            stock = gather(config, 0)
+            stock = take_stock(config, 0)
         except (MandorlaError, pytest.skip.Exception):
             continue
         problems = judge(examine(stock, config, 0), config)

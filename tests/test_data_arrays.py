@@ -249,7 +249,10 @@ def test_a_given_division_is_kept(root):
         ({"t2": "pixelless.npy"}, r"data.images.t2: an array of shape \(40, 0, 8\) holds no images"),
         ({"t1": "flat.npy", "intensity": MinMax()}, "modality t1: data.intensity minmax finds a single value"),
         ({"groups": "scans.npz:x"}, "data.groups: expected one name or number per sample"),
-        ({"present": dict.fromkeys(("t1", "t2"), "scans.npz:has_t2")}, "sample .* have no modality: remove them"),
+        (
+            {"present": dict.fromkeys(("t1", "t2"), "scans.npz:has_t2")},
+            "data.present: sample .* has no modality: leave",
+        ),
         (
             {"size": (6,)},
             r"modality t1: images of \[12, 8\] pixels cannot be averaged down to \[6\]; data.size needs 2 numbers",

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import wavfile
 
-from mandorla.data.readers import MOST_BYTES, ReadOptions, read
+from mandorla.data.images import MOST_BYTES
+from mandorla.data.places import ReadOptions
+from mandorla.data.readers import read
 from mandorla.errors import MandorlaError
 
 LIMIT = 2**24  # bytes that a place may declare here

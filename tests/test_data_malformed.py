@@ -31,7 +31,8 @@ from mandorla.data.arrays import ArraysConfig
 from mandorla.data.bids import BidsConfig
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.msd import MsdConfig
-from mandorla.data.readers import ReadOptions, read
+from mandorla.data.places import ReadOptions
+from mandorla.data.readers import read
 from mandorla.data.scans import ScansConfig
 from mandorla.data.side_by_side import SideBySideConfig
 from mandorla.data.stored import StoredConfig

@@ -21,7 +21,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from mandorla.data import readers
-from mandorla.data.readers import ReadOptions, find, read, split_place, stem
+from mandorla.data.find import find
+from mandorla.data.places import ReadOptions, split_place, stem
+from mandorla.data.readers import read
 from mandorla.errors import MandorlaError
 
 RNG = np.random.default_rng(0)
@@ -393,6 +395,11 @@ def npy_huge(folder):
     return folder / "a.npy"
 
 
+def npy_huge_header(folder):
+    (folder / "a.npy").write_bytes(np.lib.format.magic(2, 0) + struct.pack("<I", 5 * 2**27))
+    return folder / "a.npy"
+
+
 def npz_bomb(folder):
     with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (2**17, 2**17)})
@@ -568,6 +575,7 @@ BROKEN = {
     npy_zero_size: "no values",
     npy_other_dimensions: "set data.read.dimensions",
     npy_huge: "GiB for one sample",
+    npy_huge_header: "cut short",
     npz_bomb: "GiB for one sample",
     npz_cut: "cannot be read",
     npz_other_array: "no array 'y' in it: x",
@@ -608,6 +616,16 @@ def test_broken_files_are_named(tmp_path, make):
         warnings.simplefilter("error")
         read(place, OPTIONS)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_header_says_of_its_length_takes_no_memory(tmp_path):
+    path = npy_huge_header(tmp_path)
+    tracemalloc.start()
+    with pytest.raises(MandorlaError):
+        read(str(path), OPTIONS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # of the 640 MiB that it claims
 
 
 @pytest.mark.parametrize(

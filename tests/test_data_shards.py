@@ -18,8 +18,8 @@ from mandorla.data import load_data, pack_data, source_of
 from mandorla.data.arrays import ArraysConfig
 from mandorla.data.dataset import Splits
 from mandorla.data.folders import FoldersConfig
+from mandorla.data.record import check_splits, write_splits
 from mandorla.data.shards import ARRAYS, INDEX, SUMS, ShardsConfig, pack
-from mandorla.data.splits import check_splits, write_splits
 from mandorla.errors import MandorlaError
 from mandorla.inputs import reading
 from mandorla.recipe import Recipe
@@ -200,11 +200,11 @@ def test_a_shard_of_other_content_is_seen_when_read(scans, tmp_path):
 def test_a_leak_is_refused_as_of_any_source(scans, tmp_path):
     """The division is that of the source; a run compares it with what it began with."""
     splits, packed = pack_and_load(scans, tmp_path / "packed")
-    write_splits(tmp_path / "splits.json", splits)
-    assert check_splits(tmp_path / "splits.json", packed)
+    write_splits(tmp_path, splits)
+    assert check_splits(tmp_path, packed)
     packed.test.groups[0] = packed.train.groups[0]
     with pytest.raises(MandorlaError, match="lies in both train and test"):
-        check_splits(tmp_path / "splits.json", packed)
+        check_splits(tmp_path, packed)
 
 
 def test_nothing_half_packed_stays(scans, tmp_path, monkeypatch):

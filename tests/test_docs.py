@@ -18,7 +18,7 @@ from test_readme import DIFFUSION, VAE
 import mandorla.serve
 from mandorla.cli import main
 from mandorla.data.bids import find_bids
-from mandorla.data.decode import MOST_WORKERS, MUCH
+from mandorla.data.loading import MOST_WORKERS, MUCH
 from mandorla.diffusion.samplers import SamplingConfig, evaluations
 from mandorla.evaluate.audit import LEVEL
 from mandorla.recipe import read_recipe

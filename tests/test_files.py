@@ -21,7 +21,8 @@ from mandorla.data.dataset import Batch, Modality
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.images import write_image
 from mandorla.data.intensity import UNIT, Fitted, Intensity, MinMax, Window, read_intensity
-from mandorla.data.readers import ReadOptions, read
+from mandorla.data.places import ReadOptions
+from mandorla.data.readers import read
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.inputs import find_inputs, read_input

@@ -4,18 +4,20 @@
     python utils/arrays_to_folders.py OUT t1=scans.npz:x:0 flair=scans.npz:x:1 --groups scans.npz:patient
 
 writes OUT/t1/7-00042.png, OUT/flair/7-00042.png, ...: patient 7, row 42. `kind: folders` trains on such folders and
-`mandorla translate` reads them. An array is FILE.npz:KEY, FILE.npz:KEY:CHANNEL (of the last axis) or FILE.npy, of
-shape (N, H, W) or (N, H, W, 3). uint8 and uint16 are written as they are; floats must lie in [0, 1] and get 16 bits,
-colours 8.
+`mandorla translate` reads them. Arrays are named as for `kind: arrays`: FILE.npz:KEY, FILE.npz:KEY:CHANNEL (of the last
+axis) or FILE.npy, of shape (N, H, W) or (N, H, W, 3). uint8 and uint16 are written as they are; floats must lie in
+[0, 1] and get 16 bits, colours 8.
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from mandorla.data.arrays import read_array
+from mandorla.errors import MandorlaError
 
 
 def main() -> None:
@@ -32,13 +34,13 @@ def main() -> None:
         name, equals, array = text.partition("=")
         if not (equals and array) or not is_name(name) or name in images:
             sys.exit(f"{text}: expected NAME=ARRAY, each name once, one that a folder can have")
-        images[name] = to_pixels(read_array(array)[: arguments.num], array)
+        images[name] = to_pixels(read(array)[: arguments.num], array)
     if len({len(pixels) for pixels in images.values()}) > 1:
         sys.exit("arrays of different length: " + ", ".join(f"{name} {len(pixels)}" for name, pixels in images.items()))
     num = len(next(iter(images.values())))
     names = [f"{row:05d}" for row in range(num)]
     if arguments.groups:
-        groups = read_array(arguments.groups)
+        groups = read(arguments.groups, as_text=True)
         if groups.ndim != 1 or len(groups) < num:
             sys.exit(f"{arguments.groups}: shape {groups.shape}, expected a group for each of {num} images")
         names = [f"{group}-{name}" for group, name in zip(groups[:num], names, strict=True)]
@@ -59,18 +61,12 @@ def is_name(text: str) -> bool:
     return bool(text) and text not in (".", "..") and not set(text) & set("/\\\0") and len(text.encode()) < 200
 
 
-def read_array(text: str) -> np.ndarray:
-    """Return the array that FILE.npz:KEY[:CHANNEL] or FILE.npy[:CHANNEL] names."""
-    match = re.fullmatch(r"(.+\.(np[yz]))((?::[^:]+)*)", text)
-    if not match:
-        sys.exit(f"{text}: expected FILE.npz:KEY[:CHANNEL] or FILE.npy")
-    path, suffix, parts = match[1], match[2], match[3].split(":")[1:]
+def read(name: str, as_text: bool = False) -> np.ndarray:
+    """Return the array of that name, as those of `kind: arrays` are called."""
     try:
-        array = np.load(path, allow_pickle=False)
-        array = array[parts.pop(0)] if suffix == "npz" else array
-        return array[..., int(parts[0])] if parts else array
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        sys.exit(f"{text}: cannot be read as FILE.npz:KEY[:CHANNEL] or FILE.npy ({error})")
+        return read_array(name, Path, name, as_text)
+    except MandorlaError as error:
+        sys.exit(str(error))
 
 
 def to_pixels(array: np.ndarray, place: str) -> np.ndarray:

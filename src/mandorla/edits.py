@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mandorla.data.readers import ReadOptions, read
+from mandorla.data.places import ReadOptions
+from mandorla.data.readers import read
 from mandorla.data.samples import Slices, read_slices
 from mandorla.diffusion.labels import Value
 from mandorla.errors import MandorlaError

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from mandorla.data import source_of
 from mandorla.data.dataset import Modality
-from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.geometry import across
 from mandorla.data.images import TIFF
 from mandorla.data.intensity import Fitted
-from mandorla.data.readers import split_place
+from mandorla.data.nifti import plain_grid, write_volume
+from mandorla.data.places import split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, to_id
 from mandorla.diffusion.labels import Value, to_labels
 from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean

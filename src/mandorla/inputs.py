@@ -15,20 +15,13 @@ import numpy as np
 
 from mandorla.data import source_of
 from mandorla.data.bids import BidsConfig, derivative, entities, find_bids, is_bids
+from mandorla.data.columns import join_columns
+from mandorla.data.dicom import is_series
+from mandorla.data.find import find
 from mandorla.data.folders import FoldersConfig
 from mandorla.data.pairing import Found, is_mask, read_key, to_modality
+from mandorla.data.places import SUFFIXES, TABLES, ReadOptions, split_place, stem, suffix
 from mandorla.data.python import PythonConfig
-from mandorla.data.readers import (
-    SUFFIXES,
-    TABLES,
-    ReadOptions,
-    find,
-    is_series,
-    join_columns,
-    split_place,
-    stem,
-    suffix,
-)
 from mandorla.data.samples import FilesConfig, Slices, read_slices
 from mandorla.data.scans import endings
 from mandorla.data.stored import StoredConfig

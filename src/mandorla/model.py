@@ -24,7 +24,6 @@ from mandorla.arguments import Arguments, Data, check_part, check_whole, names_i
 from mandorla.config import checked
 from mandorla.data import follow_record, load_data
 from mandorla.data.dataset import Splits
-from mandorla.data.intensity import FILE as INTENSITY
 from mandorla.data.intensity import Fitted, read_intensity
 from mandorla.diffusion.labels import Given, to_labels
 from mandorla.diffusion.samplers import SamplingConfig
@@ -33,6 +32,7 @@ from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latents import SHARED, Components, Latents, noise_between, to_sphere
 from mandorla.refiner.config import RefinerConfig
 from mandorla.regions import cells_in, fitting, hide
+from mandorla.storage import INTENSITY
 
 Part = Literal["both", "shared", "private"]
 _STRANGE = 0.1  # share of a modality's inputs from which on they are warned of: scans end in a few blank slices

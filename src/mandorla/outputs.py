@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 import mandorla
-from mandorla.data.export import write_volume
 from mandorla.data.images import can_hold, write_image, write_pixels
 from mandorla.data.intensity import Fitted
+from mandorla.data.nifti import write_volume
 from mandorla.data.samples import Way
 from mandorla.errors import MandorlaError
 from mandorla.parallel import in_turn, is_first, led, wait

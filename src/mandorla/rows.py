@@ -16,7 +16,7 @@ import numpy as np
 from mandorla.data import source_of
 from mandorla.data.dataset import Modality
 from mandorla.data.pairing import NOTHING, to_values
-from mandorla.data.readers import TABLES, split_place
+from mandorla.data.places import TABLES, split_place
 from mandorla.data.samples import FilesConfig
 from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError, MandorlaWarning

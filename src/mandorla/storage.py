@@ -17,6 +17,13 @@ try:
 except ImportError:
     fcntl = None
 
+SPLITS, INTENSITY = "splits.json", "intensity.json"  # what a run keeps of its data
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, by what it keeps of its data."""
+    return (folder / SPLITS).is_file() and (folder / INTENSITY).is_file()
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:

@@ -17,7 +17,7 @@ from mandorla.check.advice import LARGEST, Problem, advise, judge
 from mandorla.check.facts import Facts, examine
 from mandorla.check.guess import TABLES, Guess, guess
 from mandorla.check.page import Findings, print_page, render
-from mandorla.check.source import Stock, gather
+from mandorla.check.source import Stock, take_stock
 from mandorla.config import CONFIG, dump_brief
 from mandorla.data.geometry import PLANES
 from mandorla.errors import MandorlaError
@@ -67,11 +67,11 @@ def find_out(source: str, overrides: Sequence[str] = (), recipe_out: Path | None
     recipe = read_recipe(base, given)
     taken = _taken(source, guessed, recipe)
     try:
-        stock = gather(recipe.data, recipe.seed)
+        stock = take_stock(recipe.data, recipe.seed)
         if guessed and (cut := _cut(stock)):
             given.append(cut)
             recipe = read_recipe(base, given)
-            stock = gather(recipe.data, recipe.seed)
+            stock = take_stock(recipe.data, recipe.seed)
         facts = examine(stock, recipe.data, recipe.seed)
     except MandorlaError as error:
         problem = Problem("mend", str(error), [], "nothing more can be said before")

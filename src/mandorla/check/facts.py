@@ -17,12 +17,13 @@ import numpy as np
 from mandorla.check.source import Look, Seen, Stock
 from mandorla.data import DataConfig
 from mandorla.data.dataset import evenly
-from mandorla.data.decode import work_in_order
+from mandorla.data.duplicates import find_alike, find_shared, sketch
 from mandorla.data.intensity import background
 from mandorla.data.labels import to_label
 from mandorla.data.samples import to_id
-from mandorla.data.splits import PARTS, find_alike, find_shared, sketch, split
+from mandorla.data.splits import PARTS, split
 from mandorla.data.stored import StoredConfig, sort_pairs
+from mandorla.data.workers import work_in_order
 from mandorla.errors import MandorlaError
 
 NUM_ROWS = 512  # whose values are looked at
@@ -155,75 +156,56 @@ class Facts:
 
 def examine(stock: Stock, config: DataConfig, seed: int) -> Facts:
     """Look at all rows of `stock`; `config` and `seed` say how they are divided."""
-    num = len(stock.ids)
-    drawn = set(_choose(stock))
-    kept = set(evenly(num, NUM_ROWS).tolist())
-    tasks = [
-        (*task, NUM_VALUES // len(kept) if row in kept or row in drawn else 0, row in drawn)
-        for row, task in enumerate(stock.tasks)
-    ]
-    seen = list(work_in_order(stock.see, tasks, stock.workers))
+    seen = _see(stock)
     samples = list(_samples(stock, seen))
-    ids, groups = [sample.id for sample in samples], [stock.groups[sample.row] for sample in samples]
+    ids, groups, rows = ([getattr(sample, key) for sample in samples] for key in ("id", "group", "row"))
     known: dict[str, Any] = {
         name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
-        for rows in [[sample.row for sample in samples]]
         for name, values in stock.labels.items()
     }
     marks = {name: [sample.marked.get(name) for sample in samples] for name in stock.masks}
-    given = None if stock.parts is None else [stock.parts[sample.row] for sample in samples]
+    given = None if stock.parts is None else [stock.parts[row] for row in rows]
     rows_of, division = _divide(stock, ids, groups, given, known, marks, config, seed)
 
-    used = [i for i, group in enumerate(groups) if group not in getattr(config, "exclude", ())]
+    excluded, numbers = getattr(config, "exclude", ()), getattr(config, "numbers", ())
+    used = [i for i, group in enumerate(groups) if group not in excluded]
     looks = {name: {i: samples[i].looks[name] for i in used if name in samples[i].looks} for name in stock.there}
     pictured = sorted({i for of in looks.values() for i, look in of.items() if look.picture is not None})
-    modalities = [
-        _modality(name, of, ids, groups, [one.errors[name] for one in seen if name in one.errors], pictured)
-        for name, of in looks.items()
-    ]
-    digests = {name: [of[i].digest if i in of else b"" for i in range(len(ids))] for name, of in looks.items()}
-    sketches = {name: _sketches(of, len(ids)) for name, of in looks.items()}
-    doubles = [Double(name, pair) for name, pair in find_shared(digests, rows_of, ids)]
-    exact = {(double.modality, double.ids[1]) for double in doubles}
-    lacking = {name: [stock.ids[row] for row in np.flatnonzero(~there)] for name, there in stock.there.items()}
-    names = np.array(groups)
-    train = np.array([sample.row for sample in samples], int)[... if division else rows_of["train"]]
-    together, apart = sort_pairs({name: there[train] for name, there in stock.there.items()})
+    errors = {name: [one.errors[name] for one in seen if name in one.errors] for name in (*looks, *marks)}
+    subjects = np.array(groups)
     return Facts(
         num_samples=sum(stock.total.values()) or len(ids),
         num_subjects=len(set(groups)),
         looked_at=len(ids),
-        parts={
-            part: (stock.total.get(part, len(rows)), len(set(names[rows].tolist()))) for part, rows in rows_of.items()
-        },
+        parts={part: (stock.total.get(part, len(of)), len(set(subjects[of].tolist()))) for part, of in rows_of.items()},
         division=division,
-        paired=sum(all(there[sample.row] for there in stock.there.values()) for sample in samples),
-        together=together,
-        apart=apart,
-        partly={name: without for name, without in lacking.items() if without},
-        skipped=[(place, why) for place, why in stock.report.skipped],
-        modalities=modalities,
-        grids=[(text, one.grid) for text, one in zip(stock.ids, seen, strict=True) if one.grid],
-        spacings=Counter(" x ".join(f"{mm:.3g}" for mm in one.spacing) for one in seen if one.spacing),
-        axes=Counter(one.axes for one in seen if one.axes),
-        num_slices=sum(one.num_slices for one in seen),
-        empty=[text for text, one in zip(stock.ids, seen, strict=True) if one.numbers == []],
-        doubles=doubles,
-        alike=[Double(name, pair) for name, pair in find_alike(sketches, rows_of, ids) if (name, pair[1]) not in exact],
-        repeated=_repeated(digests, rows_of, ids),
-        copied=_copied(digests, ids),
+        **_pairs(stock, rows, np.array(rows, int)[... if division else rows_of["train"]]),
+        modalities=[_modality(name, of, ids, groups, errors[name], pictured) for name, of in looks.items()],
+        **_grids(stock, seen),
+        **_copies(looks, rows_of, ids),
         labels=[
-            *(_label(name, values, name in getattr(config, "numbers", ())) for name, values in known.items()),
-            *(_mask(name, of, [one.errors[name] for one in seen if name in one.errors]) for name, of in marks.items()),
+            *(_label(name, values, name in numbers) for name, values in known.items()),
+            *(_mask(name, of, errors[name]) for name, of in marks.items()),
         ],
         pictured=[ids[i] for i in pictured],
         composed=bool(stock.total),
-        sampled=bool(stock.total) or num > NUM_ROWS,
+        sampled=bool(stock.total) or len(stock.ids) > NUM_ROWS,
     )
+
+
+def _see(stock: Stock) -> list[Seen]:
+    """Return what is kept of all rows: of some the values, of a few a picture."""
+    drawn, kept = set(_choose(stock)), set(evenly(len(stock.ids), NUM_ROWS).tolist())
+    tasks = [
+        (*task, NUM_VALUES // len(kept) if row in kept or row in drawn else 0, row in drawn)
+        for row, task in enumerate(stock.tasks)
+    ]
+    return list(work_in_order(stock.see, tasks, stock.workers))
 
 
 class _Sample(NamedTuple):
     id: str
+    group: str
     row: int
     looks: dict[str, Look]
     marked: dict[str, bool]
@@ -235,10 +217,53 @@ def _samples(stock: Stock, seen: Sequence[Seen]) -> Iterator[_Sample]:
         for index, number in enumerate([None] if one.numbers is None else one.numbers):
             yield _Sample(
                 to_id(text, number),
+                stock.groups[row],
                 row,
                 {name: of[index] for name, of in one.looks.items()},
                 {name: of[index] for name, of in one.marked.items()},
             )
+
+
+def _pairs(stock: Stock, rows: Sequence[int], train: np.ndarray) -> dict[str, Any]:
+    """Return the facts on what is there of whom; `rows` are those of samples, `train` those of training samples."""
+    together, apart = sort_pairs({name: there[train] for name, there in stock.there.items()})
+    lacking = {name: [stock.ids[row] for row in np.flatnonzero(~there)] for name, there in stock.there.items()}
+    return {
+        "paired": sum(all(there[row] for there in stock.there.values()) for row in rows),
+        "together": together,
+        "apart": apart,
+        "partly": {name: without for name, without in lacking.items() if without},
+        "skipped": [(place, why) for place, why in stock.report.skipped],
+    }
+
+
+def _grids(stock: Stock, seen: Sequence[Seen]) -> dict[str, Any]:
+    """Return the facts on where volumes lie, and on their slices."""
+    rows = list(zip(stock.ids, seen, strict=True))
+    return {
+        "grids": [(text, one.grid) for text, one in rows if one.grid],
+        "spacings": Counter(" x ".join(f"{mm:.3g}" for mm in one.spacing) for one in seen if one.spacing),
+        "axes": Counter(one.axes for one in seen if one.axes),
+        "num_slices": sum(one.num_slices for one in seen),
+        "empty": [text for text, one in rows if one.numbers == []],
+    }
+
+
+def _copies(
+    looks: Mapping[str, Mapping[int, Look]], rows_of: Mapping[str, np.ndarray], ids: Sequence[str]
+) -> dict[str, Any]:
+    """Return the facts on images that are there twice."""
+    digests = {name: [of[i].digest if i in of else b"" for i in range(len(ids))] for name, of in looks.items()}
+    sketches = {name: _sketches(of, len(ids)) for name, of in looks.items()}
+    doubles = [Double(name, pair) for name, pair in find_shared(digests, rows_of, ids)]
+    exact = {(double.modality, double.ids[1]) for double in doubles}
+    near = [Double(name, pair) for name, pair in find_alike(sketches, rows_of, ids)]
+    return {
+        "doubles": doubles,
+        "alike": [double for double in near if (double.modality, double.ids[1]) not in exact],
+        "repeated": _repeated(digests, rows_of, ids),
+        "copied": _copied(digests, ids),
+    }
 
 
 def _choose(stock: Stock) -> list[int]:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from mandorla.data import pair_files, read_config
+from mandorla.data.find import find
 from mandorla.data.images import SUFFIXES as IMAGES
 from mandorla.data.images import decode_image
 from mandorla.data.pairing import in_order, is_mask, to_modality, to_part, to_values
-from mandorla.data.readers import find, stem, suffix
+from mandorla.data.places import stem, suffix
 from mandorla.data.splits import PARTS
 from mandorla.data.table import SPLIT, holds_places, read_table, to_label_name
 from mandorla.errors import MandorlaError

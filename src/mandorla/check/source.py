@@ -14,14 +14,16 @@ from torch.nn.functional import interpolate
 
 from mandorla.data import DataConfig, load_data, pair_files
 from mandorla.data.arrays import ArraysConfig, gather_arrays
+from mandorla.data.columns import check_columns
 from mandorla.data.dataset import evenly
-from mandorla.data.decode import num_workers, stamp
+from mandorla.data.duplicates import Marks
 from mandorla.data.geometry import Turn, across
+from mandorla.data.loading import num_workers, stamp
 from mandorla.data.pairing import PairingReport
+from mandorla.data.places import Reading
 from mandorla.data.python import PythonConfig, gather_samples
-from mandorla.data.readers import Reading, check_columns, forget, read
+from mandorla.data.readers import forget, read
 from mandorla.data.samples import FilesConfig, find_cut, read_sample
-from mandorla.data.splits import Marks
 from mandorla.errors import MandorlaError
 
 NUM_COMPOSED = 512  # samples per part that are composed to be looked at
@@ -94,7 +96,7 @@ class Stock:
     workers: int = 0
 
 
-def gather(config: DataConfig, seed: int) -> Stock:
+def take_stock(config: DataConfig, seed: int) -> Stock:
     """Return the rows of the source that `config` describes; unpaired and unpairable files do not stop it.
 
     Raises `MandorlaError` where they cannot be told apart, and as the source does.
@@ -118,7 +120,7 @@ def gather(config: DataConfig, seed: int) -> Stock:
             pairs.labels,
             tuple(pairs.masks),
             pairs.report,
-            workers=num_workers([stamp(p, config) for p in places]) if config.workers is None else config.workers,
+            workers=num_workers([stamp(p, config) for p in places], config),
         )
     if isinstance(config, ArraysConfig | PythonConfig):
         rows = gather_arrays(config) if isinstance(config, ArraysConfig) else gather_samples(config)

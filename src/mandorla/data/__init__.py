@@ -3,8 +3,6 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +11,8 @@ from pydantic import Field, TypeAdapter
 from mandorla.data.arrays import ArraysConfig, load_arrays
 from mandorla.data.bids import BidsConfig, pair_bids
 from mandorla.data.dataset import Batch, Dataset, Modality, Splits
-from mandorla.data.decode import FilesConfig, load_pairs
 from mandorla.data.folders import FoldersConfig, pair_folders
-from mandorla.data.intensity import UNIT
+from mandorla.data.loading import load_pairs
 from mandorla.data.mhd import MhdConfig, load_mhd
 from mandorla.data.msd import MsdConfig, pair_msd
 from mandorla.data.pairing import Pairs
@@ -24,6 +21,7 @@ from mandorla.data.polydigits import PolydigitsConfig, load_polydigits
 from mandorla.data.polymnist import PolymnistConfig, load_polymnist
 from mandorla.data.python import PythonConfig, load_python
 from mandorla.data.record import follow_record, keep_record
+from mandorla.data.samples import FilesConfig
 from mandorla.data.scans import ScansConfig, pair_scans
 from mandorla.data.shards import ShardsConfig, load_shards, pack, read_index
 from mandorla.data.side_by_side import SideBySideConfig, pair_side_by_side
@@ -66,12 +64,7 @@ def load_data(config: DataConfig, seed: int) -> Splits:
             text = f"data: {len(skipped)} file(s) left out, such as {skipped[0].place}: {skipped[0].why}"
             warnings.warn(text, MandorlaWarning, stacklevel=2)
         return load_pairs(pairs, config, seed, f"data.{config.kind}")
-    splits = _LOADERS[type(config)](config, seed)
-    if splits.contents:
-        return splits
-    recipe = config.model_dump_json(exclude={"root"})  # what is composed follows from it, wherever its files lie
-    contents = sha256(f"{recipe} {seed}".encode()).hexdigest()
-    return replace(splits, intensity={m.name: UNIT for m in splits.modalities}, contents=contents)
+    return _LOADERS[type(config)](config, seed)
 
 
 def pair_files(config: FilesConfig) -> Pairs:

@@ -20,23 +20,24 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
+from mandorla.data.columns import split_columns
 from mandorla.data.dataset import Splits
 from mandorla.data.pairing import to_values
-from mandorla.data.readers import split_columns
-from mandorla.data.stored import StoredConfig, divide, with_columns
+from mandorla.data.stored import Rows, StoredConfig, check_present, divide
 from mandorla.data.table import read_table
 from mandorla.errors import MandorlaError
 
 NAME = re.compile(r"((?P<npz>.+\.npz):(?P<key>[^:\[]+)(\[(?P<by>[^\]]+)\])?|(?P<npy>.+\.npy))(:(?P<part>\d+|bits))?")
 TABLE = re.compile(r"(?P<file>.+?\.(csv|tsv))(:(?P<columns>.+))?", re.IGNORECASE)
 Places = str | tuple[str, ...]
+Find = Callable[[str], Path]
 Load = Callable[[Path, str | None], np.ndarray | dict[str, list[str]]]
 
 
@@ -62,29 +63,12 @@ class ArraysConfig(StoredConfig):
     """Array that says train, val or test for each sample; without one, groups are divided by the shares and seed."""
 
 
-class Rows(NamedTuple):
-    """Hold what arrays give, row by row: images `x` `(N, C, *size)` and, bool `(N,)`, whether they are `present`.
-
-    `channels[modality]` are the names of its channels, none but in tables.
-    """
-
-    x: dict[str, np.ndarray]
-    present: dict[str, np.ndarray]
-    ids: list[str]
-    groups: np.ndarray
-    labels: dict[str, np.ndarray]
-    parts: list[str] | None
-    channels: dict[str, tuple[str, ...]] = {}
-
-
 def load_arrays(config: ArraysConfig, seed: int) -> Splits:
     """Return train, val and test, divided by group under `seed`.
 
     Raises `MandorlaError` as `gather_arrays` and `divide` do.
     """
-    rows = gather_arrays(config)
-    splits = divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.images", rows.labels, rows.parts)
-    return with_columns(splits, rows.channels)
+    return divide(gather_arrays(config), config, seed, "data.images")
 
 
 def gather_arrays(config: ArraysConfig) -> Rows:
@@ -112,8 +96,8 @@ def gather_arrays(config: ArraysConfig) -> Rows:
                 f"{key}: {files[0]} is another table than {expected[0]}, and rows are paired by their order; join both "
                 "into one by the names of their samples"
             )
-    load = lru_cache(_load)
-    parts = {key: _read_all(config, key, place, load) for key, place in places.items() if place is not None}
+    find, load = partial(config.find, source=config.source), lru_cache(_load)
+    parts = {key: _read_all(key, place, find, load) for key, place in places.items() if place is not None}
     first = f"data.images.{next(iter(config.images))}"
     lengths = [len(array) for array in parts[first]]
     arrays = {key: _join(key, of_files, first, lengths) for key, of_files in parts.items()}
@@ -135,15 +119,12 @@ def gather_arrays(config: ArraysConfig) -> Rows:
         present[name] = arrays.get(f"data.present.{name}", np.ones(num, dtype=bool))
         if key in tables:
             present[name] = present[name] & ~np.isnan(x[name]).all(axis=1)
-    if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
-        raise MandorlaError(
-            f"data.present: sample {alone[0]} and {len(alone) - 1} other(s) have no modality: remove them"
-        )
+    check_present(present, "data.present")
     labels = {name: arrays[f"data.labels.{name}"] for name in config.labels}
     groups = _names(arrays.get("data.groups", np.arange(num)))
     ids = [f"{group}-{row}" if config.groups else str(row) for row, group in enumerate(groups)]
     given = _names(arrays["data.split"]).tolist() if config.split else None
-    channels = {name: _channels(config, f"data.images.{name}", place, load) for name, place in config.images.items()}
+    channels = {name: _channels(f"data.images.{name}", place, find, load) for name, place in config.images.items()}
     return Rows(x, present, ids, groups, labels, given, channels)
 
 
@@ -167,17 +148,13 @@ def _to_images(dimensions: int, key: str, array: np.ndarray) -> np.ndarray:
     return array if isinstance(array, np.memmap) else np.ascontiguousarray(array)  # an .npy may not fit into memory
 
 
-def _read_all(
-    config: ArraysConfig,
-    key: str,
-    places: Places | tuple[str | None, ...],
-    load: Load,
-) -> list[np.ndarray | None]:
+def _read_all(key: str, places: Places | tuple[str | None, ...], find: Find, load: Load) -> list[np.ndarray | None]:
     """Return the arrays called `places`, the value of the setting `key`, one for each file."""
     places = (places,) if isinstance(places, str) else places
     if not places:
         raise MandorlaError(f"{key}: an empty list; name an array for each file")
-    return [None if place is None else _read(config, key, place, load) for place in places]
+    as_text = key in ("data.groups", "data.split")
+    return [None if place is None else read_array(place, find, key, as_text, load) for place in places]
 
 
 def _join(key: str, arrays: list[np.ndarray | None], first: str, lengths: list[int]) -> np.ndarray:
@@ -195,19 +172,24 @@ def _join(key: str, arrays: list[np.ndarray | None], first: str, lengths: list[i
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
-def _read(config: ArraysConfig, key: str, name: str, load: Load) -> np.ndarray:
-    """Return the array called `name`, a value of the setting `key`."""
+def read_array(name: str, find: Find, key: str, as_text: bool = False, load: Load | None = None) -> np.ndarray:
+    """Return the array called `name`, such as `scans.npz:x:2`, or columns of a table, in the file that `find` finds.
+
+    Cells of a table are names if they are taken `as_text`; `load` reads a file.
+
+    Raises `MandorlaError`, which names `key` or the file, where there is none.
+    """
+    load = load or _load
     if match := TABLE.fullmatch(name):
-        path = config.find(match["file"], config.source)
+        path = find(match["file"])
         columns = load(path, None)
-        names = _wanted(columns, match["columns"], path)
-        return _columns(columns, names, path, key in ("data.groups", "data.split"))
+        return _columns(columns, _wanted(columns, match["columns"], path), path, as_text)
     match = NAME.fullmatch(name)
     if match is None:
         raise MandorlaError(
             f"{key}: {name!r} names no array; write FILE.npz:KEY, FILE.npz:KEY:CHANNEL, FILE.npy or FILE.csv:COLUMN,..."
         )
-    path = config.find(match["npz"] or match["npy"], config.source)
+    path = find(match["npz"] or match["npy"])
     array = load(path, match["key"])
     if match["by"]:
         rows = load(path, match["by"])
@@ -234,11 +216,11 @@ def _tables(places: Places | tuple[str | None, ...] | None) -> tuple[str, ...]:
     return tuple(match["file"] for name in names if name and (match := TABLE.fullmatch(name)))
 
 
-def _channels(config: ArraysConfig, key: str, places: Places, load: Load) -> tuple[str, ...]:
+def _channels(key: str, places: Places, find: Find, load: Load) -> tuple[str, ...]:
     """Return the names of the channels of a modality, the value of the setting `key`; none but in tables."""
     names: tuple[str, ...] = ()
     for match in filter(None, map(TABLE.fullmatch, (places,) if isinstance(places, str) else places)):
-        path = config.find(match["file"], config.source)
+        path = find(match["file"])
         own = _wanted(load(path, None), match["columns"], path)
         if names and own != names:
             raise MandorlaError(f"{key}: {path} has the columns {', '.join(own)}, not {', '.join(names)}; name them")

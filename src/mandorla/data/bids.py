@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mandorla.data.find import find
 from mandorla.data.pairing import Found, Pairs, Unpairable, in_order, is_mask, pair, to_modality
 from mandorla.data.participants import ParticipantsConfig, add_labels
-from mandorla.data.readers import NIFTI, find, stem, suffix
+from mandorla.data.places import NIFTI, stem, suffix
 from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
+from mandorla.data.find import find, to_regex
 from mandorla.data.pairing import (
     Found,
     KeyPattern,
@@ -33,7 +34,7 @@ from mandorla.data.pairing import (
     with_parts,
 )
 from mandorla.data.participants import ParticipantsConfig, add_labels
-from mandorla.data.readers import SUFFIXES, find, split_place, stem, to_regex
+from mandorla.data.places import SUFFIXES, split_place, stem
 from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 

@@ -31,9 +31,8 @@ from torch import Tensor
 from mandorla.config import Settings
 from mandorla.data.dataset import Dataset, evenly
 from mandorla.errors import MandorlaError
-from mandorla.storage import read_json, write_text
+from mandorla.storage import INTENSITY, read_json, write_text
 
-FILE = "intensity.json"
 LEVELS = 1024  # among which the background is looked for
 NUM_VALUES = 2**24  # at most so many values, spread evenly, are looked at for a percentile or a deviation
 NUM_ROWS = 2**13  # of at most about so many samples, spread evenly: each must be fetched
@@ -356,16 +355,16 @@ def look(intensity: Mapping[str, Fitted], train: Dataset) -> dict[str, Fitted]:
 
 def write_intensity(run: Path, intensity: Mapping[str, Fitted]) -> None:
     """Write `intensity.json` into a run folder."""
-    write_text(run / FILE, json.dumps({name: fitted.to_json() for name, fitted in intensity.items()}, indent=1))
+    write_text(run / INTENSITY, json.dumps({name: fitted.to_json() for name, fitted in intensity.items()}, indent=1))
 
 
 def read_intensity(run: Path) -> dict[str, Fitted]:
     """Return what a run's `intensity.json` says by modality. Raises `MandorlaError` if it is missing or damaged."""
     try:
-        return {name: Fitted.of_json(tree) for name, tree in read_json(run / FILE).items()}
+        return {name: Fitted.of_json(tree) for name, tree in read_json(run / INTENSITY).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MandorlaError(
-            f"{run / FILE} is damaged ({type(error).__name__}): restore it, or begin a new run"
+            f"{run / INTENSITY} is damaged ({type(error).__name__}): restore it, or begin a new run"
         ) from error
 
 

@@ -18,24 +18,24 @@ References: Vasco et al.: Leveraging Hierarchy in Multimodal Generative Models f
 (2022), https://doi.org/10.1016/j.neunet.2021.11.019 (the pairing).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from mandorla.data.dataset import Batch, Modality, Splits, all_present, pieces
+from mandorla.data.composed import Composed, compose_parts
+from mandorla.data.dataset import Modality, Splits, pieces
 from mandorla.data.fsdd import RATE, load_fsdd
 from mandorla.data.instances import Instances
-from mandorla.data.intensity import UNIT
 from mandorla.data.mnist import load_mnist
 from mandorla.data.pendigits import LARGEST, load_pendigits
 from mandorla.data.random import Draws
 from mandorla.data.root import RootedConfig
 from mandorla.data.spectrogram import SpectrogramConfig, log_mel
+from mandorla.data.splits import PARTS
 from mandorla.errors import MandorlaError
 
 _CHUNK = 256  # sounds that are transformed at once
@@ -68,25 +68,21 @@ class Kind:
     factors: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-class Mhd:
+class Mhd(Composed):
     """Compose samples of one part ("train", "val" or "test") of `mhd` from its `kinds` by modality.
 
     Factors: `digit`, `instance_image`, `instance_sound`, `instance_trajectory` (rows of `kinds`), `speaker_sound`.
     """
 
     def __init__(self, part: str, num: int, seed: int, kinds: dict[str, Kind]):
-        self.part, self.seed, self.kinds = part, seed, kinds
-        self.ids = [f"{part}-{index}" for index in range(num)]
         shapes = {name: kind.values.shape[1:] for name, kind in kinds.items()}
-        self.modalities = tuple(Modality(name, shape[0], shape[1:]) for name, shape in shapes.items())
+        modalities = [Modality(name, shape[0], shape[1:]) for name, shape in shapes.items()]
+        super().__init__("mhd", part, num, seed, modalities)
+        self.kinds = kinds
         self._instances = {name: Instances(kind.digits, np.arange(len(kind.digits))) for name, kind in kinds.items()}
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Return the samples at `indices`: each modality float32 `(B, C, *size)` in [0, 1]."""
-        draws = Draws(self.seed, indices, f"mhd/{self.part}")
+    def compose(self, draws: Draws) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """Return the modalities, each float32 `(B, C, *size)` in [0, 1], and the factors."""
         digit = (draws / "digit").integers(10)
         x, factors = {}, {"digit": digit}
         for name, kind in self.kinds.items():
@@ -94,7 +90,7 @@ class Mhd:
             x[name] = torch.from_numpy(kind.values[rows].astype(np.float32) / np.float32(kind.scale))
             factors[f"instance_{name}"] = rows
             factors |= {f"{key}_{name}": values[rows] for key, values in kind.factors.items()}
-        return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
+        return x, factors
 
 
 def load_mhd(config: MhdConfig, seed: int) -> Splits:
@@ -103,11 +99,8 @@ def load_mhd(config: MhdConfig, seed: int) -> Splits:
     Raises `MandorlaError` if files are missing, damaged or hold something else.
     """
     images, sounds, drawings = load_mnist(config), load_fsdd(config), load_pendigits(config)
-    nums = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
-    seeds = {"train": seed, "val": 0, "test": 0}
-    parts = {}
-    contents = sha256(f"{config.model_dump_json(exclude={'root'})} {seed}".encode())
-    for part, num in nums.items():
+
+    def part_of(part: str, num: int, seed: int) -> Mhd:
         (image, image_digit), (sound, sound_digit, speaker) = images[part], sounds[part]
         drawing, drawing_digit = drawings[part]
         kinds = {
@@ -120,11 +113,10 @@ def load_mhd(config: MhdConfig, seed: int) -> Splits:
                 raise MandorlaError(
                     f"{config.locate('')}: not every digit 0 to 9 has a {name} for {part}; fetch it anew"
                 )
-        for array in (*images[part], *sounds[part], *drawings[part]):
-            contents.update(np.ascontiguousarray(array))
-        parts[part] = Mhd(part, num, seeds[part], kinds)
-    intensity = {modality.name: UNIT for modality in parts["train"].modalities}
-    return Splits(**parts, intensity=intensity, contents=contents.hexdigest())
+        return Mhd(part, num, seed, kinds)
+
+    arrays = (array for part in PARTS for of in (images, sounds, drawings) for array in of[part])
+    return compose_parts(config, seed, part_of, arrays)
 
 
 def _to_unit(sounds: np.ndarray, settings: SpectrogramConfig) -> np.ndarray:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mandorla.data.pairing import KeyPattern, Pairs, Row, Unpairable, is_mask, pair_rows, read_key, to_modality, to_part
-from mandorla.data.readers import NIFTI, check_text, split_place, stem, suffix
+from mandorla.data.places import NIFTI, check_text, split_place, stem, suffix
 from mandorla.data.root import comes_from
 from mandorla.data.samples import FilesConfig
 from mandorla.data.table import find_place, to_label_name

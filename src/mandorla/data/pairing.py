@@ -5,7 +5,7 @@ A source (`mandorla.data.folders` and others) finds files and reads off each who
 paired by key and never by order, and what comes out does not depend on the order in which they were found.
 
 A *place* is where the values of one modality of one sample lie: `PATH`, or `PATH:KEY` for a part of a file, as
-`mandorla.data.readers` says.
+`mandorla.data.places` says.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
-from mandorla.data.readers import split_place
+from mandorla.data.places import split_place
 from mandorla.data.splits import PARTS
 from mandorla.data.stored import StoredConfig
 from mandorla.errors import MandorlaError
@@ -153,33 +153,10 @@ def pair(
     """
     if len(set(modalities)) < 2:
         raise MandorlaError(f"{source}: {len(set(modalities))} modality given, paired data need two or more")
-    places: dict[str, dict[str, str]] = {name: {} for name in (*modalities, *masks)}
-    first: dict[str, Found] = {}
-    used: dict[str, Found] = {}
-    lost = []
-    for item in sorted(found):
-        if isinstance(item, Unpairable):
-            lost.append(item)
-            continue
-        place, name, key, subject = item
-        if not key.isprintable():
-            raise MandorlaError(f"{place}: unprintable characters in the key {key!r}; rename it")
-        if key in places[name]:
-            raise MandorlaError(
-                f"{place}: is {name} of {key!r}, and so is {places[name][key]}; make the key tell them apart, or "
-                "remove one"
-            )
-        if (other := first.setdefault(key, item)).subject != subject:
-            raise MandorlaError(
-                f"{place}: {key!r} is of subject {subject!r}, but of {other.subject!r} by {other.place}; mend the key"
-            )
-        if name in modalities and (other := used.setdefault(_real(place), item)) is not item:
-            raise MandorlaError(
-                f"{place}: is {name} of {key!r}, and also {other.name} of {other.key!r}; each sample and modality "
-                "needs a file of its own"
-            )
-        places[name][key] = place
+    items = sorted(found)
+    places, subjects = _place([item for item in items if isinstance(item, Found)], modalities, masks)
     ids = sorted({key for name in modalities for key in places[name]})
+    lost = [item for item in items if isinstance(item, Unpairable)]
     lost += [
         Unpairable(place, f"is {name} of {key!r}, of which there is no image")
         for name in masks
@@ -205,10 +182,42 @@ def pair(
     return Pairs(
         files={name: [places[name].get(key) for key in ids] for name in modalities},
         ids=ids,
-        groups=[first[key].subject for key in ids],
+        groups=[subjects[key] for key in ids],
         masks={name: [places[name].get(key) for key in ids] for name in masks if set(ids) & places[name].keys()},
         report=PairingReport(paired=len(ids) - len(set().union(*partly.values())), partly=partly, skipped=sorted(lost)),
     )
+
+
+def _place(
+    found: Sequence[Found], modalities: Sequence[str], masks: Sequence[str]
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Return the place of each modality and mask by key, and the subject of each key.
+
+    Raises `MandorlaError` for two places, or subjects, of one key, and a file that stands for two images.
+    """
+    places: dict[str, dict[str, str]] = {name: {} for name in (*modalities, *masks)}
+    first: dict[str, Found] = {}
+    used: dict[str, Found] = {}
+    for item in found:
+        place, name, key, subject = item
+        if not key.isprintable():
+            raise MandorlaError(f"{place}: unprintable characters in the key {key!r}; rename it")
+        if key in places[name]:
+            raise MandorlaError(
+                f"{place}: is {name} of {key!r}, and so is {places[name][key]}; make the key tell them apart, or "
+                "remove one"
+            )
+        if (other := first.setdefault(key, item)).subject != subject:
+            raise MandorlaError(
+                f"{place}: {key!r} is of subject {subject!r}, but of {other.subject!r} by {other.place}; mend the key"
+            )
+        if name in modalities and (other := used.setdefault(_real(place), item)) is not item:
+            raise MandorlaError(
+                f"{place}: is {name} of {key!r}, and also {other.name} of {other.key!r}; each sample and modality "
+                "needs a file of its own"
+            )
+        places[name][key] = place
+    return places, {key: item.subject for key, item in first.items()}
 
 
 def pair_rows(rows: Iterable[Row | Unpairable], modalities: Sequence[str], config: PairingConfig, source: str) -> Pairs:

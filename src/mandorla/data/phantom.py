@@ -22,14 +22,17 @@ Gudbjartsson, Patz: The Rician distribution of noisy MRI data (1995), https://do
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from mandorla.config import Settings
-from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.data.composed import Composed, compose_parts
+from mandorla.data.dataset import Modality, Splits
 from mandorla.data.random import Draws
 
 
@@ -106,7 +109,7 @@ class PhantomConfig(Settings):
         return self
 
 
-class Phantom:
+class Phantom(Composed):
     """Compose samples of one part ("train", "val" or "test") of the phantom.
 
     Factors that are shared: `anatomy` (B, K) in the order of `ANATOMY`; `clean_t1`, `clean_t2` (B, 1, *size), the
@@ -116,20 +119,15 @@ class Phantom:
     """
 
     def __init__(self, config: PhantomConfig, part: str, num: int, seed: int):
-        self.size, self.part, self.seed = config.size, part, seed
-        self.ids = [f"{part}-{index}" for index in range(num)]
-        self.modalities = tuple(Modality(name, 1, config.size) for name in CONTRASTS)
+        super().__init__(config.kind, part, num, seed, [Modality(name, 1, config.size) for name in CONTRASTS])
+        self.size = config.size
         self._axes = [np.linspace(-1, 1, 2 * n + 1, dtype=np.float32)[1::2] for n in config.size]  # pixel centres
         self._grid = [_along(axis, j, len(config.size)) for j, axis in enumerate(self._axes)]
         self._pixels = float(np.prod(config.size)) ** (1 / len(config.size)) / 2  # per unit of length
         self._bias_basis = bias_basis(self._grid)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Return the samples at `indices`: each modality float32 `(B, 1, *size)` in [0, 1]."""
-        draws = Draws(self.seed, indices, f"phantom/{self.part}")
+    def compose(self, draws: Draws) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """Return both images, float32 `(B, 1, *size)` in [0, 1], and the factors."""
         anatomy = {name: (draws / name).uniform(*limits).astype(np.float32) for name, limits in ANATOMY.items()}
         volumes = self._tissues(draws / "warp", anatomy)
         factors = {"anatomy": np.stack(list(anatomy.values()), axis=1)}
@@ -141,7 +139,7 @@ class Phantom:
             x[name] = torch.from_numpy(image[:, None])
             tr, te = (np.full(len(image), np.mean(limits)) for limits in (contrast.tr, contrast.te))
             factors[f"clean_{name}"] = (contrast.gain * spin_echo(volumes, tr, te)).clip(0, 1)[:, None]
-        return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
+        return x, factors
 
     def _tissues(self, draws: Draws, anatomy: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the partial volume of each tissue, float32 `(B, *size)` in [0, 1]; they sum to at most 1."""
@@ -260,11 +258,7 @@ def bias_basis(grid: Sequence[np.ndarray]) -> np.ndarray:
 
 def load_phantom(config: PhantomConfig, seed: int) -> Splits:
     """Return the three parts; `seed` chooses the training samples, val and test are the same for every seed."""
-    return Splits(
-        Phantom(config, "train", config.num_train, seed),
-        Phantom(config, "val", config.num_val, 0),
-        Phantom(config, "test", config.num_test, 0),
-    )
+    return compose_parts(config, seed, partial(Phantom, config))
 
 
 def _along(axis: np.ndarray, j: int, num: int) -> np.ndarray:

@@ -17,8 +17,7 @@ References: Sutter, Daunhawer, Vogt: Generalized Multimodal ELBO (2021), https:/
 Alpaydin, Kaynak: Optical Recognition of Handwritten Digits (1998), https://doi.org/10.24432/C50P49.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -27,9 +26,11 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, model_validator
 from skimage.transform import resize
+from torch import Tensor
 
 from mandorla.config import Settings
-from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.data.composed import Composed, compose_parts
+from mandorla.data.dataset import Modality, Splits
 from mandorla.data.instances import Instances
 from mandorla.data.random import Draws
 
@@ -60,7 +61,7 @@ class PolydigitsConfig(Settings):
         return self
 
 
-class Polydigits:
+class Polydigits(Composed):
     """Compose samples of one part ("train", "val" or "test") of polydigits.
 
     Factors: `digit`, and for each view `instance_view0` (row in load_digits), `position_view0` (row, column of the
@@ -69,26 +70,20 @@ class Polydigits:
     """
 
     def __init__(self, config: PolydigitsConfig, part: str, num: int, seed: int):
-        self.part, self.seed = part, seed
-        self.ids = [f"{part}-{index}" for index in range(num)]
-        self.modalities = tuple(Modality(name, 3, (config.size, config.size)) for name in VIEWS)
+        super().__init__(config.kind, part, num, seed, [Modality(name, 3, (config.size,) * 2) for name in VIEWS])
         self._digits, labels = _digit_windows(config.size, config.digit_size)
         self._instances = Instances(labels, split_instances(labels)[part])
         self._photographs = {name: _photograph_windows(photo, config.size) for name, photo in VIEWS.items()}
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Return the samples at `indices`: each view float32 `(B, 3, size, size)` in [0, 1]."""
-        draws = Draws(self.seed, indices, f"polydigits/{self.part}")
+    def compose(self, draws: Draws) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """Return the views, each float32 `(B, 3, size, size)` in [0, 1], and the factors."""
         digit = (draws / "digit").integers(10)
         factors = {"digit": digit}
         instances = self._instances.draw(draws / "instance", digit, VIEWS)
         x = {}
         for name, instance in zip(VIEWS, instances, strict=True):
             x[name] = torch.from_numpy(self._view(name, instance, draws / name, factors))
-        return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
+        return x, factors
 
     def _view(self, name: str, instance: np.ndarray, draws: Draws, factors: dict[str, np.ndarray]) -> np.ndarray:
         """Return one view `(B, 3, size, size)` and note its private factors."""
@@ -123,11 +118,7 @@ def split_instances(labels: np.ndarray) -> dict[str, np.ndarray]:
 
 def load_polydigits(config: PolydigitsConfig, seed: int) -> Splits:
     """Return the three parts; `seed` chooses the training samples, val and test are the same for every seed."""
-    return Splits(
-        Polydigits(config, "train", config.num_train, seed),
-        Polydigits(config, "val", config.num_val, 0),
-        Polydigits(config, "test", config.num_test, 0),
-    )
+    return compose_parts(config, seed, partial(Polydigits, config))
 
 
 def _draw(name: str, value: np.ndarray, background: np.ndarray) -> np.ndarray:

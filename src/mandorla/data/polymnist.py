@@ -18,10 +18,10 @@ References: Sutter, Daunhawer, Vogt: Generalized Multimodal ELBO (2021), https:/
 IDMVAE, 2025, https://arxiv.org/abs/2509.23548 (quadrants).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from copy import copy
-from functools import cache
-from hashlib import sha256
+from functools import cache, partial
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -30,15 +30,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mandorla.data.dataset import Batch, Modality, Splits, all_present
+from mandorla.data.composed import Composed, compose_parts
+from mandorla.data.dataset import Modality, Splits
 from mandorla.data.instances import Instances
-from mandorla.data.intensity import UNIT
 from mandorla.data.mnist import load_mnist
 from mandorla.data.random import Draws
 from mandorla.data.root import RootedConfig
 
 PHOTOGRAPHS = ("rocket", "coffee", "astronaut", "retina", "chelsea")
 Drawing = Literal["red", "inverted", "blue"]
+Digits = tuple[np.ndarray, np.ndarray]  # images `(N, 28, 28)` and the digits that they show `(N,)`
 _COLOUR = {"red": (1, 0, 0), "blue": (0, 0, 1)}
 _BITS = 8  # of the weights of the resize: two of them times a byte stay below 2^24
 _CHUNK = 4096  # images that are resized at once
@@ -70,23 +71,21 @@ class PolymnistConfig(RootedConfig):
         return self
 
 
-class Polymnist:
-    """Compose samples of one part ("train", "val" or "test") of PolyMNIST from its `images` `(N, 28, 28)` of `digits`.
+class Polymnist(Composed):
+    """Compose samples of one part ("train", "val" or "test") of PolyMNIST from the images of `digits[part]`.
 
-    Factors: `digit`, and for each view `instance_view0` (row in `images`), `quadrant_view0` (0..3 = upper left, upper
+    Factors: `digit`, and for each view `instance_view0` (row of images), `quadrant_view0` (0..3 = upper left, upper
     right, lower left, lower right; with `quadrants` alone) and `crop_view0` (row, column in the photograph).
     """
 
-    def __init__(self, config: PolymnistConfig, part: str, num: int, seed: int, images: np.ndarray, digits: np.ndarray):
-        self.config, self.part, self.seed = config, part, seed
-        self.ids = [f"{part}-{index}" for index in range(num)]
-        self.modalities = tuple(Modality(f"view{k}", 3, (config.size,) * 2) for k in range(len(config.views)))
-        self._instances = Instances(digits, np.arange(len(digits)))
+    def __init__(self, config: PolymnistConfig, digits: Mapping[str, Digits], part: str, num: int, seed: int):
+        views = [Modality(f"view{k}", 3, (config.size,) * 2) for k in range(len(config.views))]
+        super().__init__(config.kind, part, num, seed, views)
+        self.config = config
+        images, labels = digits[part]
+        self._instances = Instances(labels, np.arange(len(labels)))
         self._digits = resize_exactly(torch.from_numpy(images), config.size // 2 if config.quadrants else config.size)
         self._photographs = [_photograph(name) for name in PHOTOGRAPHS[: len(config.views)]]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def on(self, device: torch.device) -> "Polymnist":
         """Return the same samples, composed on `device`."""
@@ -95,9 +94,8 @@ class Polymnist:
         moved._photographs = [photograph.to(device) for photograph in self._photographs]
         return moved
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Return the samples at `indices`: each view float32 `(B, 3, size, size)` in [0, 1]."""
-        draws = Draws(self.seed, indices, f"polymnist/{self.part}")
+    def compose(self, draws: Draws) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """Return the views, each float32 `(B, 3, size, size)` in [0, 1], and the factors."""
         digit = (draws / "digit").integers(10)
         factors = {"digit": digit}
         names = [modality.name for modality in self.modalities]
@@ -108,7 +106,7 @@ class Polymnist:
                 names, self.config.views, self._photographs, instances, strict=True
             )
         }
-        return Batch(x, all_present(x), factors, [self.ids[index] for index in indices])
+        return x, factors
 
     def _view(
         self,
@@ -144,14 +142,7 @@ def load_polymnist(config: PolymnistConfig, seed: int) -> Splits:
     Raises `MandorlaError` if the files of MNIST are missing or damaged.
     """
     digits = load_mnist(config)
-    nums = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
-    seeds = {"train": seed, "val": 0, "test": 0}
-    parts = {part: Polymnist(config, part, nums[part], seeds[part], *digits[part]) for part in digits}
-    contents = sha256(f"{config.model_dump_json(exclude={'root'})} {seed}".encode())
-    for images, labels in digits.values():
-        contents.update(images.tobytes() + labels.tobytes())
-    intensity = {modality.name: UNIT for modality in parts["train"].modalities}
-    return Splits(**parts, intensity=intensity, contents=contents.hexdigest())
+    return compose_parts(config, seed, partial(Polymnist, config, digits), chain.from_iterable(digits.values()))
 
 
 def resize_exactly(images: Tensor, size: int) -> Tensor:

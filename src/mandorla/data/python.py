@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mandorla.data.arrays import Rows
 from mandorla.data.dataset import Splits
-from mandorla.data.stored import StoredConfig, divide
+from mandorla.data.stored import Rows, StoredConfig, check_present, divide
 from mandorla.errors import MandorlaError, did_you_mean
 from mandorla.registry import Register
 
@@ -56,8 +55,7 @@ def load_python(config: PythonConfig, seed: int) -> Splits:
 
     Raises `MandorlaError` as `gather_samples` and `divide` do.
     """
-    rows = gather_samples(config)
-    return divide(rows.x, rows.present, rows.ids, rows.groups, config, seed, "data.dataset", rows.labels, rows.parts)
+    return divide(gather_samples(config), config, seed, "data.dataset")
 
 
 def gather_samples(config: PythonConfig) -> Rows:
@@ -119,8 +117,7 @@ class _Samples:
             raise MandorlaError(f"{self.whose}: paired data need two modalities or more, its samples have: {found}")
         if unseen := [name for name in self.names if name not in self.x]:
             raise MandorlaError(f"{self.whose}: no sample has {unseen[0]!r}: leave it out")
-        if len(alone := np.flatnonzero(~np.any(list(self.present.values()), axis=0))):
-            raise MandorlaError(f"{self.whose}: sample {alone[0]} has no modality: leave it out")
+        check_present(self.present, self.whose)
         given = self.known["group"]
         grouped = None not in given
         if not grouped and set(given) != {None}:

@@ -19,7 +19,8 @@ from mandorla.data.geometry import Geometry, Turn, across, check_axes, resample
 from mandorla.data.intensity import background, empty
 from mandorla.data.labels import shrink_mask
 from mandorla.data.pairing import PairingConfig
-from mandorla.data.readers import Reading, ReadOptions, forget, read
+from mandorla.data.places import Reading, ReadOptions
+from mandorla.data.readers import forget, read
 from mandorla.data.stored import shrink
 from mandorla.errors import MandorlaError
 

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mandorla.data.find import find
 from mandorla.data.pairing import Found, KeyPattern, Pairs, Unpairable, in_order, is_mask, pair, read_key, to_modality
 from mandorla.data.participants import ParticipantsConfig, add_labels
-from mandorla.data.readers import TABLES, find, stem, suffix
+from mandorla.data.places import TABLES, stem, suffix
 from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 

@@ -12,6 +12,7 @@ https://arxiv.org/abs/1611.07004.
 import re
 from typing import Literal
 
+from mandorla.data.find import find
 from mandorla.data.images import SUFFIXES
 from mandorla.data.pairing import (
     Found,
@@ -24,7 +25,7 @@ from mandorla.data.pairing import (
     with_parts,
 )
 from mandorla.data.participants import ParticipantsConfig, add_labels
-from mandorla.data.readers import find, stem, suffix
+from mandorla.data.places import stem, suffix
 from mandorla.data.root import comes_from
 from mandorla.errors import MandorlaError
 

@@ -7,7 +7,7 @@ here makes floats of a whole array, so that a set may be larger than memory.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import combinations
 from typing import Annotated, Literal
@@ -19,10 +19,11 @@ from torch.nn.functional import interpolate
 
 from mandorla.data.augment import AugmentConfig
 from mandorla.data.dataset import Batch, Modality, Splits, row_chunks
+from mandorla.data.duplicates import Marks, check_duplicates, sketch
 from mandorla.data.intensity import AsStored, Fitted, IntensityConfig, fit
 from mandorla.data.labels import Label, shrink_mask, to_label
 from mandorla.data.root import RootedConfig
-from mandorla.data.splits import PARTS, Marks, check_duplicates, sketch, split
+from mandorla.data.splits import PARTS, split
 from mandorla.errors import MandorlaError, MandorlaWarning
 
 
@@ -96,74 +97,67 @@ class StoredDataset:
         return Batch(x, present, factors, [self.ids[index] for index in indices])
 
 
-def divide(
-    x: dict[str, np.ndarray],
-    present: dict[str, np.ndarray],
-    ids: Sequence[str],
-    groups: Sequence[str],
-    config: StoredConfig,
-    seed: int,
-    source: str,
-    labels: Mapping[str, np.ndarray | Sequence[str | float | None]] | None = None,
-    parts: Sequence[str | None] | None = None,
-    marks: Mapping[str, Marks] | None = None,
-) -> Splits:
-    """Return the images `x[name]` `(N, C, *size)`, of any number type, as train, val and test, divided by group.
+@dataclass(frozen=True)
+class Rows:
+    """Hold N samples, row by row, before they are divided.
+
+    - `x[name]`: `(N, C, *size)`, of any number type; `present[name]`: bool `(N,)`
+    - `ids`, `groups`: a name and a group, such as the patient, for each
+    - `labels[name]`: N values, as `mandorla.data.labels` says
+    - `parts`: train, val or test for each, where the data bring their own division
+    - `columns[name]`: the names of a modality's channels, none but in tables
+    - `marks[name]`: of images that were looked at before: of their size, and without NaN
+    """
+
+    x: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    ids: Sequence[str]
+    groups: Sequence[str] | np.ndarray
+    labels: Mapping[str, np.ndarray | Sequence[str | float | None]] = field(default_factory=dict)
+    parts: Sequence[str | None] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    marks: Mapping[str, Marks] | None = None
+
+
+def divide(samples: Rows, config: StoredConfig, seed: int, source: str) -> Splits:
+    """Return `samples` as train, val and test, divided by group.
 
     Images and masks are averaged down to `config.size`; what stands where a modality is missing is never looked at.
-    `labels` go to the factors, as `mandorla.data.labels` says; a mask called `..._mask` also gives `..._present`,
-    whether it marks anything. `parts` names the part of each sample where the data bring their own division. `marks`
-    are those of images that were looked at before: of their size, and without NaN. `source` names the data in errors.
+    Labels go to the factors; a mask called `..._mask` also gives `..._present`, whether it marks anything. `source`
+    names the data in errors.
 
     Raises `MandorlaError` for values that are NaN or infinite or do not fit `config.intensity`, a division that leaks,
     the same image in two parts, names in the settings that the data do not have, and where no training sample has two
     modalities. Warns of two that none has both of, and of one that is the same in all.
     """
-    ids, groups = np.asarray(ids).astype(str), np.asarray(groups).astype(str)
+    ids, groups = np.asarray(samples.ids).astype(str), np.asarray(samples.groups).astype(str)
     for name in config.intensity_of:
-        if name not in x:
-            raise MandorlaError(f"data.intensity_of: no modality {name!r} in the data, only {', '.join(x)}")
-    known = _labels(labels or {}, {images.shape[2:] for images in x.values()}, config)
+        if name not in samples.x:
+            raise MandorlaError(f"data.intensity_of: no modality {name!r} in the data, only {', '.join(samples.x)}")
+    known = _labels(samples.labels, {images.shape[2:] for images in samples.x.values()}, config)
     strata = known[config.stratify].values if config.stratify else None
     shares = (config.val_share, config.test_share)
-    rows = split(groups, *shares, seed, source, strata, config.exclude, parts, ids.tolist())
-    together, apart = sort_pairs({name: there[rows["train"]] for name, there in present.items()})
-    if not together:
-        raise MandorlaError(
-            f"{source}: no training sample has two modalities, so nothing says what they share; mend what pairs them, "
-            "such as data.key"
-        )
-    if apart:
-        text = ", ".join(map(" and ".join, apart))
-        warnings.warn(f"{source}: no training sample has both {text}", MandorlaWarning, stacklevel=2)
+    rows = split(groups, *shares, seed, source, strata, config.exclude, samples.parts, ids.tolist())
+    _check_together({name: there[rows["train"]] for name, there in samples.present.items()}, source)
     used = np.isin(np.arange(len(ids)), np.concatenate([*rows.values()]))
-    present = {name: there & used for name, there in present.items()}
-    stored = {}
-    for name, images in x.items():
+    present = {name: there & used for name, there in samples.present.items()}
+    stored, marks, intensity = {}, {}, {}
+    for name, images in samples.x.items():
         place = f"{source}, modality {name}"
-        if marks is None:
+        if samples.marks is None:
             _check_numbers(images, present[name], ids, place)
-        stored[name] = shrink(images, config.size, place)
-    marks = marks or {name: Marks.of(images, present[name]) for name, images in stored.items()}
-    intensity = {
-        name: fit(
-            config.intensity_of.get(name, config.intensity),
-            images,
-            present[name],
-            rows["train"],
-            groups,
-            f"{source}, modality {name}",
-        )
-        for name, images in stored.items()
-    }
+        stored[name] = images = shrink(images, config.size, place)
+        marks[name] = samples.marks[name] if samples.marks else Marks.of(images, present[name])
+        settings = config.intensity_of.get(name, config.intensity)
+        fitted = fit(settings, images, present[name], rows["train"], groups, place)
+        intensity[name] = replace(fitted, columns=samples.columns.get(name, ()))
+        own = marks[name].hashes[rows["train"][present[name][rows["train"]]]]
+        if len(own) > 1 and (own == own[0]).all():
+            text = f"{place}: all training samples are the same; nothing can be learnt of it"
+            warnings.warn(text, MandorlaWarning, stacklevel=2)
     if config.duplicates == "error":
         sketches = {name: sketch(m.cells) for name, m in marks.items()}
         check_duplicates({name: m.digests() for name, m in marks.items()}, sketches, rows, ids, source)
-    for name, m in marks.items():
-        own = m.hashes[rows["train"][present[name][rows["train"]]]]
-        if len(own) > 1 and (own == own[0]).all():
-            text = f"{source}, modality {name}: all training samples are the same; nothing can be learnt of it"
-            warnings.warn(text, MandorlaWarning, stacklevel=2)
     values = {name: label.values for name, label in known.items()}
     datasets = {
         part: StoredDataset(stored, present, intensity, values, ids[r].tolist(), groups[r], r)
@@ -180,12 +174,6 @@ def with_intensity(splits: Splits, intensity: Mapping[str, Fitted]) -> Splits:
         for name, part in splits.parts.items()
     }
     return replace(splits, **parts, intensity=intensity)
-
-
-def with_columns(splits: Splits, columns: Mapping[str, tuple[str, ...]]) -> Splits:
-    """Return `splits` whose modalities' channels have the names `columns[modality]`, none but in tables."""
-    named = {name: replace(fitted, columns=columns[name]) for name, fitted in splits.intensity.items()}
-    return with_intensity(splits, named)
 
 
 def _labels(given: Mapping, spaces: set[tuple[int, ...]], config: StoredConfig) -> dict[str, Label]:
@@ -220,6 +208,25 @@ def sort_pairs(present: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, str]]
     pairs = list(combinations(present, 2))
     together = [(one, other) for one, other in pairs if (present[one] & present[other]).any()]
     return together, [pair for pair in pairs if pair not in together]
+
+
+def check_present(present: Mapping[str, np.ndarray], source: str) -> None:
+    """Raise `MandorlaError`, which begins with `source`, for a sample without any modality."""
+    if len(alone := np.flatnonzero(~np.any(list(present.values()), axis=0))):
+        raise MandorlaError(f"{source}: sample {alone[0]} has no modality: leave it out ({len(alone)} such sample(s))")
+
+
+def _check_together(present: Mapping[str, np.ndarray], source: str) -> None:
+    """Raise `MandorlaError` if no training sample has two modalities; warn of two that none has both of."""
+    together, apart = sort_pairs(present)
+    if not together:
+        raise MandorlaError(
+            f"{source}: no training sample has two modalities, so nothing says what they share; mend what pairs them, "
+            "such as data.key"
+        )
+    if apart:
+        text = ", ".join(map(" and ".join, apart))
+        warnings.warn(f"{source}: no training sample has both {text}", MandorlaWarning, stacklevel=3)
 
 
 def _check_numbers(images: np.ndarray, present: np.ndarray, ids: np.ndarray, place: str) -> None:

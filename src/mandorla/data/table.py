@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mandorla.data.pairing import NOTHING, Pairs, Row, Unpairable, is_mask, pair_rows, to_modality, to_part, to_values
-from mandorla.data.readers import check_text, split_place, suffix
+from mandorla.data.places import check_text, split_place, suffix
 from mandorla.data.root import comes_from
 from mandorla.data.samples import FilesConfig
 from mandorla.errors import MandorlaError

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from mandorla.data.dataset import Splits
+from mandorla.data.images import MOST_BYTES
 from mandorla.data.images import SUFFIXES as IMAGES
-from mandorla.data.readers import MOST_BYTES, NIFTI, SOUNDS, TABLES, suffix
+from mandorla.data.places import NIFTI, SOUNDS, TABLES, suffix
 from mandorla.errors import MandorlaError
 from mandorla.inputs import read_sample
 from mandorla.latents import Latents

@@ -6,37 +6,32 @@ by a hash of the files' names, sizes and times of change and of all settings tha
 """
 
 import json
-import multiprocessing
 import os
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from mandorla.data.cache import Column, Kept, keep
+from mandorla.data.columns import check_columns, columns_of
 from mandorla.data.dataset import Splits
+from mandorla.data.duplicates import Marks
 from mandorla.data.pairing import Pairs
-from mandorla.data.readers import check_columns, check_file, columns_of, split_place
+from mandorla.data.places import check_file, split_place
 from mandorla.data.samples import FilesConfig, read_slices, to_id
-from mandorla.data.splits import Marks
-from mandorla.data.stored import divide, with_columns
+from mandorla.data.stored import Rows, divide
+from mandorla.data.workers import work_in_order
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.progress import progress_bar
 
 VERSION = 2  # of what is kept: another one is not looked at
 MUCH = 2**28  # bytes of files from which on it pays to start processes
 MOST_WORKERS = 16
 PATIENCE = 60  # seconds of reading after which the cache is pointed to
 Stamp = tuple[str, list[tuple[str, int, int]]]
-T = TypeVar("T")
 _SETTINGS = ("read", "read_of", "slices", "geometry", "size", "sizes")
 
 
@@ -54,8 +49,7 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
     data in errors. Raises `MandorlaError` as `read_slices` and `divide` do, and for images of different shape or type
     in one modality.
     """
-    both = sorted(set(pairs.files) & set(pairs.masks))
-    if both:
+    if both := sorted(set(pairs.files) & set(pairs.masks)):
         raise MandorlaError(f"{source}: {both[0]!r} is both a modality and a mask; name one otherwise")
     for name in config.read_of:
         if name not in pairs.files and name not in pairs.masks:
@@ -63,50 +57,58 @@ def load_pairs(pairs: Pairs, config: FilesConfig, seed: int, source: str) -> Spl
                 f"data.read_of: no modality or mask {name!r} in the data, only {', '.join(pairs.files)}"
             )
     kept = _read_all(pairs, config, source)
-    numbers = kept.notes["numbers"]
-    counts = [1 if here is None else len(here) for here in numbers]
-    rows = np.repeat(np.arange(len(counts)), counts)
-    ids = [
-        to_id(name, number)
-        for name, here in zip(pairs.ids, numbers, strict=True)
-        for number in ([None] if here is None else here)
-    ]
-    if empty := [name for name, count in zip(pairs.ids, counts, strict=True) if not count]:
-        if len(empty) == len(counts):
-            raise MandorlaError(f"{source}: no slice holds enough foreground; lower data.slices.keep")
-        text = (
-            f"{source}: {len(empty)} volume(s) left out that hold no slice with enough foreground, such as {empty[0]}"
-        )
-        warnings.warn(text, MandorlaWarning, stacklevel=2)
+    return divide(_to_rows(pairs, kept, source), config, seed, source)
 
-    def spread(values: list) -> list:
-        return [values[row] for row in rows]
 
-    present = {name: np.array([place is not None for place in places])[rows] for name, places in pairs.files.items()}
+def _to_rows(pairs: Pairs, kept: Kept, source: str) -> Rows:
+    """Return what was read of `pairs`, a row for each slice of a volume that was cut."""
+    numbers = [[None] if here is None else here for here in kept.notes["numbers"]]
+    _warn_of_empty(pairs.ids, numbers, source)
+    of = np.repeat(np.arange(len(numbers)), [len(here) for here in numbers])  # the pair of each row
+
+    def spread(values: Sequence) -> list:
+        return [values[index] for index in of]
+
     labels = {name: spread(values) for name, values in pairs.labels.items()}
     for name, places in pairs.masks.items():
-        labels[name] = kept.arrays[name]
-        marked = np.array([place is not None for place in places])[rows]
-        if name.endswith("_mask") and not marked.all():  # without a mask nobody knows
-            any_marked = kept.arrays[name].reshape(len(rows), -1).any(axis=1)
-            shown = [bool(any_) if known else None for any_, known in zip(any_marked, marked, strict=True)]
-            labels[f"{name.removesuffix('_mask')}_present"] = shown
-    splits = divide(
-        {name: kept.arrays[name] for name in pairs.files},
-        present,
-        ids,
-        spread(pairs.groups),
-        config,
-        seed,
-        source,
-        labels,
-        spread(pairs.parts) if pairs.parts else None,
-        {
+        labels |= _mask_labels(name, kept.arrays[name], _there(places)[of])
+    return Rows(
+        x={name: kept.arrays[name] for name in pairs.files},
+        present={name: _there(places)[of] for name, places in pairs.files.items()},
+        ids=[to_id(name, number) for name, here in zip(pairs.ids, numbers, strict=True) for number in here],
+        groups=spread(pairs.groups),
+        labels=labels,
+        parts=spread(pairs.parts) if pairs.parts else None,
+        columns={name: columns_of(places) for name, places in pairs.files.items()},
+        marks={
             name: Marks(*(kept.arrays[f"{name}/{part}"] for part in ("hashes", "blank", "cells")))
             for name in pairs.files
         },
     )
-    return with_columns(splits, {name: columns_of(places) for name, places in pairs.files.items()})
+
+
+def _warn_of_empty(ids: Sequence[str], numbers: Sequence[Sequence[int | None]], source: str) -> None:
+    """Warn of volumes that gave no slice. Raises `MandorlaError` if none gave any."""
+    if empty := [name for name, here in zip(ids, numbers, strict=True) if not here]:
+        if len(empty) == len(ids):
+            raise MandorlaError(f"{source}: no slice holds enough foreground; lower data.slices.keep")
+        text = (
+            f"{source}: {len(empty)} volume(s) left out that hold no slice with enough foreground, such as {empty[0]}"
+        )
+        warnings.warn(text, MandorlaWarning, stacklevel=4)
+
+
+def _mask_labels(name: str, masks: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray | list[bool | None]]:
+    """Return masks `(N, ...)` as a label and, where not all are `known`, whether they mark anything: else None."""
+    if not name.endswith("_mask") or known.all():
+        return {name: masks}
+    marked = masks.reshape(len(masks), -1).any(axis=1).tolist()
+    shown = [any_ if there else None for any_, there in zip(marked, known, strict=True)]
+    return {name: masks, f"{name.removesuffix('_mask')}_present": shown}
+
+
+def _there(places: Sequence[str | None]) -> np.ndarray:
+    return np.array([place is not None for place in places])
 
 
 # ---------------------------------------------------------------------------------------------------------- reading all
@@ -124,12 +126,11 @@ def _read_all(pairs: Pairs, config: FilesConfig, source: str) -> Kept:
     stamps = [stamp(place, config) for p in places for place in (*p.files.values(), *p.masks.values())]
     settings = config.model_dump(mode="json", include=set(_SETTINGS))
     key = json.dumps([VERSION, list(pairs.files), list(pairs.masks), stamps, settings], sort_keys=True)
-    workers = num_workers(stamps) if config.workers is None else config.workers
     started = time.monotonic()
     kept = keep(
         config.locate(config.cache) if config.cache else None,
         sha256(key.encode()).hexdigest()[:32],
-        lambda folder: _write_all(folder, places, config, workers),
+        lambda folder: _write_all(folder, places, config, num_workers(stamps, config)),
     )
     if config.cache is None and time.monotonic() - started > PATIENCE:
         text = (
@@ -154,8 +155,10 @@ def stamp(place: str | None, config: FilesConfig) -> Stamp:
     return name, [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
-def num_workers(stamps: Sequence[Stamp]) -> int:
+def num_workers(stamps: Sequence[Stamp], config: FilesConfig) -> int:
     """Return how many processes are to read the files of those stamps; 0 for none but this one."""
+    if config.workers is not None:
+        return config.workers
     num_bytes = sum(size for _, files in stamps for _, size, _ in files)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS) if num_bytes >= MUCH and cores > 1 else 0
@@ -237,32 +240,3 @@ def _describe(channels: int, size: tuple[int, ...], dtype: np.dtype) -> str:
     """Return size, channels and type of one sample in words."""
     pixels = "x".join(map(str, size))
     return f"{pixels + ' pixels of ' if pixels else ''}{channels} channel(s) in {dtype}"
-
-
-def work_in_order(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
-    """Yield `function(*task)` of all `tasks` in order, done by so many processes; 0 for none but this one.
-
-    At most a few more than there are workers wait to be taken.
-    """
-    results = (function(*task) for task in tasks) if workers == 0 else _work(function, tasks, workers)
-    with progress_bar() as bar:
-        yield from bar.track(results, len(tasks), description="reading files")
-
-
-def _work(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-        waiting, rest = deque(), iter(tasks)
-        try:
-            for _ in range(2 * workers):
-                waiting += [pool.submit(function, *task) for task in [next(rest, None)] if task]
-            while waiting:
-                yield waiting.popleft().result()
-                waiting += [pool.submit(function, *task) for task in [next(rest, None)] if task]
-        except BrokenProcessPool as error:
-            raise MandorlaError(
-                "the processes that read files stopped: too little memory, or a script that does its work outside of "
-                "`if __name__ == '__main__':`; set data.workers=0"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

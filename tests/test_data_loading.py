@@ -13,7 +13,8 @@ from scipy.io import wavfile
 
 from mandorla.data import load_data
 from mandorla.data.folders import FoldersConfig
-from mandorla.data.readers import ReadOptions, read
+from mandorla.data.places import ReadOptions
+from mandorla.data.readers import read
 from mandorla.data.samples import GeometryConfig, SliceConfig, read_sample, read_slices
 from mandorla.data.spectrogram import SpectrogramConfig, log_mel
 from mandorla.data.table import TableConfig
@@ -342,7 +343,7 @@ def test_the_cache_holds_what_would_be_read(root, monkeypatch):
     plain = load_data(config(root, slices={}), seed=0)
     cached = load_data(config(root, slices={}, cache=".kept"), seed=0)
     assert isinstance(cached.train.x["t1"], np.memmap)
-    monkeypatch.setattr("mandorla.data.decode.read_slices", None)  # whoever calls it fails
+    monkeypatch.setattr("mandorla.data.loading.read_slices", None)  # whoever calls it fails
     again = load_data(config(root, slices={}, cache=".kept"), seed=0)
     assert plain.fingerprint == cached.fingerprint == again.fingerprint
     for name, x in everything(again).items():

@@ -22,9 +22,9 @@ from mandorla import files
 from mandorla.data import load_data, read_config
 from mandorla.data.bids import pair_bids
 from mandorla.data.dataset import Modality
-from mandorla.data.export import plain_grid, write_volume
 from mandorla.data.images import decode_image, write_pixels
 from mandorla.data.intensity import Fitted, Intensity, Window, look, read_intensity, write_intensity
+from mandorla.data.nifti import plain_grid, write_volume
 from mandorla.data.samples import FilesConfig, read_slices
 from mandorla.diffusion.samplers import SamplingConfig
 from mandorla.errors import MandorlaError, MandorlaWarning
