@@ -213,6 +213,9 @@ def test_one_dicom_image_and_white_that_is_zero(tmp_path):
     tags = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
     path = write_dicom(tmp_path / "y.dcm", pixels, (0, 0, 0), generate_uid(), **tags)
     np.testing.assert_array_equal(read(str(path), OPTIONS).values[0], 4095 - pixels.astype(int))
+    signed = pixels.astype(np.int16) - np.int16(2048)
+    path = write_dicom(tmp_path / "z.dcm", signed, (0, 0, 0), generate_uid(), **tags)
+    np.testing.assert_array_equal(read(str(path), OPTIONS).values[0], -1 - signed)  # in -2048 .. 2047, as before
 
 
 def test_tables(tmp_path):

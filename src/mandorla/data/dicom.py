@@ -147,5 +147,6 @@ def _slice(dataset) -> np.ndarray:
         ) from error
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":  # 0 is white
-        pixels = (2 ** int(dataset.BitsStored) - 1) - pixels.astype(np.int32)
+        ends = -1 if dataset.PixelRepresentation else 2 ** int(dataset.BitsStored) - 1  # smallest and largest, summed
+        pixels = ends - pixels.astype(np.int32)
     return pixels if (slope, intercept) == (1, 0) else (pixels * slope + intercept).astype(np.float32)
