@@ -29,7 +29,7 @@ from mandorla.data.nifti import plain_grid, write_volume
 from mandorla.data.places import split_place
 from mandorla.data.samples import FilesConfig, GeometryConfig, Slices, to_id
 from mandorla.diffusion.labels import Value, to_labels
-from mandorla.errors import MandorlaError, MandorlaWarning, did_you_mean
+from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.inputs import Input, count, find_inputs, in_unit, read_input, take
 from mandorla.model import Mandorla
 from mandorla.optional import library
@@ -480,14 +480,6 @@ def _write_codes(
 
 
 # ------------------------------------------------------------------------------------------------------------ inside
-
-
-def _check_names(model: Mandorla, names: Sequence[str]) -> None:
-    """Raise MandorlaError for the name of a modality that the model does not have."""
-    known = [modality.name for modality in model.modalities]
-    for name in names:
-        if name not in known:
-            raise MandorlaError(f"unknown modality {name!r}{did_you_mean(name, known)}; this model has {listed(known)}")
 
 
 def _raise_failed(failed: Sequence[str], num: int, others: str) -> None:
