@@ -1,5 +1,6 @@
 """Train stage 1 into a run folder, then write the latents of the whole training and validation set."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,9 @@ def _train(recipe: Recipe, task: "_Task", vae: VAE, folder: Path) -> None:
     take(learning, Distillation(best_of(agreed)), distilled, steps=distil.steps, batch_size=distil.batch_size)
     vae = best_of(distilled)
     vae.hold_shared()
-    take(_After(task), Objective(vae, config.loss), folder, steps=distil.steps_after)
+    after = copy.copy(task)
+    after.title = f"{task.title}, the rest"
+    take(after, Objective(vae, config.loss), folder, steps=distil.steps_after)
 
 
 class _Task(Task):
@@ -138,10 +141,10 @@ class _Task(Task):
 class _Distillation(_Task):
     """Train shared codes to say what others' codes said: those of the `teacher`, which is stage 1 as it was."""
 
-    title = "stage 1, shared codes distilled"
+    title = "stage 1 (vae), shared codes"
 
     def __init__(self, task: _Task, teacher: VAE):
-        vars(self).update(vars(task))
+        vars(self).update(vars(task))  # the same data, on the device already
         self.teacher = teacher.to(task.device).requires_grad_(False).eval()
 
     def prepare(self, batch: Batch) -> tuple[dict[str, Tensor], ...]:
@@ -159,15 +162,6 @@ class _Distillation(_Task):
 
     def picture(self, module: nn.Module) -> None:
         return None
-
-
-class _After(_Task):
-    """Train u and decoders around shared codes that are held."""
-
-    title = "stage 1, the rest after it"
-
-    def __init__(self, task: _Task):
-        vars(self).update(vars(task))
 
 
 def _draw_reconstructions(vae: VAE, batch: Batch) -> bytes | None:
