@@ -23,19 +23,24 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Return a folder with the two patients and a third, the mirror image of one at other intensities."""
+def add_mirrored(folder: Path, patient: str, axis: int) -> None:
+    """Write one more patient into `folder`, the mirror image of another at other intensities."""
     nibabel = pytest.importorskip("nibabel")
-    root = tmp_path_factory.mktemp("data")
-    shutil.copytree(SHARED_DATA / "open_ms", root / "open_ms")
-    (root / "open_ms" / "sub-98").mkdir()
+    (folder / patient).mkdir()
     for name in NAMES:
-        image = nibabel.load(root / "open_ms" / "sub-19" / f"sub-19_{name}.nii.gz")
-        values = np.asarray(image.dataobj)[::-1]
+        image = nibabel.load(folder / "sub-19" / f"sub-19_{name}.nii.gz")
+        values = np.flip(np.asarray(image.dataobj), axis)
         values = values if name == "lesion" else np.sqrt(np.maximum(values, 0))
         mirrored = nibabel.Nifti1Image(values.astype(image.get_data_dtype()), image.affine)
-        nibabel.save(mirrored, root / "open_ms" / "sub-98" / f"sub-98_{name}.nii.gz")
+        nibabel.save(mirrored, folder / patient / f"{patient}_{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a folder with the two patients and a third."""
+    root = tmp_path_factory.mktemp("data")
+    shutil.copytree(SHARED_DATA / "open_ms", root / "open_ms")
+    add_mirrored(root / "open_ms", "sub-98", axis=0)
     return root
 
 
@@ -75,6 +80,9 @@ def test_slices(root, tmp_path):
 
 
 def test_volumes(root, tmp_path):
-    recipe = settings("open-ms-3d", root, f"run={json.dumps(str(tmp_path))}", "vae.training.steps=2")
-    train_vae(recipe)
-    assert latents_of(tmp_path)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 10, 12, 10)
+    """Of four patients, since one alone trains nothing."""
+    shutil.copytree(root / "open_ms", tmp_path / "open_ms")
+    add_mirrored(tmp_path / "open_ms", "sub-99", axis=1)
+    run = tmp_path / "run"
+    train_vae(settings("open-ms-3d", tmp_path, f"run={json.dumps(str(run))}", "vae.training.steps=2"))
+    assert latents_of(run)[0]["val"].batch(np.arange(1)).latents.shared.shape == (1, 8, 10, 12, 10)
