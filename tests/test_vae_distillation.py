@@ -186,6 +186,15 @@ def test_resumed_equals_uninterrupted(distilled, tmp_path, before):
         assert same_training(tmp_path / "vae" / part, distilled / "vae" / part), part
 
 
+def test_what_memory_does_not_suffice_for_is_named_by_its_own_setting(tmp_path, monkeypatch):
+    def too_much(*inputs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("mandorla.vae.training.what_others_say", too_much)
+    with pytest.raises(MandorlaError, match=r"shared codes, step 1: lower vae.distillation.batch_size \(now 16\)"):
+        train_vae(tiny_recipe(tmp_path, "phantom", *APART))
+
+
 def test_networks_that_read_c_and_u_by_the_same_layers_are_refused(tmp_path):
     with pytest.raises(MandorlaError, match=r"network of 't1' reads c and u by the same layers: set apart: true"):
         train_vae(tiny_recipe(tmp_path / "run", "phantom", "vae.distillation={}"))
