@@ -1,7 +1,7 @@
 """Pictures of what a model makes: grids of enlarged images with labelled rows and columns, and training curves.
 
 A picture is transparent between its tiles and its lettering is mid-grey, so that it suits light and dark pages.
-Volumes show their middle slice, signals and plain vectors lines.
+Volumes show their middle slice, signals lines, plain vectors bars.
 """
 
 import json
@@ -114,7 +114,7 @@ def _translations(subject: Subject) -> list[Picture]:
 def _grey(deviation: torch.Tensor) -> torch.Tensor:
     """Return the largest deviation over the channels, `(1, *size)`: colours would say which channel, not how much.
 
-    Signals and plain vectors keep their channels: they are lines.
+    Signals and plain vectors keep their channels: they are lines and bars.
     """
     return deviation.amax(0, keepdim=True) if deviation.ndim > 2 else deviation
 
