@@ -814,6 +814,15 @@ def test_a_table_of_which_nothing_is_known_is_not_guessed_at(tables_run, tmp_pat
         files.encode(model, tmp_path / "new.csv", tmp_path / "out")
 
 
+def test_a_table_with_some_columns_of_a_modality_says_that_it_is_not_read(tables_run, tmp_path):
+    model = mandorla.load(tables_run)
+    (tmp_path / "new.csv").write_text("sodium,calcium,ph,glucose\n139,2.4,6,5\n")
+    with pytest.warns(MandorlaWarning, match=r"new.csv: no column 'protein', but others of urine: nothing is read of"):
+        out = files.encode(model, tmp_path / "new.csv", tmp_path / "out")
+    with np.load(out / "latents.npz") as arrays:
+        assert sorted(arrays) == ["id_sample", "private_blood", "shared", "shared_from_blood"]
+
+
 def test_codes_of_files_are_those_of_the_model(phantom_run, tmp_path):
     """Slices of volumes, one of which has t1 alone: maps, in an .npz with the names of the slices."""
     model = mandorla.load(phantom_run)

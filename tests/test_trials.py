@@ -24,6 +24,7 @@ from mandorla.trials import (
     size_trials,
 )
 
+DISTILLED = ["vae.model.encoder_decoder.apart=true", "vae.distillation={steps: 2, batch_size: 8, steps_after: 4}"]
 GRID = ["vae.model.shared.channels=2,4"]
 
 
@@ -76,10 +77,11 @@ def test_wrong_settings_are_refused_before_anything_is_trained(tmp_path):
 
 def test_each_ablation_switches_one_thing_off(tmp_path):
     trials = ablation_trials(reader(tmp_path))
-    has = [name for name in ABLATIONS if name not in ("u never left out", "no alignment")]
+    has = [name for name in ABLATIONS if name not in ("u never left out", "no alignment", "c not distilled")]
     assert [trial.name for trial in trials] == ["full", *has], "what the recipe does not have is not left out"
-    more = reader(tmp_path, "vae.loss={private_dropout: 0.5, alignment_weight: 1}")
+    more = reader(tmp_path, "vae.loss={private_dropout: 0.5, alignment_weight: 1}", *DISTILLED)
     assert [trial.name for trial in ablation_trials(more)] == ["full", *ABLATIONS]
+    assert ("vae.distillation=null",) in [trial.changes for trial in ablation_trials(more)]
     assert not trials[0].changes and all(len(trial.changes) == 1 for trial in trials[1:])
     without = ablation_trials(reader(tmp_path, "vae.loss.leak_weight=0"))
     assert [trial.name for trial in without] == [t.name for t in trials if t.name != "no leak bound"], "is off already"
@@ -151,6 +153,12 @@ def test_a_trial_that_diverges_is_left_out(swept, copy_of):
     assert [result.trial for result in results] == trials[1:]
     with pytest.raises(MandorlaError, match="not finite"):
         run_trials("sweep", trials[:1], read)
+
+
+def test_the_table_says_how_long_each_part_of_a_distillation_is(tmp_path):
+    run_trials("sweep", [Trial("whole")], reader(tmp_path, *DISTILLED))
+    steps = "3 steps of 16 samples, 2 of distillation of 8 samples, 4 after it, 1 seed(s) from 0."
+    assert steps in (tmp_path / "sweep.md").read_text()
 
 
 def test_figures_of_other_data_are_not_kept(tmp_path):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mandorla.checkpoint import load_tensors
 from mandorla.data.dataset import Batch, Modality, all_present
 from mandorla.errors import MandorlaError
+from mandorla.evaluate.pictures import STAGES, curves, read_log
 from mandorla.latents import to_sphere
 from mandorla.nets.encoder_decoder import ConvolutionalConfig, PerceptronConfig
 from mandorla.vae.distillation import Distillation, what_others_say
@@ -184,6 +185,22 @@ def test_resumed_equals_uninterrupted(distilled, tmp_path, before):
     train_vae(tiny_recipe(tmp_path, "phantom", *APART))
     for part in ("agreed", "distilled", ""):
         assert same_training(tmp_path / "vae" / part, distilled / "vae" / part), part
+
+
+def test_curves_show_all_three_trainings(distilled):
+    drawn = {stage: curves(stage, read_log(distilled / stage)) for stage in STAGES if read_log(distilled / stage)}
+    assert [picture.name for picture in drawn.values()] == [
+        f"training_vae{part}" for part in ("_agreed", "_distilled", "")
+    ]
+
+
+def test_what_memory_does_not_suffice_for_is_named_by_its_own_setting(tmp_path, monkeypatch):
+    def too_much(*inputs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("mandorla.vae.training.what_others_say", too_much)
+    with pytest.raises(MandorlaError, match=r"shared codes, step 1: lower vae.distillation.batch_size \(now 16\)"):
+        train_vae(tiny_recipe(tmp_path, "phantom", *APART))
 
 
 def test_networks_that_read_c_and_u_by_the_same_layers_are_refused(tmp_path):

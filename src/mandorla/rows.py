@@ -164,6 +164,10 @@ def _read_table(model: Mandorla, path: Path, asked: Sequence[Modality], all_of_t
         columns[asked[0].name] = tuple(table)
     known = "; ".join(f"{name}: {', '.join(own) or 'not kept'}" for name, own in columns.items())
     if not all_of_them:
+        for name, own in columns.items():
+            if (lacking := sorted(set(own) - table.keys())) and len(lacking) < len(own):
+                text = f"{path}: no column {lacking[0]!r}, but others of {name}: nothing is read of it"
+                warnings.warn(text, MandorlaWarning, stacklevel=3)
         columns = {name: own for name, own in columns.items() if own and table.keys() >= set(own)}
     if not columns or not all(columns.values()):
         raise MandorlaError(f"{path}: its columns are not those of the training ({known}); rename them, or give one")

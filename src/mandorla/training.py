@@ -102,6 +102,11 @@ class Task:
     num_samples: int
     copies: int = 1
 
+    @property
+    def batch_key(self) -> str:
+        """Return the name of the setting that says how many samples a step has."""
+        return f"{self.key}.batch_size"
+
     def fetch(self, indices: np.ndarray, step: int) -> Any:
         """Return the batch of these training samples for that step."""
         raise NotImplementedError
@@ -406,7 +411,7 @@ def _errors_named(training: _Training) -> Iterator[None]:
             raise
         raise MandorlaError(
             f"{task.title}, step {training.step + 1}: a batch has a single sample of a modality, and a network that"
-            f" normalises over the batch needs two: raise {task.key}.batch_size, or choose fewer channels (levels)"
+            f" normalises over the batch needs two: raise {task.batch_key}, or choose fewer channels (levels)"
         ) from error
     except (MemoryError, RuntimeError) as error:
         if training.config.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
@@ -419,6 +424,6 @@ def _errors_named(training: _Training) -> Iterator[None]:
         first = f"set {training.replay.setting} to false, or " if training.replays else ""
         raise MandorlaError(
             f"not enough memory for {task.title}, step {training.step + 1}: {first}lower"
-            f" {task.key}.batch_size (now {training.config.batch_size}) or"
+            f" {task.batch_key} (now {training.config.batch_size}) or"
             f" data.size, and choose another run folder or delete {training.folder}"
         ) from error

@@ -49,6 +49,7 @@ ABLATIONS = {
     "no noise on c": "vae.loss.shared_noise=0",
     "u never left out": "vae.loss.private_dropout=0",
     "no alignment": "vae.loss.alignment_weight=0",
+    "c not distilled": "vae.distillation=null",
 }
 FULL = "full"
 _FILE = "trial.json"
@@ -322,11 +323,12 @@ def _write(path: Path, results: Sequence[Result], recipe: Recipe, num_seeds: int
     """Write the table as Markdown and all figures as JSON."""
     columns = _columns(results)
     kind = recipe.data.kind
-    training = recipe.vae.training
+    training, distil = recipe.vae.training, recipe.vae.distillation
+    more = distil and f", {distil.steps} of distillation of {distil.batch_size} samples, {distil.steps_after} after it"
     lines = [
         f"# {'Latent sizes' if path.name == 'sweep' else 'Ablation'} of stage 1 on {kind}",
         "",
-        f"{training.steps} steps of {training.batch_size} samples, {num_seeds} seed(s) from {recipe.seed}"
+        f"{training.steps} steps of {training.batch_size} samples{more or ''}, {num_seeds} seed(s) from {recipe.seed}"
         f"{'; mean ± standard deviation over seeds' if num_seeds > 1 else ''}. Stage 1 alone, on validation data.",
         "",
         *markdown_head(["trial", *columns.values()]),

@@ -1,7 +1,7 @@
 """Pictures of what a model makes: grids of enlarged images with labelled rows and columns, and training curves.
 
 A picture is transparent between its tiles and its lettering is mid-grey, so that it suits light and dark pages.
-Volumes show their middle slice, signals and plain vectors lines.
+Volumes show their middle slice, signals lines, plain vectors bars.
 """
 
 import json
@@ -22,7 +22,13 @@ _TUPLES = 12  # generated tuples that are shown, and most suspicious ones
 _TRANSLATED, _DRAWS = 5, 4  # samples that are shown with their translations, and how many of these
 _SWAPPED = 6  # samples of which each gets the parts of each
 _BETWEEN = 8  # steps of an interpolation
-STAGES = {"vae": "stage 1", "diffusion": "stage 2", "refiner": "refiner"}  # folders of trainings, and their titles
+STAGES = {  # folders of trainings, and their titles
+    "vae/agreed": "stage 1 before its distillation",
+    "vae/distilled": "distillation of stage 1",
+    "vae": "stage 1",
+    "diffusion": "stage 2",
+    "refiner": "refiner",
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def _translations(subject: Subject) -> list[Picture]:
 def _grey(deviation: torch.Tensor) -> torch.Tensor:
     """Return the largest deviation over the channels, `(1, *size)`: colours would say which channel, not how much.
 
-    Signals and plain vectors keep their channels: they are lines.
+    Signals and plain vectors keep their channels: they are lines and bars.
     """
     return deviation.amax(0, keepdim=True) if deviation.ndim > 2 else deviation
 
@@ -224,7 +230,7 @@ def curves(stage: str, lines: list[tuple[int, str, dict[str, float]]]) -> Pictur
 
     names = list(dict.fromkeys(name for *_, figures in lines for name in figures))
     return Picture(
-        f"training_{stage}",
+        f"training_{stage.replace('/', '_')}",
         "Training",
         STAGES[stage].capitalize(),
         "Every logged figure over the training steps.",

@@ -2,7 +2,7 @@
 
 Every question is a class of settings, which are also the fields of a form on the page, the parameters of the API and
 what a downloaded picture says about itself. Pictures have the pixels of the data; of a volume they are the middle
-slice, signals and plain vectors are drawn as lines.
+slice, signals are drawn as lines, plain vectors as bars.
 """
 
 import base64

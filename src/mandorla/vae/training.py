@@ -141,7 +141,7 @@ class _Task(Task):
 class _Distillation(_Task):
     """Train shared codes to say what others' codes said: those of the `teacher`, which is stage 1 as it was."""
 
-    title = "stage 1 (vae), shared codes"
+    title, batch_key = "stage 1 (vae), shared codes", "vae.distillation.batch_size"
 
     def __init__(self, task: _Task, teacher: VAE):
         vars(self).update(vars(task))  # the same data, on the device already
