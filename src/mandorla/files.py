@@ -414,12 +414,12 @@ def encode(
     """
     model.arguments.names(given)
     samples = read_rows(model, source, given)
+    samples = samples and samples.take(source, complete)
     inputs = [] if samples else take(find_inputs(model, source, given), source, complete)
     few = 0 if samples else math.ceil(model.at_once / count(_read_first(model, inputs, ())))
     failed: list[str] = []
     with new_folder(out) as folder, alike():
         if samples:
-            samples = samples.take(source, complete)
             parts = [(samples.ids, _codes(model, samples.x, samples.present, residual))]
         else:
             parts = list(_codes_of_inputs(model, inputs, few, residual, failed))

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -167,27 +168,29 @@ def num_workers(stamps: Sequence[Stamp], config: FilesConfig) -> int:
 def _write_all(folder: Path, places: list[_Places], config: FilesConfig, workers: int) -> dict:
     """Read all samples, write the arrays into `folder` and return the notes on them."""
     names = [*places[0].files, *places[0].masks]
-    columns = {name: _Alike(Column(folder / f"{number}.npy")) for number, name in enumerate(names)}
     numbers: list[list[int] | None] = []
     axes: dict[str, str] = {}
-    read = work_in_order(read_slices, [(*here, config) for here in places], workers)
-    for here, slices in zip(places, read, strict=True):
-        numbers.append(slices.numbers)
-        every = {**here.files, **here.masks}
-        if slices.axes:
-            axes.setdefault(slices.axes, next(place for place in every.values() if place))
-        if len(axes) > 1:
-            (one, first), (other, second) = axes.items()
-            raise MandorlaError(f"{second}: its axes are {other}, those of {first} are {one}; set data.geometry.axes")
-        for name, column in columns.items():
-            if every[name]:
-                values = slices.values[name] if name in slices.values else slices.masks[name]
-                size = slices.sizes.get(name) if config.sizes == "equal" else None
-                column.add(values, every[name], name in slices.volumes, size)
-            else:
-                column.column.add_missing(1 if slices.numbers is None else len(slices.numbers))
-    for column in columns.values():
-        column.column.close()
+    with ExitStack() as opened:  # and closed, also where a file is refused
+        paths = {name: folder / f"{number}.npy" for number, name in enumerate(names)}
+        columns = {name: _Alike(opened.enter_context(closing(Column(path)))) for name, path in paths.items()}
+        read = work_in_order(read_slices, [(*here, config) for here in places], workers)
+        for here, slices in zip(places, read, strict=True):
+            numbers.append(slices.numbers)
+            every = {**here.files, **here.masks}
+            if slices.axes:
+                axes.setdefault(slices.axes, next(place for place in every.values() if place))
+            if len(axes) > 1:
+                (one, first), (other, second) = axes.items()
+                raise MandorlaError(
+                    f"{second}: its axes are {other}, those of {first} are {one}; set data.geometry.axes"
+                )
+            for name, column in columns.items():
+                if every[name]:
+                    values = slices.values[name] if name in slices.values else slices.masks[name]
+                    size = slices.sizes.get(name) if config.sizes == "equal" else None
+                    column.add(values, every[name], name in slices.volumes, size)
+                else:
+                    column.column.add_missing(1 if slices.numbers is None else len(slices.numbers))
     for name in places[0].files:
         check_columns(here.files[name] for here in places)
     present = np.repeat(
