@@ -208,30 +208,10 @@ class Convolutional(EncoderDecoder):
         level = max(k for k, grid in enumerate(grids) if _holds(grid, shared) and _holds(grid, private))
         self.grid, self.top = grids[level], width[level]
 
-        def blocks(channels: int) -> list[nn.Module]:
-            return [Residual(dims, channels) for _ in range(config.num_blocks)]
-
-        def normalised(channels: int) -> list[nn.Module]:
-            return [*blocks(channels), batch_norm(dims, channels), nn.SiLU()]
-
-        def layers() -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
-            down = nn.ModuleList(
-                nn.Sequential(
-                    conv(dims, width[k - 1], channels, 4, stride=2, padding=1)
-                    if k
-                    else conv(dims, modality.channels, channels, config.patch, stride=config.patch),
-                    *normalised(channels),
-                )
-                for k, channels in enumerate(width)
-            )
-            lift = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in range(last - 1, level - 1, -1))
-            mend = nn.ModuleList(nn.Sequential(*normalised(width[k])) for k in range(last - 1, level - 1, -1))
-            return down, lift, mend
-
-        self.down, self.lift, self.mend = layers()
-        up = blocks(self.top)
+        self.down, self.lift, self.mend = _ways(modality, config, level)
+        up = _blocks(dims, self.top, config.num_blocks)
         for k in range(level - 1, -1, -1):
-            up += [_up(dims, width[k + 1], width[k]), nn.SiLU(), *blocks(width[k])]
+            up += [_up(dims, width[k + 1], width[k]), nn.SiLU(), *_blocks(dims, width[k], config.num_blocks)]
         self.up = nn.Sequential(*up, transposed_conv(dims, width[0], modality.channels, config.patch, config.patch))
 
         self.read_shared = self._head(shared, shared[0], hidden)
@@ -250,7 +230,7 @@ class Convolutional(EncoderDecoder):
         if channels:
             self.write_maps = nn.Sequential(conv(dims, channels, self.top, 3, padding=1), nn.SiLU())
         self.join = nn.Sequential(conv(dims, self.top * (bool(vectors) + bool(channels)), self.top, 1), nn.SiLU())
-        self.layers_of_shared = nn.ModuleList(layers() if config.apart else ())
+        self.layers_of_shared = nn.ModuleList(_ways(modality, config, level) if config.apart else ())
         private_output = self.read_private[-1] if len(private) == 1 else self.read_private
         initialise(self, outputs=(private_output, self.up[-1]))
 
@@ -341,6 +321,33 @@ class Perceptron(EncoderDecoder):
 def _holds(grid: tuple[int, ...], latent: Shape) -> bool:
     """Return whether a grid is at least as fine as that of a latent map; vectors have none."""
     return all(a <= b for a, b in zip(latent[1:], grid, strict=False))
+
+
+def _blocks(dims: int, channels: int, num: int) -> list[nn.Module]:
+    return [Residual(dims, channels) for _ in range(num)]
+
+
+def _ways(
+    modality: Modality, config: ConvolutionalConfig, level: int
+) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+    """Build the layers of `_down_and_up`: down through all levels, and from one up to the next until `level`."""
+    dims, width = len(modality.size), config.channels
+    upwards = range(len(width) - 2, level - 1, -1)
+
+    def normalised(channels: int) -> list[nn.Module]:
+        return [*_blocks(dims, channels, config.num_blocks), batch_norm(dims, channels), nn.SiLU()]
+
+    down = nn.ModuleList(
+        nn.Sequential(
+            conv(dims, width[k - 1], channels, 4, stride=2, padding=1)
+            if k
+            else conv(dims, modality.channels, channels, config.patch, stride=config.patch),
+            *normalised(channels),
+        )
+        for k, channels in enumerate(width)
+    )
+    lift = nn.ModuleList(_up(dims, width[k + 1], width[k]) for k in upwards)
+    return down, lift, nn.ModuleList(nn.Sequential(*normalised(width[k])) for k in upwards)
 
 
 def _down_and_up(x: Tensor, down: nn.ModuleList, lift: nn.ModuleList, mend: nn.ModuleList) -> Tensor:

@@ -20,6 +20,7 @@ from mandorla.data.dataset import rows_of
 from mandorla.errors import MandorlaError
 from mandorla.parallel import gather
 from mandorla.vae.model import VAE, pool
+from mandorla.vae.objective import masks_on, others
 
 
 class DistillationConfig(Settings):
@@ -84,10 +85,6 @@ def what_others_say(
     It is known, bool `(B,)`, for samples that have the modality and another one.
     """
     codes = teacher.encode_shared(x, present)
-    told, known = {}, {}
-    for name in codes:
-        others = {other: rows for other, rows in present.items() if other != name}
-        known[name] = present[name] & torch.stack(list(others.values())).any(0)
-        here = {other: rows.to(codes[name].device) for other, rows in others.items()}
-        told[name] = pool({other: codes[other] for other in others}, here)
-    return told, known
+    there = masks_on(present, next(iter(codes.values())).device)
+    told = {name: pool({other: z for other, z in codes.items() if other != name}, there) for name in codes}
+    return told, {name: rows & others(present, name) for name, rows in present.items()}

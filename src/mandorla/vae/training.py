@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mandorla.checkpoint import WEIGHTS, load_tensors
+from mandorla.checkpoint import WEIGHTS, build, load_tensors
 from mandorla.data import keep_record, load_data
 from mandorla.data.augment import Augment, augment_of
 from mandorla.data.dataset import Batch, Splits, evenly, on_device
@@ -78,9 +78,9 @@ def _train(recipe: Recipe, task: "_Task", vae: VAE, folder: Path) -> None:
         fit(task, module, training, folder, recipe.track, strategy)
 
     def best_of(folder: Path) -> VAE:
-        best = VAE(config.model, vae.modalities)
-        best.load_state_dict(load_tensors(folder / WEIGHTS)[0])
-        return best
+        path = folder / WEIGHTS
+        mistake = f"{path} does not fit vae.model: restore it, or delete {folder} to train it anew"
+        return build(lambda: VAE(config.model, vae.modalities), load_tensors(path)[0], mistake)
 
     if not (distil := config.distillation):
         return take(task, Objective(vae, config.loss), folder)
@@ -88,7 +88,7 @@ def _train(recipe: Recipe, task: "_Task", vae: VAE, folder: Path) -> None:
     take(task, Objective(vae, config.loss), agreed)
     learning = _Distillation(task, teacher=best_of(agreed))
     take(learning, Distillation(best_of(agreed)), distilled, steps=distil.steps, batch_size=distil.batch_size)
-    vae = best_of(distilled)
+    vae = best_of(distilled).requires_grad_(True)
     vae.hold_shared()
     after = copy.copy(task)
     after.title = f"{task.title}, the rest"
@@ -145,7 +145,7 @@ class _Distillation(_Task):
 
     def __init__(self, task: _Task, teacher: VAE):
         vars(self).update(vars(task))  # the same data, on the device already
-        self.teacher = teacher.to(task.device).requires_grad_(False).eval()
+        self.teacher = teacher.to(task.device)
 
     def prepare(self, batch: Batch) -> tuple[dict[str, Tensor], ...]:
         return batch.x, batch.present, *what_others_say(self.teacher, batch.x, batch.present)
