@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mandorla.evaluate.probes import auc, chance_share, features, hits, probe
+from mandorla.errors import MandorlaError
+from mandorla.evaluate.probes import auc, chance_share, explained, features, hits, probe, regress
 
 
 @pytest.fixture
@@ -64,6 +65,50 @@ def test_labels_need_not_start_at_zero(labels):
     shifted = 2 * labels + 5
     right = hits(probe("linear", np.eye(10)[labels[0]], shifted[0], np.eye(10)[labels[1]]), shifted[1], shifted[0])
     assert right.mean() == 1
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_numbers_are_found_where_they_are(kind):
+    rng = np.random.default_rng(5)
+    codes = rng.normal(size=(2, 1500, 8))
+    values = np.stack([100 + 7 * codes[..., 0], rng.normal(size=(2, 1500))], axis=2)
+    found = explained(values[1], regress(kind, codes[0], values[0], codes[1]))
+    alone = [explained(values[1, :, d], regress(kind, codes[0], values[0, :, d], codes[1])) for d in (0, 1)]
+    assert alone[0].mean() > 0.97 and abs(alone[1].mean()) < 0.1
+    assert found.mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_only_the_mlp_sees_a_square():
+    codes = np.random.default_rng(6).normal(size=(2, 3000, 3))
+    values = codes[..., :1] ** 2
+    scores = {
+        kind: explained(values[1], regress(kind, codes[0], values[0], codes[1])).mean() for kind in ("linear", "mlp")
+    }
+    assert abs(scores["linear"]) < 0.02 and scores["mlp"] > 0.95
+
+
+def test_explained_is_r2():
+    from sklearn.metrics import r2_score
+
+    rng = np.random.default_rng(7)
+    values, guesses = rng.normal(size=(2, 50, 3))
+    guesses = values + 0.5 * guesses
+    assert explained(values, guesses).mean() == pytest.approx(r2_score(values, guesses), abs=1e-12)
+    still = np.concatenate([values, np.ones((50, 1))], 1)
+    assert explained(still, np.concatenate([guesses, np.zeros((50, 1))], 1)).mean() == pytest.approx(
+        r2_score(values, guesses), abs=1e-12
+    ), "a column that does not vary does not count"
+    assert np.isnan(explained(np.ones((5, 1)), np.ones((5, 1)))).all()
+
+
+def test_numbers_that_do_not_fit_are_refused():
+    codes, values = np.ones((30, 2)), np.ones((30, 1))
+    for bad in ({"kind": "tree"}, {"test": np.ones((5, 3))}, {"values": np.ones((29, 1))}, {"values": np.nan * values}):
+        given = {"kind": "linear", "train": codes, "values": values, "test": codes} | bad
+        with pytest.raises(MandorlaError):
+            regress(given["kind"], given["train"], given["values"], given["test"])
+    with pytest.raises(MandorlaError):
+        explained(np.ones((5, 1)), np.ones((4, 1)))
 
 
 def test_features_of_a_map_show_its_extremes():

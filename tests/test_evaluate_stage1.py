@@ -17,7 +17,7 @@ from mandorla.vae.model import encode_batch
 
 def figures(run, judges=None):
     model = mandorla.load(run)
-    return model, {record.name: record for record in stage1_figures(model, judges or {}, model.data())}
+    return model, {record.name: record for record in stage1_figures(model, judges or {}, {}, model.data())}
 
 
 @pytest.mark.parametrize("name", ["polydigits", "phantom", "signals"])

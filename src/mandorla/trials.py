@@ -25,7 +25,7 @@ from rich.console import Console
 
 from mandorla.data import load_data
 from mandorla.errors import MandorlaError, MandorlaWarning
-from mandorla.evaluate.judges import find_judges
+from mandorla.evaluate.judges import find_gauges, find_judges
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.stage1 import stage1_figures
 from mandorla.model import load
@@ -208,10 +208,12 @@ class _Bench:
             kept |= {"seconds": kept.get("seconds", 0.0) + time.perf_counter() - began}
             if folder.is_dir():
                 write_text(folder / _FILE, json.dumps(kept))
-        path = self.run / "judges" / f"seed{recipe.seed}.safetensors"
         model = load(folder)
-        judges = find_judges(path, splits, recipe.evaluate, recipe.seed, model.device)
-        records = stage1_figures(model, judges, splits)
+        judges, gauges = (
+            find(self.run / kind / f"seed{recipe.seed}.safetensors", splits, recipe.evaluate, recipe.seed, model.device)
+            for kind, find in (("judges", find_judges), ("gauges", find_gauges))
+        )
+        records = stage1_figures(model, judges, gauges, splits)
         seconds, text = kept["seconds"], "Seconds of training, on whatever machine this was."
         records.append(Record("training/seconds", seconds, 0.0, 1, text, "lower", unit="s", seed=recipe.seed))
         kept |= {"made_from": made_from, "records": [record.to_json() for record in records]}

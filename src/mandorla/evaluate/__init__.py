@@ -27,7 +27,7 @@ _HOMES = {
         "ssim",
     ),
     "information": ("critic_information", "gaussian_information"),
-    "probes": ("auc", "hits", "probe"),
+    "probes": ("auc", "explained", "hits", "probe", "regress"),
     "record": ("Record",),
     "report": ("print_summary", "summary"),
     "retrieval": ("ranks", "recall_at"),

@@ -38,6 +38,11 @@ def code_rows(values: Array, what: str) -> Tensor:
     return rows.flatten(1) if rows.dtype in (torch.float32, torch.float64) else rows.flatten(1).double()
 
 
+def columns(values: np.ndarray) -> np.ndarray:
+    """Return what is one number, or several, of each sample, `(N,)` or `(N, D)`, as float64 `(N, D)`."""
+    return np.asarray(values, np.float64).reshape(len(values), -1)
+
+
 def numbers(values: Array, what: str) -> np.ndarray:
     """Return one number per sample, `(N,)`, float64. Raises MandorlaError for none at all, NaN and infinity."""
     found = tensor(values, what)

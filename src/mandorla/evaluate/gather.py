@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from mandorla.data.dataset import Dataset, evenly, pieces
-from mandorla.evaluate.judges import Judge
+from mandorla.evaluate.judges import MOST_NUMBERS, Judge
 from mandorla.latents import Latents
 from mandorla.model import Mandorla
 from mandorla.parallel import divide
 
 _CHUNK = 250
-_SMALL = 1  # factors of at most this many dimensions are kept; masks and images are not
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Gathered:
 
     - `indices` `(N,)` into the data set; `latents` read from all modalities; `alone[name]` the shared part `(N, ...)`
       read from one modality alone; `present[name]` bool `(N,)`
-    - `factors[key]` numbers `(N,)`, one for each name; `verdicts[name][factor]` class probabilities `(N, classes)`
-      of the judges on images
+    - `factors[key]` numbers `(N,)`, one for each name, or `(N, D)`; `verdicts[name][factor]` class probabilities
+      `(N, classes)` of the judges on images; `measured[name][factor]` what the gauges say, `(N, D)`
     - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
     """
 
@@ -35,6 +34,7 @@ class Gathered:
     present: dict[str, np.ndarray]
     factors: dict[str, np.ndarray]
     verdicts: dict[str, dict[str, np.ndarray]]
+    measured: dict[str, dict[str, np.ndarray]]
     means: dict[str, Tensor]
 
     @property
@@ -43,8 +43,10 @@ class Gathered:
         return self.factors.get("group", self.indices)
 
     def known(self, factor: str, view: str | None = None) -> np.ndarray:
-        """Return which samples have a class of a factor and, where one is named, a modality, bool `(N,)`."""
-        known = self.factors[factor] >= 0
+        """Return which samples have a class or number of a factor and, where one is named, a modality, bool `(N,)`."""
+        values = self.factors[factor]
+        there = np.isfinite(values) if values.dtype.kind == "f" else values >= 0
+        known = there.reshape(len(there), -1).all(1)
         return known if view is None else known & self.present[view]
 
     def thinned(self, num: int) -> "Gathered":
@@ -57,6 +59,7 @@ class Gathered:
             present={name: here[rows] for name, here in self.present.items()},
             factors={key: values[rows] for key, values in self.factors.items()},
             verdicts={name: {f: p[rows] for f, p in of.items()} for name, of in self.verdicts.items()},
+            measured={name: {f: z[rows] for f, z in of.items()} for name, of in self.measured.items()},
             means=self.means,
         )
 
@@ -80,7 +83,13 @@ def _numbers(factor: np.ndarray) -> Tensor:
     return torch.tensor([int.from_bytes(digest[:8], "little", signed=True) for digest in digests])
 
 
-def gather(model: Mandorla, dataset: Dataset, indices: np.ndarray, judges: Mapping[str, Judge]) -> Gathered:
+def gather(
+    model: Mandorla,
+    dataset: Dataset,
+    indices: np.ndarray,
+    judges: Mapping[str, Judge],
+    gauges: Mapping[str, Judge] | None = None,
+) -> Gathered:
     """Encode, judge and sum up the samples at `indices`; processes may divide them."""
     names = [modality.name for modality in dataset.modalities]
 
@@ -91,11 +100,15 @@ def gather(model: Mandorla, dataset: Dataset, indices: np.ndarray, judges: Mappi
         found = {("latents", key): z.cpu() for key, z in latents.items()}
         found |= {("alone", name): model.encode({name: batch.x[name]}).shared.cpu() for name in names}
         found |= {("present", name): batch.present[name] for name in names}
-        found |= {("factors", key): value for key, value in known.items() if value.ndim <= _SMALL}
+        clean = {key: known[key] for key in (f"clean_{name}" for name in names) if key in known}
+        small = known.keys() - clean.keys()
+        found |= {("factors", key): known[key] for key in small if known[key][0].numel() <= MOST_NUMBERS}
         for name, judge in judges.items():
             for factor in judge.heads:
                 found["verdicts", name, factor] = torch.from_numpy(judge.probabilities(batch.x[name], factor))
-        clean = {key: z for key, z in known.items() if z.ndim > _SMALL and key.startswith("clean_")}
+        for name, gauge in (gauges or {}).items():
+            for factor in gauge.meters:
+                found["measured", name, factor] = torch.from_numpy(gauge.numbers(batch.x[name], factor))
         for key, image in (batch.x | clean).items():
             seen = image[batch.present[key.removeprefix("clean_")]]
             found["sums", key], found["counts", key] = seen.double().sum(0)[None], torch.tensor([len(seen)])
@@ -114,5 +127,6 @@ def gather(model: Mandorla, dataset: Dataset, indices: np.ndarray, judges: Mappi
         present={name: here.numpy() for name, here in of("present").items()},
         factors={key: value.numpy() for key, value in of("factors").items()},
         verdicts={name: {f: p.numpy() for f, p in of("verdicts", name).items()} for name in judges},
+        measured={name: {f: z.numpy() for f, z in of("measured", name).items()} for name in gauges or {}},
         means={key: (sum(parts) / counts[key]).float() for key, parts in of("sums").items()},
     )

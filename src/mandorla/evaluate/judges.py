@@ -1,8 +1,9 @@
-"""Supervised classifiers, one per modality: the ceiling of every probe and the judges of what a model generates.
+"""Supervised networks, one per modality: the ceiling of every probe and the judges of what a model generates.
 
 A judge is about as large as the model's encoders and sees the same training images, with their labels. What it
 scores on real test images is the most that generated images can be expected to score. It has one linear head per
-factor, so that class, private factors and lesions are judged by one network.
+factor, so that class, private factors and lesions are judged by one network; factors that are numbers are gauged by
+another one, which would else take from what the first learns of a lesion.
 """
 
 import json
@@ -18,25 +19,59 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mandorla.data.dataset import Batch, Dataset, Modality, Splits
+from mandorla.data.dataset import Batch, Dataset, Modality, Splits, evenly
 from mandorla.data.stored import StoredDataset
 from mandorla.errors import MandorlaError, MandorlaWarning
+from mandorla.evaluate.arrays import columns
 from mandorla.evaluate.settings import EvaluateConfig
 from mandorla.evaluate.supervised import train_network
 from mandorla.nets.blocks import conv
 from mandorla.storage import whole
 
 Heads = dict[str, int]  # factor -> number of classes
+Meters = dict[str, int]  # factor -> how many numbers it is
 _MISSING = -1
 _WIDTH, _GRID = 128, 3  # channels and pixels a side at the last convolution, about
 _LEAST = 8  # channels of the first one
 _CHUNK = 512  # images that are judged at once
+_SCALED = 1000  # training samples that say on what scale numbers lie, at most
+MOST_NUMBERS = 64  # of a factor that is measured
+
+
+class Meter(nn.Linear):
+    """Say numbers `(B, D)` of features `(B, F)`, on the scale of those that it was told of."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, num: int) -> None:
+        super().__init__(width, num)
+        self.register_buffer("mean", torch.zeros(num))
+        self.register_buffer("std", torch.ones(num))
+
+    def learn_scale(self, values: np.ndarray) -> None:
+        """Take mean and standard deviation of `values` `(N, D)`, of which some may be NaN."""
+        mean, std = np.nanmean(values, 0), np.nanstd(values, 0)
+        self.mean.copy_(torch.as_tensor(mean))
+        self.std.copy_(torch.as_tensor(np.where(std > 0, std, 1.0)))
+
+    def error(self, said: Tensor, values: Tensor, here: Tensor) -> Tensor:
+        """Return the squared error of what was `said` `(B, D)`, in standard deviations, summed over where it counts.
+
+        It counts where a sample is `here`, bool `(B,)`, and its `values` `(B, D)` are known.
+        """
+        target = (values - self.mean) / self.std
+        known = here & target.isfinite().all(1)
+        return (said - target)[known].square().mean(1).sum()
 
 
 class Judge(nn.Module):
-    """Classify images `(B, C, *size)` of one modality in [0, 1]; return logits `(B, classes)` per factor."""
+    """Classify images `(B, C, *size)` of one modality in [0, 1]; return logits `(B, classes)` per factor.
 
-    def __init__(self, modality: Modality, heads: Heads) -> None:
+    Of a factor that is numbers, for which there is a meter, return `(B, D)` in standard deviations from the mean.
+    """
+
+    def __init__(self, modality: Modality, heads: Heads, meters: Meters | None = None) -> None:
         super().__init__()
         dimensions = len(modality.size)
         if 1 in modality.size:
@@ -54,10 +89,11 @@ class Judge(nn.Module):
         width *= math.prod(max(1, size // 2**depth) for size in modality.size)
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
         self.heads = nn.ModuleDict({factor: nn.Linear(width, classes) for factor, classes in heads.items()})
+        self.meters = nn.ModuleDict({factor: Meter(width, num) for factor, num in (meters or {}).items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         code = self.body(2 * x - 1)
-        return {factor: head(code) for factor, head in self.heads.items()}
+        return {factor: head(code) for factor, head in [*self.heads.items(), *self.meters.items()]}
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
@@ -76,6 +112,15 @@ class Judge(nn.Module):
         parts = [self(part.to(device).clamp(0, 1))[factor].float().softmax(-1).cpu() for part in x.split(_CHUNK)]
         return torch.cat(parts).numpy()
 
+    @torch.no_grad()
+    def numbers(self, x: Tensor, factor: str) -> np.ndarray:
+        """Return what images in [0, 1] say of a factor that is numbers, `(B, D)`, on its own scale."""
+        self.eval()
+        meter = self.meters[factor]
+        device = meter.mean.device
+        parts = [self(part.to(device).clamp(0, 1))[factor].float() for part in x.split(_CHUNK)]
+        return torch.cat([part * meter.std + meter.mean for part in parts]).cpu().numpy()
+
     def classes(self, x: Tensor, factor: str) -> np.ndarray:
         """Return the most probable class `(B,)` of images in [0, 1]."""
         return self.probabilities(x, factor).argmax(-1)
@@ -88,15 +133,21 @@ def train_judges(
     batch_size: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    meters: Mapping[str, Meters] | None = None,
 ) -> dict[str, Judge]:
-    """Train one judge for each modality named in `heads`, all on the same batches; missing images do not count.
+    """Train one judge for each modality named in `heads` or `meters`, all on the same batches.
 
-    As `train_network` does, by the cross-entropy summed over the heads.
+    Missing images do not count. As `train_network` does, by the cross-entropy summed over the heads, and the squared
+    error over the meters.
     """
-    modalities = {modality.name: modality for modality in train.modalities}
+    told = train.batch(evenly(len(train), _SCALED)).factors if meters else {}
 
     def build() -> nn.ModuleDict:
-        return nn.ModuleDict({name: Judge(modalities[name], factors) for name, factors in heads.items()})
+        judges = nn.ModuleDict(_judges(train.modalities, heads, meters or {}))
+        for judge in judges.values():
+            for factor, meter in judge.meters.items():
+                meter.learn_scale(columns(told[factor]))
+        return judges
 
     def loss(judges: nn.Module, batch: Batch, autocast: torch.autocast) -> Tensor:
         total = torch.zeros((), device=device)
@@ -104,6 +155,11 @@ def train_judges(
             with autocast:
                 logits = judge(batch.x[name].to(device))
             for factor, scores in logits.items():
+                if factor in judge.meters:
+                    values = torch.as_tensor(columns(batch.factors[factor]), dtype=torch.float32, device=device)
+                    error = judge.meters[factor].error(scores.float(), values, batch.present[name].to(device))
+                    total = total + error
+                    continue
                 labels = torch.as_tensor(batch.factors[factor]).long()
                 labels = torch.where(batch.present[name], labels, _MISSING).to(device)
                 total = total + nn.functional.cross_entropy(
@@ -128,7 +184,11 @@ def save_judges(path: Path, judges: Mapping[str, Judge], made_from: Mapping[str,
 
 
 def load_judges(
-    path: Path, modalities: tuple[Modality, ...], heads: Mapping[str, Heads], made_from: Mapping[str, object]
+    path: Path,
+    modalities: tuple[Modality, ...],
+    heads: Mapping[str, Heads],
+    made_from: Mapping[str, object],
+    meters: Mapping[str, Meters] | None = None,
 ) -> dict[str, Judge] | None:
     """Read the judges of an earlier evaluation, or return None where there are none made from the same things."""
     if not path.exists():
@@ -138,7 +198,7 @@ def load_judges(
             if file.metadata().get("made_from") != json.dumps(made_from, sort_keys=True):
                 return None
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        judges = {m.name: Judge(m, heads[m.name]).eval() for m in modalities if m.name in heads}
+        judges = {name: judge.eval() for name, judge in _judges(modalities, heads, meters or {}).items()}
         for name, judge in judges.items():
             judge.load_state_dict({k.split("/", 1)[1]: z for k, z in tensors.items() if k.split("/", 1)[0] == name})
     except (SafetensorError, RuntimeError):  # damaged, or of an earlier version: they are trained anew
@@ -149,26 +209,51 @@ def load_judges(
 def find_judges(
     path: Path, data: Splits, settings: EvaluateConfig, seed: int, device: torch.device | str
 ) -> dict[str, Judge]:
-    """Return judges, on `device`, of all factors that `settings` name and `data` have, none where there are none.
+    """Return judges, on `device`, of all classes that `settings` name and `data` have, none where there are none.
 
     They are those of an earlier call, kept at `path`, if they were made from the same things, else newly trained ones.
     Raises MandorlaError for a factor that holds numbers instead of classes.
     """
-    probe = data.train.batch(np.arange(min(len(data.train), 500)))
+    probe = _first(data)
     heads: dict[str, Heads] = {}
     for name in probe.x:
         factors = (settings.label, f"{settings.private_label}_{name}", settings.lesion)
         found = {f: _num_classes(data, probe, f, name) for f in factors if f in probe.factors}
         found = {f: num for f, num in found.items() if num}
         heads |= {name: found} if found else {}
-    if not heads:
+    return _find(path, data, settings, seed, device, heads, {})
+
+
+def find_gauges(
+    path: Path, data: Splits, settings: EvaluateConfig, seed: int, device: torch.device | str
+) -> dict[str, Judge]:
+    """Return judges of all factors that are numbers, as `find_judges` does of those that are classes.
+
+    A factor called `<this>_<modality>` is that modality's own. Raises MandorlaError for one that `settings` name and
+    that is not there, or is no numbers.
+    """
+    return _find(path, data, settings, seed, device, {}, _meters(_first(data), settings))
+
+
+def _find(
+    path: Path,
+    data: Splits,
+    settings: EvaluateConfig,
+    seed: int,
+    device: torch.device | str,
+    heads: Mapping[str, Heads],
+    meters: Mapping[str, Meters],
+) -> dict[str, Judge]:
+    """Read judges from `path`, or train them and keep them there."""
+    if not heads and not meters:
         return {}
-    made_from = {"data": data.fingerprint, "seed": seed, "heads": heads}
-    made_from |= {"labels": _digest_labels(data, {factor for of in heads.values() for factor in of})}
+    made_from = {"data": data.fingerprint, "seed": seed} | ({"heads": heads} if heads else {"meters": meters})
+    factors = {factor for each in [*heads.values(), *meters.values()] for factor in each}
+    made_from |= {"labels": _digest_labels(data, factors)}
     made_from |= {"steps": settings.judge_steps, "batch_size": settings.judge_batch_size}
-    judges = load_judges(path, data.modalities, heads, made_from)
+    judges = load_judges(path, data.modalities, heads, made_from, meters)
     if judges is None:
-        judges = train_judges(data.train, heads, settings.judge_steps, settings.judge_batch_size, seed, device)
+        judges = train_judges(data.train, heads, settings.judge_steps, settings.judge_batch_size, seed, device, meters)
         try:
             save_judges(path, judges, made_from)
         except (OSError, MandorlaError) as error:  # a run folder of somebody else
@@ -194,6 +279,49 @@ def _num_classes(data: Splits, probe: Batch, factor: str, name: str) -> int:
             if not known.any():
                 return 0
     return len(data.classes[factor])
+
+
+def _first(data: Splits) -> Batch:
+    """Return training samples enough to see what factors are."""
+    return data.train.batch(np.arange(min(len(data.train), 500)))
+
+
+def _meters(probe: Batch, settings: EvaluateConfig) -> dict[str, Meters]:
+    """Return of the factors that are numbers how many they are, for each modality the ones it can be asked for."""
+    names = tuple(probe.x)
+    own = {f"{q}_{name}": name for q in settings.quantities or () for name in names}
+    found: dict[str, str | None] = {}  # whose it is, None for a factor of the whole sample
+    for factor, values in probe.factors.items():
+        if _is_numbers(values) and (settings.quantities is None or factor in {*settings.quantities, *own}):
+            found[factor] = next((name for name in names if factor.endswith(f"_{name}")), None)
+    for q in settings.quantities or ():
+        if not found.keys() & {q, *(f"{q}_{name}" for name in names)}:
+            there = ", ".join(factor for factor, values in probe.factors.items() if _is_numbers(values)) or "none"
+            raise MandorlaError(f"evaluate.quantities: {q!r} is no factor that is numbers; these data have: {there}")
+    return {
+        name: of
+        for name in names
+        if (of := {f: columns(probe.factors[f]).shape[1] for f, whose in found.items() if whose in (None, name)})
+    }
+
+
+def _is_numbers(values: np.ndarray) -> bool:
+    """Return whether a factor is a few real numbers a sample, known of some and not all the same."""
+    if values.dtype.kind != "f" or values.ndim > 2 or values[0].size > MOST_NUMBERS:
+        return False
+    known = values[np.isfinite(values).reshape(len(values), -1).all(1)]
+    return len(known) > 1 and bool((known != known[0]).any())
+
+
+def _judges(
+    modalities: tuple[Modality, ...], heads: Mapping[str, Heads], meters: Mapping[str, Meters]
+) -> dict[str, Judge]:
+    """Return an untrained judge for each modality that has any factor to be asked for."""
+    return {
+        m.name: Judge(m, heads.get(m.name, {}), meters.get(m.name, {}))
+        for m in modalities
+        if m.name in heads or m.name in meters
+    }
 
 
 def _digest_labels(data: Splits, factors: set[str]) -> str:

@@ -1,8 +1,9 @@
-"""What a code knows: classifiers fitted on codes of training samples, scored on codes of test samples.
+"""What a code knows: classifiers and regressions, fitted on codes of training samples, scored on codes of test samples.
 
-A linear probe (logistic regression) says what is there for the taking; a probe with one hidden layer also finds
-what is there but folded. The second is the honest one for leaks: a linear probe understates them. Neither finds well
-what is far fainter than the rest; a probe of whitened codes does, in which faint directions are as long as others.
+A linear probe (logistic regression, or ridge regression) says what is there for the taking; one with a hidden layer
+also finds what is there but folded. The second is the honest one for leaks: a linear probe understates them. Neither
+finds well what is far fainter than the rest; a probe of whitened codes does, in which faint directions are as long as
+others.
 """
 
 import warnings
@@ -12,10 +13,12 @@ import numpy as np
 from torch import Tensor
 
 from mandorla.errors import MandorlaError
-from mandorla.evaluate.arrays import Array, classes, code_rows, numbers, same_number
+from mandorla.evaluate.arrays import Array, classes, code_rows, columns, numbers, same_number
 
 Kind = Literal["linear", "mlp"]
 HIDDEN = 256  # units of the hidden layer
+_PENALTIES = np.logspace(-1, 5, 13)  # that ridge regression chooses among
+_HELD_OUT = 100  # training samples from which on a tenth says when a network has learned enough
 
 
 def features(code: Tensor) -> np.ndarray:
@@ -47,13 +50,9 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if kind not in get_args(Kind):
-        raise MandorlaError(f"there is no probe {kind!r}: take one of {', '.join(get_args(Kind))}")
-    train, test = (code_rows(z, f"{which} codes").numpy() for z, which in ((train, "training"), (test, "test")))
+    train, test = _same_kind(kind, train, test)
     labels = classes(train_labels, "training labels")
     same_number(train, labels, what="training codes and labels")
-    if train.shape[1] != test.shape[1]:
-        raise MandorlaError(f"training codes have {train.shape[1]} numbers, test codes {test.shape[1]}: give one kind")
     known, counts = np.unique(labels, return_counts=True)
     if len(known) == 1:
         return np.ones((len(test), 1))
@@ -73,6 +72,63 @@ def probe(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return make_pipeline(scale, classifier).fit(train, labels).predict_proba(test)
+
+
+def regress(kind: Kind, train: Array, values: Array, test: Array, seed: int = 0) -> np.ndarray:
+    """Fit a probe on `train` `(N, F)` with numbers; return what it says of `test`, `(K, D)`.
+
+    `values` are `(N, D)` or `(N,)`.
+    Ridge regression, its penalty chosen for each column by leaving one sample out, or a network with one hidden layer;
+    features are standardised with the statistics of `train`. Raises MandorlaError as `probe` does.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import RidgeCV
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = _same_kind(kind, train, test)
+    values = code_rows(columns(values), "values").numpy()
+    same_number(train, values, what="training codes and values")
+    scale = StandardScaler().fit(values)
+    enough = bool(len(train) >= _HELD_OUT)
+    model = (
+        RidgeCV(_PENALTIES, alpha_per_target=True, gcv_mode="svd")
+        if kind == "linear"
+        else MLPRegressor(
+            hidden_layer_sizes=(HIDDEN,), early_stopping=enough, n_iter_no_change=5, max_iter=100, random_state=seed
+        )
+    )
+    targets = scale.transform(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = make_pipeline(StandardScaler(), model).fit(train, targets if targets.shape[1] > 1 else targets[:, 0])
+    return scale.inverse_transform(fitted.predict(test).reshape(len(test), -1))
+
+
+def explained(values: Array, guesses: Array) -> np.ndarray:
+    """Return scores `(K,)` whose mean is R2, the share of the variance of `values` that `guesses` explain.
+
+    Both are `(K, D)` or `(K,)`. It is the mean over columns, but for those that do not vary; NaN where none does. 1 is
+    right, 0 as good as the mean, and worse than that is below 0.
+    """
+    truth, guess = (code_rows(columns(z), what).numpy() for z, what in ((values, "values"), (guesses, "guesses")))
+    same_number(truth, guess, what="values and guesses")
+    variance = truth.var(0)
+    varies = variance > 0
+    if not varies.any():
+        return np.full(len(truth), np.nan)
+    return 1 - ((truth - guess)[:, varies] ** 2 / variance[varies]).mean(1)
+
+
+def _same_kind(kind: Kind, train: Array, test: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes as rows; raise MandorlaError for another kind of probe, and codes that do not fit together."""
+    if kind not in get_args(Kind):
+        raise MandorlaError(f"there is no probe {kind!r}: take one of {', '.join(get_args(Kind))}")
+    train, test = (code_rows(z, f"{which} codes").numpy() for z, which in ((train, "training"), (test, "test")))
+    if train.shape[1] != test.shape[1]:
+        raise MandorlaError(f"training codes have {train.shape[1]} numbers, test codes {test.shape[1]}: give one kind")
+    return train, test
 
 
 def _directions(codes: np.ndarray) -> int:

@@ -31,8 +31,9 @@ _JUDGES = (
 )
 _PROBES = (
     " Probes are fitted on {train} training samples, features standardised, and scored on {test} test samples: logistic"
-    " regression, and a network with {hidden} hidden units, which finds what a straight line does not. Of figures"
-    " called 'faint' and 'above noise' features are whitened."
+    " regression, of numbers ridge regression, and a network with {hidden} hidden units, which finds what a straight"
+    " line does not. Of classes called 'faint' and 'above noise' features are whitened. The ceiling of numbers is a"
+    " network like a judge; where codes have many numbers a straight line may pass it."
 )
 _SUITES: dict[Suite, str] = {
     "disentanglement": "Disentanglement.{probes} Without labels: retrieval: by the shared part of one modality that of"
@@ -107,7 +108,8 @@ def protocol(subject: Subject, measured: Collection[str]) -> list[str]:
         "spaces": ", ".join(f"'{name}'" for name in spaces),
     }
     texts = [_ALWAYS, *([_JUDGES] if subject.judges else []), *(_SUITES[suite] for suite in told)]
-    numbers["probes"] = _PROBES.format(**numbers) if subject.judges else ""
+    probed = "disentanglement" in suites and (subject.judges or subject.codes.quantities)
+    numbers["probes"] = _PROBES.format(**numbers) if probed else ""
     numbers["judge"] = " 'judge' is the last layer of the judges, averaged over space." if JUDGE in spaces else ""
     left_out = _left_out(subject, measured)
     return [text.format(**numbers) for text in texts] + [_drawn(subject)] + left_out + _borrowed(subject)

@@ -24,6 +24,7 @@ from mandorla.evaluate.figures.coherence import coherence_figures
 from mandorla.evaluate.figures.copies import copy_figures
 from mandorla.evaluate.figures.fidelity import fidelity_figures
 from mandorla.evaluate.figures.lesions import lesion_figures
+from mandorla.evaluate.figures.quantities import quantity_figures
 from mandorla.evaluate.figures.separation import (
     explained_figures,
     information_figures,
@@ -50,6 +51,7 @@ _AUDITED = ("pixels", "features")  # spaces in which an audit looks for copies
 
 _PREPARED: dict[str, tuple[int, set[Suite]]] = {  # properties of a `Subject`: about how long each takes, who needs it
     "judges": (40, JUDGED),
+    "gauges": (10, {"disentanglement"}),
     "codes": (5, {"disentanglement", "coherence", "translation"}),
     "samples": (5, {"coherence", "fidelity", "audit"}),
     "translations": (10, {"translation"}),
@@ -60,6 +62,7 @@ _FIGURES: dict[Suite, tuple[int, Callable[[Subject], list[Record]]]] = {
         15,
         lambda s: [
             *class_figures(s.codes),
+            *quantity_figures(s.codes),
             *separation_figures(s.codes, s.data.test),
             *retrieval_figures(s.codes),
             *information_figures(s),

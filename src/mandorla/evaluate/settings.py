@@ -42,6 +42,8 @@ class EvaluateConfig(Settings):
     """factor that all modalities share: the class; without it in the data, what needs it is left out"""
     private_label: str = "quadrant"
     """factor that each modality has for itself, called `<this>_<modality>` in the data"""
+    quantities: tuple[str, ...] | None = None
+    """factors that are numbers (age, echo time), each modality's own if called `<this>_<modality>`; null for all"""
     lesion: str = "lesion_present"
     """factor that says whether a sample has a lesion; its place is the factor `lesion_mask`"""
     segmenter_steps: int = Field(400, ge=0)

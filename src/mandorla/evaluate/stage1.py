@@ -18,6 +18,7 @@ from mandorla.data.dataset import Dataset, Splits, evenly, pieces
 from mandorla.errors import MandorlaWarning
 from mandorla.evaluate.coherence import conditional_coherence, donors
 from mandorla.evaluate.figures.classes import class_figures
+from mandorla.evaluate.figures.quantities import quantity_figures
 from mandorla.evaluate.figures.separation import separation_figures
 from mandorla.evaluate.figures.subject import Codes
 from mandorla.evaluate.gather import choose, gather
@@ -32,20 +33,23 @@ from mandorla.vae.model import encode_batch
 _CHUNK = 250
 
 
-def stage1_figures(model: Mandorla, judges: Mapping[str, Judge], data: Splits) -> list[Record]:
+def stage1_figures(
+    model: Mandorla, judges: Mapping[str, Judge], gauges: Mapping[str, Judge], data: Splits
+) -> list[Record]:
     """Return sizes, rate, likeness and separation and, where `judges` know the class, probes and coherence.
 
-    `data` are those of the model's run; probes are fitted on training samples.
+    Where `gauges` know numbers, these are probed too. `data` are those of the model's run; probes are fitted on
+    training samples.
     """
     settings = model.recipe.evaluate.model_copy(update={"num_residual": 0})
     seed = model.recipe.seed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: validation samples are what they are
         train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
-        val = gather(model, data.val, choose(data.val, settings.num_test, seed), judges)
+        val = gather(model, data.val, choose(data.val, settings.num_test, seed), judges, gauges)
     codes = Codes(model, settings, seed, judges, train, val)
     records = [_size(codes), *_likeness(codes, data.val), *separation_figures(codes, data.val)]
-    records += class_figures(codes) + coherence_without_prior(codes)
+    records += class_figures(codes) + quantity_figures(codes) + coherence_without_prior(codes)
     return [replace(record, definition=record.definition.replace(" test ", " validation ")) for record in records]
 
 

@@ -14,7 +14,7 @@ from mandorla.data.dataset import Batch, Splits
 from mandorla.evaluate.audit import Audit, audit
 from mandorla.evaluate.features import Networks, feature_spaces
 from mandorla.evaluate.gather import Gathered, choose, gather
-from mandorla.evaluate.judges import Judge, find_judges
+from mandorla.evaluate.judges import Judge, find_gauges, find_judges
 from mandorla.evaluate.probes import Kind, chance_share, features, hits, probe
 from mandorla.evaluate.record import Record
 from mandorla.evaluate.settings import EvaluateConfig, Suite
@@ -23,6 +23,7 @@ from mandorla.parallel import in_turn
 
 Images = dict[str, Tensor]
 Route = tuple[str, str]  # given, wanted
+_FIT = 20  # training samples that a straight line through numbers takes, at least
 JUDGED: set[Suite] = {"disentanglement", "coherence", "fidelity"}  # what classifiers are needed for
 
 
@@ -134,6 +135,20 @@ class Codes:
         return {view: factor for view, factor in factors.items() if self._is_judged(factor, view)}
 
     @property
+    def quantities(self) -> dict[str, dict[str, str]]:
+        """Return the factors that are numbers, by name, and by view as the data have it: `tr` -> {t1: tr_t1}.
+
+        Those that too few samples have are left out.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for view, said in self.test.measured.items():
+            for factor in said:
+                train, test = (part.known(factor, view).sum() for part in (self.train, self.test))
+                if train >= _FIT and test > 1:
+                    found.setdefault(factor.removesuffix(f"_{view}"), {})[view] = factor
+        return found
+
+    @property
     def private_reference(self) -> dict[str, float]:
         """Return chance and ceiling of naming the private factors, means over views."""
         factors = self.private_factors
@@ -175,13 +190,22 @@ class Subject:
         """Return the classifiers of the data's labels, none where no figure needs them."""
         if not JUDGED & set(self.settings.suites):
             return {}
-        path = Path(self.model.run) / "evaluate" / "judges.safetensors"
+        return self._find(find_judges, "judges")
+
+    @cached_property
+    def gauges(self) -> dict[str, Judge]:
+        """Return the networks that tell the data's numbers, none where no figure needs them."""
+        return self._find(find_gauges, "gauges") if "disentanglement" in self.settings.suites else {}
+
+    def _find(self, find: Callable[..., dict[str, Judge]], name: str) -> dict[str, Judge]:
+        path = Path(self.model.run) / "evaluate" / f"{name}.safetensors"
         with in_turn():  # what the first trains the others find
-            judges = find_judges(path, self.data, self.settings, self.seed, self.model.device)
+            judges = find(path, self.data, self.settings, self.seed, self.model.device)
         labels = self.data.test.batch([0]).factors
         for judge in judges.values():
-            for factor in set(judge.heads) - labels.keys():  # other data than the run's own may lack it
-                del judge.heads[factor]
+            for asked in (judge.heads, judge.meters):
+                for factor in set(asked) - labels.keys():  # other data than the run's own may lack it
+                    del asked[factor]
         return judges
 
     @cached_property
@@ -194,7 +218,7 @@ class Subject:
         """Return codes, labels and verdicts of training and test samples."""
         settings, data, model = self.settings, self.data, self.model
         train = gather(model, data.train, choose(data.train, settings.num_train, self.seed), {})
-        test = gather(model, data.test, choose(data.test, settings.num_test, self.seed), self.judges)
+        test = gather(model, data.test, choose(data.test, settings.num_test, self.seed), self.judges, self.gauges)
         return Codes(model, settings, self.seed, self.judges, train, test)
 
     @cached_property
