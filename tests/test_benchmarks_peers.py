@@ -270,6 +270,42 @@ def test_ours_gets_as_many_steps_as_its_minutes_hold(ours, tmp_path, monkeypatch
         ours.train_both(SimpleNamespace(folder=tmp_path, minutes=0.7), costs)
 
 
+def test_a_distillation_keeps_its_share_of_the_minutes(ours, tmp_path, monkeypatch):
+    clock, optimizer = [0.0], torch.optim.SGD([torch.zeros(1)])
+
+    def steps_of(num: int, cost: float, every: int) -> None:
+        for number in range(num):
+            clock[0] += cost
+            optimizer.step()
+            clock[0] += 0.1 if number % every == 0 else 0
+
+    def vae(recipe) -> None:
+        config = recipe.vae
+        every = config.training.validate_every
+        steps_of(config.training.steps, 0.01, every)
+        if config.distillation:
+            steps_of(config.distillation.steps, 0.004, every)
+            steps_of(config.distillation.steps_after, 0.01, every)
+
+    def diffusion(recipe) -> None:
+        steps_of(recipe.diffusion.training.steps, 0.002, recipe.diffusion.training.validate_every)
+
+    monkeypatch.setattr(ours, "_STAGES", {"vae": vae, "diffusion": diffusion})
+    monkeypatch.setattr(ours, "minutes", lambda: clock[0])
+    distilled = "model: {encoder_decoder: {apart: true}}, distillation: {steps: 500, batch_size: 8, steps_after: 300}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"vae: {{training: {{steps: 1000}}, {distilled}}}\ndiffusion: {{training: {{steps: 1000}}}}\n"
+    )
+    task = SimpleNamespace(folder=tmp_path, minutes=10.0)
+    costs = ours.measure(task)
+    begun = clock[0]
+    run, steps = ours.train_both(task, costs)
+    assert clock[0] - begun == pytest.approx(task.minutes, abs=0.01), "nothing is left, nor taken"
+    assert steps["vae"] / steps["diffusion"] == pytest.approx(1, rel=0.1), "as in the recipe"
+    distil = ours.recipe_of(task, run, steps).vae.distillation
+    assert (distil.steps, distil.steps_after) == (round(steps["vae"] * 0.5), round(steps["vae"] * 0.3))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "more"), [("polydigits", DIGITS), ("phantom", PHANTOM)])
 def test_ours_is_trained_for_its_minutes_and_answers(peers, recipe, more):

@@ -23,6 +23,8 @@ from mandorla.vae.store import load_vae
 _SIZES = [
     "device=cpu",
     "vae.model.encoder_decoder.channels=[8, 8]",
+    "vae.model.encoder_decoder.apart=false",
+    "vae.distillation=null",
     "vae.model.encoder_decoder.hidden=16",
     "vae.loss.agreement_first=0.3",
     "diffusion.network={width: 16, depth: 1, heads: 2, patch: 2}",

@@ -33,8 +33,16 @@ _STAGES: dict[str, Callable[[Recipe], None]] = {"vae": train_vae, "diffusion": t
 
 
 def recipe_of(task: Task, run: Path, steps: dict[str, int]) -> Recipe:
-    """Return the recipe of the task with so many `steps` of each stage, to be trained in `run`."""
+    """Return the recipe of the task with so many `steps` of each stage, to be trained in `run`.
+
+    A distillation of stage 1 keeps its share of them.
+    """
     keys = [f"run={json.dumps(str(run))}"]
+    config = read_recipe(str(task.folder / "recipe.yaml")).vae
+    if distil := config.distillation:
+        share = steps["vae"] / config.training.steps
+        for key in ("steps", "steps_after"):
+            keys.append(f"vae.distillation.{key}={max(1, round(share * getattr(distil, key)))}")
     for stage, num in steps.items():
         keys += [f"{stage}.training.{key}={num}" for key in ("steps", "checkpoint_every", "picture_every")]
         keys.append(f"{stage}.training.validate_every={math.ceil(num / _VALIDATIONS)}")
@@ -42,9 +50,18 @@ def recipe_of(task: Task, run: Path, steps: dict[str, int]) -> Recipe:
 
 
 def measure(task: Task) -> dict[str, tuple[float, float]]:
-    """Return what each stage costs, in minutes: for one step, and for all else, but for what is loaded once."""
+    """Return what each stage costs, in minutes: for one step, and for all else, but for what is loaded once.
+
+    Steps of a distillation count as a part of those of stage 1 that they go with.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        few = ["data.num_train=16", "data.num_val=4", "data.num_test=4", "vae.training.steps=1"]
+        few = [
+            "data.num_train=16",
+            "data.num_val=4",
+            "data.num_test=4",
+            "vae.training.steps=1",
+            "vae.distillation=null",
+        ]
         recipe = read_recipe("polydigits", [f"run={json.dumps(folder)}", *few, "diffusion.training.steps=1"])
         for train in _STAGES.values():
             train(recipe)
@@ -55,7 +72,9 @@ def measure(task: Task) -> dict[str, tuple[float, float]]:
         for stage, train in _STAGES.items():
             begun = minutes()
             train(recipe)
-            step = mean(sorted(later - earlier for earlier, later in pairwise(ends))[:-_VALIDATIONS])
+            taken = sorted(later - earlier for earlier, later in pairwise(ends))
+            trainings = 3 if stage == "vae" and recipe.vae.distillation else 1
+            step = mean(taken[: -_VALIDATIONS * trainings]) * len(ends) / _TRIAL
             costs[stage] = step, max(minutes() - begun - _TRIAL * step, 0.0)
             ends.clear()
         hook.remove()
@@ -94,8 +113,11 @@ def main() -> None:
     spent = watch.read()
     model = mandorla.load(run)
     (answer_routes if task.routes else answer_codes)(task, model)
-    how = f"{steps['vae']} + {steps['diffusion']} steps, {model.sampling.steps} of the sampler"
-    task.report(spent, sum(steps.values()), nn.ModuleList([model.vae, model.diffusion]), how)
+    distil = model.recipe.vae.distillation
+    more = [distil.steps, distil.steps_after] if distil else []
+    how = " + ".join(map(str, [steps["vae"], *more, steps["diffusion"]]))
+    how = f"{how} steps, {model.sampling.steps} of the sampler"
+    task.report(spent, sum(steps.values()) + sum(more), nn.ModuleList([model.vae, model.diffusion]), how)
 
 
 def answer_codes(task: Task, model: Mandorla) -> None:

@@ -1,7 +1,7 @@
 """One pass over a part of the data, keeping what every figure needs: codes, labels, verdicts, small images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import numpy as np
@@ -24,8 +24,9 @@ class Gathered:
     - `indices` `(N,)` into the data set; `latents` read from all modalities; `alone[name]` the shared part `(N, ...)`
       read from one modality alone; `present[name]` bool `(N,)`
     - `factors[key]` numbers `(N,)`, one for each name, or `(N, D)`; `verdicts[name][factor]` class probabilities
-      `(N, classes)` of the judges on images; `measured[name][factor]` what the gauges say, `(N, D)`
+      `(N, classes)` of the judges on images
     - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
+    - `measured[name][factor]`: what the gauges say of the images, `(N, D)`
     """
 
     indices: np.ndarray
@@ -34,8 +35,8 @@ class Gathered:
     present: dict[str, np.ndarray]
     factors: dict[str, np.ndarray]
     verdicts: dict[str, dict[str, np.ndarray]]
-    measured: dict[str, dict[str, np.ndarray]]
     means: dict[str, Tensor]
+    measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def whose(self) -> np.ndarray:
