@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mandorla.config import dump
 from mandorla.data import load_data
@@ -175,7 +176,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     clock = _Clock(progress or (lambda what, share: None), settings.suites)
     found: dict[Suite, list[Record]] = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):  # its threads wait for each other, long
         warnings.simplefilter("ignore", MandorlaWarning)  # of strange inputs: test samples are what they are
         clock.start("data")
         subject = Subject(model, data or model.data(), settings, baseline)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mandorla.data.dataset import Dataset, Splits, evenly, pieces
@@ -48,8 +49,9 @@ def stage1_figures(
         train = gather(model, data.train, choose(data.train, settings.num_train, seed), {})
         val = gather(model, data.val, choose(data.val, settings.num_test, seed), judges, gauges)
     codes = Codes(model, settings, seed, judges, train, val)
-    records = [_size(codes), *_likeness(codes, data.val), *separation_figures(codes, data.val)]
-    records += class_figures(codes) + quantity_figures(codes) + coherence_without_prior(codes)
+    with threadpool_limits(1, user_api="blas"):  # its threads wait for each other, long
+        records = [_size(codes), *_likeness(codes, data.val), *separation_figures(codes, data.val)]
+        records += class_figures(codes) + quantity_figures(codes) + coherence_without_prior(codes)
     return [replace(record, definition=record.definition.replace(" test ", " validation ")) for record in records]
 
 
