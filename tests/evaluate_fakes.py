@@ -81,7 +81,7 @@ class BarModel:
     coherent: bool = True
     modalities = MODALITIES
     vae = BarVAE()
-    device = "cpu"
+    device, draws = "cpu", True
     sampling, refiner, hashes = SamplingConfig(), None, {"vae": "0", "diffusion": "0"}
     hashes_of_decoding = {"vae": "0"}
     recipe = SimpleNamespace(

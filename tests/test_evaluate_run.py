@@ -834,3 +834,21 @@ def test_stage_1_alone_has_its_figures(polydigits_run, copy_of):
     few = ["evaluate.num_train=60", "evaluate.num_test=40", "evaluate.judge_steps=3"]
     found = {record.name for record in evaluate(run, ["evaluate.suites=[disentanglement]", *few])}
     assert {"shared/class", "separation/shared_kept"} <= found and (run / "report.html").is_file()
+
+
+def test_lesions_and_residuals_need_no_stage_2(phantom_run, polydigits_run, copy_of):
+    """What is drawn is left out, and the report says so; it is there once stage 2 is."""
+    few = [
+        "evaluate.suites=[disentanglement]",
+        "evaluate.num_train=60",
+        "evaluate.num_test=40",
+        "evaluate.judge_steps=3",
+    ]
+    few += ["evaluate.num_residual=30", "evaluate.quantities=[]"]
+    for whole, drawn in ((phantom_run, "lesion/foretold from t1"), (polydigits_run, "private/residual/class mlp")):
+        run = copy_of(whole)
+        assert drawn in {record.name for record in evaluate(run, few)}
+        shutil.rmtree(run / "diffusion")
+        found = {record.name for record in evaluate(run, few)}
+        assert drawn not in found and "separation/shared_kept" in found
+        assert "stage 2 is not trained" in (run / "report.html").read_text()

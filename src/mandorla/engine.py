@@ -22,7 +22,7 @@ from mandorla.data.dataset import Modality
 from mandorla.device import choose_device
 from mandorla.diffusion.model import Diffusion, sample_noise
 from mandorla.diffusion.samplers import SamplingConfig
-from mandorla.diffusion.store import load_diffusion, to_tensors
+from mandorla.diffusion.store import is_whole, load_diffusion, to_tensors
 from mandorla.errors import MandorlaError, MandorlaWarning
 from mandorla.latent_cache import LatentPart, open_latents
 from mandorla.latents import SHARED, Components, Latents, Layout, Whitening, to_sphere
@@ -59,6 +59,11 @@ class Engine:
         self.modalities: tuple[Modality, ...] = vae.modalities
         self.sampling: SamplingConfig = self.recipe.diffusion.sampling
         self.refining: RefinerConfig = self.recipe.refiner
+
+    @property
+    def draws(self) -> bool:
+        """Return whether there is a stage 2; without one samples are encoded and decoded alone."""
+        return is_whole(self.run)
 
     @property
     def diffusion(self) -> Diffusion:

@@ -61,13 +61,18 @@ def to_tensors(diffusion: Diffusion, whitening: Whitening) -> dict[str, Tensor]:
     return diffusion.state_dict() | {_WHITENING + name: z for name, z in whitening.tensors().items()}
 
 
+def is_whole(run: Path) -> bool:
+    """Return whether stage 2 of a run folder is trained."""
+    return (run / FOLDER / WEIGHTS).is_file()
+
+
 def load_diffusion(run: Path, config: DiffusionConfig, layout: Layout, vae_weights: str) -> tuple[Diffusion, Whitening]:
     """Return the trained stage 2 of a run folder, with its weaker self if it has one, and its whitening; on the CPU.
 
     Raises MandorlaError if it is not trained, or was trained on the latents of another stage 1, or does not fit
     `config`, the run's.
     """
-    if not (run / FOLDER / WEIGHTS).is_file():
+    if not is_whole(run):
         raise MandorlaError(f"{run} has no trained stage 2: run `mandorla train diffusion {run}` first")
     tensors, _ = load_tensors(run / FOLDER / WEIGHTS)
     owner = belongs_to(run)

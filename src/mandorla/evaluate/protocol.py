@@ -137,6 +137,8 @@ _UNMEASURED: tuple[tuple[Suite, str, str, str], ...] = (
 def _drawn(subject: Subject) -> str:
     """Say how samples were drawn and images made."""
     model = subject.model
+    if not model.draws:
+        return "Nothing is drawn: stage 2 is not trained."
     text = f"Latents are drawn by {model.sampling.steps} steps of the sampler '{model.sampling.sampler}'"
     for name in ("guidance", "autoguidance"):
         weight = getattr(model.sampling, name)
@@ -169,6 +171,8 @@ def _left_out(subject: Subject, measured: Collection[str]) -> list[str]:
             f"Left out: the lesion test; evaluate.lesion_modality is '{settings.lesion_modality}', the modalities are"
             f" {', '.join(names)}: name the one that shows the lesion."
         )
+    if "disentanglement" in suites and not subject.model.draws:
+        notes.append("Left out: residual private parts, and lesions in translations; stage 2 is not trained.")
     notes += [
         f"Left out: {what}; {why}."
         for suite, group, what, why in _UNMEASURED

@@ -66,7 +66,7 @@ def _residual_figures(subject: Codes) -> list[Record]:
     Beside it stands what the private parts themselves know, of the same few samples.
     """
     s, num = subject, subject.settings.num_residual
-    if not num or s.model.recipe.diffusion.mode == "private":
+    if not num or not s.model.draws or s.model.recipe.diffusion.mode == "private":
         return []
     few = replace(s, train=s.train.thinned(num), test=s.test.thinned(num))
     plain = few.train.latents, few.test.latents

@@ -19,7 +19,8 @@ def lesion_figures(subject: Subject) -> list[Record]:
     told = [np.unique(s.train.factors[factor][s.train.known(factor, name)]) for name in s.names]
     if min(map(len, told)) < 2 or not all(name in s.judges and factor in s.judges[name].heads for name in s.names):
         return _kept_figures(subject)  # all have a lesion, or none: there is nothing to tell apart
-    return [*_known_figures(s), *_foretold_figures(subject), *_kept_figures(subject)]
+    foretold = _foretold_figures(subject) if s.model.draws else []
+    return [*_known_figures(s), *foretold, *_kept_figures(subject)]
 
 
 def _known_figures(s: Codes) -> list[Record]:
