@@ -35,7 +35,7 @@ def images(vae: VAE, num: int = 12) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_c_apart_is_read_by_layers_that_u_does_not_touch(network):
+def test_c_apart_is_read_by_layers_that_u_hears_and_does_not_train(network):
     vae = build(network)
     x = images(vae)
     features, codes = vae.encode(x, all_present(x))
@@ -46,6 +46,12 @@ def test_c_apart_is_read_by_layers_that_u_does_not_touch(network):
     vae.zero_grad()
     sum(vae.posterior(name, features[name], codes[name].detach())[0].sum() for name in x).backward()
     assert not any(z.grad is not None and z.grad.any() for part in vae.shared_alone() for z in part.parameters())
+    with torch.no_grad():  # other features of c, c as it was: u hears them
+        before = vae.posterior("t1", features["t1"], codes["t1"])[0]
+        for z in vae.networks["t1"].shared_alone()[0].parameters():
+            z.add_(0.1 * torch.randn_like(z))
+        after = vae.posterior("t1", vae.encode(x, all_present(x))[0]["t1"], codes["t1"])[0]
+    assert not torch.allclose(before, after)
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, ConvolutionalConfig(channels=(6, 8)), PerceptronConfig()])

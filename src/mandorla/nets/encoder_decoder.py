@@ -57,7 +57,7 @@ class EncoderDecoder(nn.Module):
         return self.encode_shared(self.features(x))
 
     def shared_alone(self) -> list[nn.Module]:
-        """Return the parts that c is read by and u is not: all that reads c, or, by default, none."""
+        """Return all that reads c, none of which is trained by what reads u; by default there is none such."""
         return []
 
     def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class ConvolutionalConfig(Settings):
     hidden: int = Field(256, ge=1)
     """width of the layers that join the codes"""
     apart: bool = False
-    """read c by layers of its own, from the pixels on: what u needs of an image then does not show in c"""
+    """read c by layers of its own, from the pixels on, which u hears and does not train: what u needs stays out of c"""
 
 
 class PerceptronConfig(Settings):
@@ -100,7 +100,7 @@ class PerceptronConfig(Settings):
     hidden: tuple[PositiveInt, ...] = Field((256, 256), min_length=1)
     """width of each hidden layer"""
     apart: bool = False
-    """read c by layers of its own: what u needs of a sample then does not show in c"""
+    """read c by layers of its own, which u hears and does not train: what it needs is not in c then"""
 
 
 class CustomConfig(Settings):
@@ -182,7 +182,7 @@ class Convolutional(EncoderDecoder):
     steps, the directions in which codes of different modalities agree.
 
     Sizes that the strides do not divide are padded at their far ends and cropped again. Where c is read `apart`, the
-    features are those of u and those of c, side by side.
+    features are those of u alone and those of c, side by side; c is read from its own, u from both.
 
     References: U-Net, Ronneberger et al., 2015, https://arxiv.org/abs/1505.04597 (Fig. 1); Feature Pyramid Networks for
     Object Detection, Lin et al., 2017, https://arxiv.org/abs/1612.03144 (Fig. 3).
@@ -215,7 +215,7 @@ class Convolutional(EncoderDecoder):
         self.up = nn.Sequential(*up, transposed_conv(dims, width[0], modality.channels, config.patch, config.patch))
 
         self.read_shared = self._head(shared, shared[0], hidden)
-        self.mix_features = conv(dims, self.top, self.top, 1)
+        self.mix_features = conv(dims, self.top * (2 if config.apart else 1), self.top, 1)
         self.mix_shared = nn.Linear(shared[0], self.top) if len(shared) == 1 else conv(dims, shared[0], self.top, 1)
         self.read_private = self._head(private, 2 * private[0], hidden)
         vectors = sum(shape[0] for shape in (shared, private) if len(shape) == 1)
@@ -264,7 +264,7 @@ class Convolutional(EncoderDecoder):
     def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mixed = self.mix_shared(c)
         mixed = resize(mixed, self.grid) if c.ndim > 2 else mixed.view(*mixed.shape, *[1] * self.dims)
-        h = F.silu(self.mix_features(h[:, : self.top]) + mixed)
+        h = F.silu(self.mix_features(_held(h, self.top)) + mixed)
         return self.read_private(resize(h, self.private[1:])).chunk(2, dim=1)
 
     def decode(self, c: Tensor, u: Tensor) -> Tensor:
@@ -289,7 +289,8 @@ class Perceptron(EncoderDecoder):
         size, self.top = math.prod(modality.shape), config.hidden[-1]
         self.trunk = _layers(size, *config.hidden)
         self.read_shared = nn.Linear(self.top, shared[0])
-        self.read_private = nn.Sequential(*_layers(self.top + shared[0], self.top), nn.Linear(self.top, 2 * private[0]))
+        heard = self.top * (2 if config.apart else 1) + shared[0]
+        self.read_private = nn.Sequential(*_layers(heard, self.top), nn.Linear(self.top, 2 * private[0]))
         self.write = nn.Sequential(
             *_layers(shared[0] + private[0], *reversed(config.hidden)), nn.Linear(config.hidden[0], size)
         )
@@ -312,10 +313,15 @@ class Perceptron(EncoderDecoder):
         return [self.trunk_of_shared, self.read_shared] if self.trunk_of_shared else []
 
     def encode_private(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.read_private(torch.cat([h[:, : self.top], c], 1)).chunk(2, dim=1)
+        return self.read_private(torch.cat([_held(h, self.top), c], 1)).chunk(2, dim=1)
 
     def decode(self, c: Tensor, u: Tensor) -> Tensor:
         return self.write(torch.cat([c, u], 1)).unflatten(1, self.modality.shape)
+
+
+def _held(h: Tensor, own: int) -> Tensor:
+    """Return features `(B, F, ...)`, those beyond the first `own`, which are of c apart, held: u trains none."""
+    return torch.cat([h[:, :own], h[:, own:].detach()], 1) if h.shape[1] > own else h
 
 
 def _holds(grid: tuple[int, ...], latent: Shape) -> bool:
