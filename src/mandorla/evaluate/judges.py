@@ -34,7 +34,7 @@ _MISSING = -1
 _WIDTH, _GRID = 128, 3  # channels and pixels a side at the last convolution, about
 _LEAST = 8  # channels of the first one
 _CHUNK = 512  # images that are judged at once
-_SCALED = 1000  # training samples that say on what scale numbers lie, at most
+_SEEN = 500  # training samples that say what factors are, and on what scale numbers lie, at most
 MOST_NUMBERS = 64  # of a factor that is measured
 
 
@@ -140,7 +140,7 @@ def train_judges(
     Missing images do not count. As `train_network` does, by the cross-entropy summed over the heads, and the squared
     error over the meters.
     """
-    told = train.batch(evenly(len(train), _SCALED)).factors if meters else {}
+    told = _some(train).factors if meters else {}
 
     def build() -> nn.ModuleDict:
         judges = nn.ModuleDict(_judges(train.modalities, heads, meters or {}))
@@ -214,7 +214,7 @@ def find_judges(
     They are those of an earlier call, kept at `path`, if they were made from the same things, else newly trained ones.
     Raises MandorlaError for a factor that holds numbers instead of classes.
     """
-    probe = _first(data)
+    probe = _some(data.train)
     heads: dict[str, Heads] = {}
     for name in probe.x:
         factors = (settings.label, f"{settings.private_label}_{name}", settings.lesion)
@@ -232,7 +232,7 @@ def find_gauges(
     A factor called `<this>_<modality>` is that modality's own. Raises MandorlaError for one that `settings` name and
     that is not there, or is no numbers.
     """
-    return _find(path, data, settings, seed, device, {}, _meters(_first(data), settings))
+    return _find(path, data, settings, seed, device, {}, _meters(_some(data.train), settings))
 
 
 def _find(
@@ -281,9 +281,9 @@ def _num_classes(data: Splits, probe: Batch, factor: str, name: str) -> int:
     return len(data.classes[factor])
 
 
-def _first(data: Splits) -> Batch:
-    """Return training samples enough to see what factors are."""
-    return data.train.batch(np.arange(min(len(data.train), 500)))
+def _some(train: Dataset) -> Batch:
+    """Return training samples enough to see what factors are, of all of them: data may be sorted."""
+    return train.batch(evenly(len(train), _SEEN))
 
 
 def _meters(probe: Batch, settings: EvaluateConfig) -> dict[str, Meters]:
