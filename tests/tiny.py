@@ -20,12 +20,14 @@ from mandorla.recipe import Recipe, read_recipe, read_run
 from mandorla.vae.model import VAE
 from mandorla.vae.store import load_vae
 
-_SIZES = [
-    "device=cpu",
+_NETWORK = [
     "vae.model.encoder_decoder.channels=[8, 8]",
-    "vae.model.encoder_decoder.apart=false",
-    "vae.distillation=null",
     "vae.model.encoder_decoder.hidden=16",
+    "vae.model.encoder_decoder.apart=false",
+]
+_REST = [
+    "device=cpu",
+    "vae.distillation=null",
     "vae.loss.agreement_first=0.3",
     "diffusion.network={width: 16, depth: 1, heads: 2, patch: 2}",
     "diffusion.sampling.steps=3",
@@ -37,6 +39,7 @@ _SIZES = [
         for key in ("steps=6", "batch_size=16", "checkpoint_every=2", "validate_every=3", "picture_every=6")
     ),
 ]
+_SIZES = [*_NETWORK, *_REST]
 POLYDIGITS = ["data.num_train=200", "data.num_val=40", "data.num_test=20", "vae.model.shared.channels=4"]
 PHANTOM = [
     "data={kind: phantom, size: [18, 22], num_train: 40, num_val: 10, num_test: 10}",
@@ -95,7 +98,7 @@ def tables_recipe(run: Path, root: Path) -> Recipe:
     data = f"data={{kind: arrays, root: {json.dumps(str(root))}, images: {images},"
     data += " intensity: {kind: zscore, per: channel}}"
     network = "vae.model.encoder_decoder={kind: perceptron, hidden: [8]}"
-    return read_recipe("polydigits", [f"run={json.dumps(str(run))}", data, *_SIZES[:1], network, *_SIZES[3:]])
+    return read_recipe("polydigits", [f"run={json.dumps(str(run))}", data, network, *_REST])
 
 
 def write_scans(root: Path, brightness: int = 400) -> None:
