@@ -99,6 +99,8 @@ def test_explained_is_r2():
         r2_score(values, guesses), abs=1e-12
     ), "a column that does not vary does not count"
     assert np.isnan(explained(np.ones((5, 1)), np.ones((5, 1)))).all()
+    same = np.full(12, 0.1)
+    assert same.var() > 0 and np.isnan(explained(same, same + 0.01)).all(), "rounding is no variance"
 
 
 def test_numbers_that_do_not_fit_are_refused():
@@ -107,8 +109,14 @@ def test_numbers_that_do_not_fit_are_refused():
         given = {"kind": "linear", "train": codes, "values": values, "test": codes} | bad
         with pytest.raises(MandorlaError):
             regress(given["kind"], given["train"], given["values"], given["test"])
-    with pytest.raises(MandorlaError):
-        explained(np.ones((5, 1)), np.ones((4, 1)))
+    for given in (np.ones((4, 1)), np.ones((5, 2)), np.array(["a"] * 5), np.ones((0,))):
+        with pytest.raises(MandorlaError):
+            explained(np.ones((5, 1)), given)
+    guesses = torch.ones(5, dtype=torch.bfloat16, requires_grad=True)
+    assert (
+        explained(torch.arange(5.0), guesses).shape
+        == regress("linear", codes, guesses.new_ones(30), codes)[:5, 0].shape
+    )
 
 
 def test_features_of_a_map_show_its_extremes():

@@ -25,7 +25,7 @@ class Gathered:
       read from one modality alone; `present[name]` bool `(N,)`
     - `factors[key]` numbers `(N,)`, one for each name, or `(N, D)`; `verdicts[name][factor]` class probabilities
       `(N, classes)` of the judges on images
-    - `means[name]` `(C, *size)`: the mean image, also of every factor called `clean_<name>`
+    - `means[name]` `(C, *size)`: the mean image, also of every image called `clean_<name>`
     - `measured[name][factor]`: what the gauges say of the images, `(N, D)`
     """
 
@@ -101,7 +101,10 @@ def gather(
         found = {("latents", key): z.cpu() for key, z in latents.items()}
         found |= {("alone", name): model.encode({name: batch.x[name]}).shared.cpu() for name in names}
         found |= {("present", name): batch.present[name] for name in names}
-        clean = {key: known[key] for key in (f"clean_{name}" for name in names) if key in known}
+        clean = {f"clean_{name}": known.get(f"clean_{name}") for name in names}
+        clean = {
+            key: z for key, z in clean.items() if z is not None and z.shape == batch.x[key.removeprefix("clean_")].shape
+        }
         small = known.keys() - clean.keys()
         found |= {("factors", key): known[key] for key in small if known[key][0].numel() <= MOST_NUMBERS}
         for name, judge in judges.items():

@@ -36,6 +36,7 @@ _LEAST = 8  # channels of the first one
 _CHUNK = 512  # images that are judged at once
 _SEEN = 500  # training samples that say what factors are, and on what scale numbers lie, at most
 MOST_NUMBERS = 64  # of a factor that is measured
+_FLAT = 2  # dimensions of factors that are numbers, at most: one for the samples, one for several numbers of each
 
 
 class Meter(nn.Linear):
@@ -50,10 +51,11 @@ class Meter(nn.Linear):
         self.register_buffer("std", torch.ones(num))
 
     def learn_scale(self, values: np.ndarray) -> None:
-        """Take mean and standard deviation of `values` `(N, D)`, of which some may be NaN."""
-        mean, std = np.nanmean(values, 0), np.nanstd(values, 0)
-        self.mean.copy_(torch.as_tensor(mean))
-        self.std.copy_(torch.as_tensor(np.where(std > 0, std, 1.0)))
+        """Take mean and standard deviation of `values` `(N, D)`, but for samples of which some are NaN or infinite."""
+        known = values[np.isfinite(values).all(1)]
+        varies = known.max(0) > known.min(0)  # the deviation of equal numbers is not always 0
+        self.mean.copy_(torch.as_tensor(known.mean(0)))
+        self.std.copy_(torch.as_tensor(np.where(varies, known.std(0), 1.0)))
 
     def error(self, said: Tensor, values: Tensor, here: Tensor) -> Tensor:
         """Return the squared error of what was `said` `(B, D)`, in standard deviations, summed over where it counts.
@@ -88,8 +90,10 @@ class Judge(nn.Module):
             width = channels
         width *= math.prod(max(1, size // 2**depth) for size in modality.size)
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
-        self.heads = nn.ModuleDict({factor: nn.Linear(width, classes) for factor, classes in heads.items()})
-        self.meters = nn.ModuleDict({factor: Meter(width, num) for factor, num in (meters or {}).items()})
+        self.heads = {factor: nn.Linear(width, classes) for factor, classes in heads.items()}
+        self.meters = {factor: Meter(width, num) for factor, num in (meters or {}).items()}
+        said = [part[factor] for part in (self.heads, self.meters) for factor in sorted(part)]
+        self.said = nn.ModuleList(said)  # by place: a module cannot be called as a label may, such as type or age.years
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         code = self.body(2 * x - 1)
@@ -140,7 +144,7 @@ def train_judges(
     Missing images do not count. As `train_network` does, by the cross-entropy summed over the heads, and the squared
     error over the meters.
     """
-    told = _some(train).factors if meters else {}
+    told = _told(train) if meters else {}
 
     def build() -> nn.ModuleDict:
         judges = nn.ModuleDict(_judges(train.modalities, heads, meters or {}))
@@ -232,7 +236,7 @@ def find_gauges(
     A factor called `<this>_<modality>` is that modality's own. Raises MandorlaError for one that `settings` name and
     that is not there, or is no numbers.
     """
-    return _find(path, data, settings, seed, device, {}, _meters(_some(data.train), settings))
+    return _find(path, data, settings, seed, device, {}, _meters(_told(data.train), data.modalities, settings))
 
 
 def _find(
@@ -270,7 +274,7 @@ def _num_classes(data: Splits, probe: Batch, factor: str, name: str) -> int:
         return int(probe.factors[factor].max()) + 1
     if factor not in data.classes:
         raise MandorlaError(
-            f"evaluate.label, private_label or lesion: {factor!r} holds numbers, not classes, which alone are measured:"
+            f"evaluate.label, private_label or lesion: {factor!r} holds numbers, not classes, which these are of:"
             f" name a label with classes ({', '.join(data.classes) or 'these data have none'}), or leave it out"
         )
     for part in (data.train, data.test):
@@ -286,28 +290,44 @@ def _some(train: Dataset) -> Batch:
     return train.batch(evenly(len(train), _SEEN))
 
 
-def _meters(probe: Batch, settings: EvaluateConfig) -> dict[str, Meters]:
-    """Return of the factors that are numbers how many they are, for each modality the ones it can be asked for."""
-    names = tuple(probe.x)
+def _told(train: Dataset) -> dict[str, np.ndarray]:
+    """Return what numbers are told of training samples: of all where that takes no image, else of some."""
+    if isinstance(train, StoredDataset):
+        return {factor: values[train.rows] for factor, values in train.labels.items() if values.ndim <= _FLAT}
+    return _some(train).factors
+
+
+def _meters(
+    told: Mapping[str, np.ndarray], modalities: tuple[Modality, ...], settings: EvaluateConfig
+) -> dict[str, Meters]:
+    """Return of the factors that are numbers how many they are, for each modality the ones it can be asked for.
+
+    Images that are too small for a network are asked for none.
+    """
+    names = sorted((m.name for m in modalities), key=len, reverse=True)  # the end of a name may be another's name
     own = {f"{q}_{name}": name for q in settings.quantities or () for name in names}
+    spaces = {m.size for m in modalities} - {()}
+    numbers = [factor for factor, values in told.items() if values.shape[1:] not in spaces and _is_numbers(values)]
     found: dict[str, str | None] = {}  # whose it is, None for a factor of the whole sample
-    for factor, values in probe.factors.items():
-        if _is_numbers(values) and (settings.quantities is None or factor in {*settings.quantities, *own}):
-            found[factor] = next((name for name in names if factor.endswith(f"_{name}")), None)
+    for factor in numbers:
+        if settings.quantities is None or factor in {*settings.quantities, *own}:
+            ends = (name for name in names if factor.endswith(f"_{name}"))
+            found[factor] = own.get(factor) or next(ends, None)
     for q in settings.quantities or ():
         if not found.keys() & {q, *(f"{q}_{name}" for name in names)}:
-            there = ", ".join(factor for factor, values in probe.factors.items() if _is_numbers(values)) or "none"
+            there = ", ".join(numbers) or "none"
             raise MandorlaError(f"evaluate.quantities: {q!r} is no factor that is numbers; these data have: {there}")
     return {
-        name: of
-        for name in names
-        if (of := {f: columns(probe.factors[f]).shape[1] for f, whose in found.items() if whose in (None, name)})
+        m.name: of
+        for m in modalities
+        if (of := {f: columns(told[f]).shape[1] for f, whose in found.items() if whose in (None, m.name)})
+        and 1 not in m.size
     }
 
 
 def _is_numbers(values: np.ndarray) -> bool:
     """Return whether a factor is a few real numbers a sample, known of some and not all the same."""
-    if values.dtype.kind != "f" or values.ndim > 2 or values[0].size > MOST_NUMBERS:
+    if values.dtype.kind != "f" or values.ndim > _FLAT or values[0].size > MOST_NUMBERS:
         return False
     known = values[np.isfinite(values).reshape(len(values), -1).all(1)]
     return len(known) > 1 and bool((known != known[0]).any())

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mandorla.errors import MandorlaError
-from mandorla.evaluate.arrays import Array, classes, code_rows, columns, numbers, same_number
+from mandorla.evaluate.arrays import Array, classes, code_rows, numbers, same_number, tensor
 
 Kind = Literal["linear", "mlp"]
 HIDDEN = 256  # units of the hidden layer
@@ -88,7 +88,7 @@ def regress(kind: Kind, train: Array, values: Array, test: Array, seed: int = 0)
     from sklearn.preprocessing import StandardScaler
 
     train, test = _same_kind(kind, train, test)
-    values = code_rows(columns(values), "values").numpy()
+    values = _columns(values, "values")
     same_number(train, values, what="training codes and values")
     scale = StandardScaler().fit(values)
     enough = bool(len(train) >= _HELD_OUT)
@@ -110,15 +110,22 @@ def explained(values: Array, guesses: Array) -> np.ndarray:
     """Return scores `(K,)` whose mean is R2, the share of the variance of `values` that `guesses` explain.
 
     Both are `(K, D)` or `(K,)`. It is the mean over columns, but for those that do not vary; NaN where none does. 1 is
-    right, 0 as good as the mean, and worse than that is below 0.
+    right, 0 as good as the mean, and worse than that is below 0. Raises MandorlaError for NaN and infinity, and where
+    they have not as many rows or columns.
     """
-    truth, guess = (code_rows(columns(z), what).numpy() for z, what in ((values, "values"), (guesses, "guesses")))
+    truth, guess = _columns(values, "values"), _columns(guesses, "guesses")
     same_number(truth, guess, what="values and guesses")
-    variance = truth.var(0)
-    varies = variance > 0
+    same_number(truth.T, guess.T, what="numbers of each sample in values and guesses")
+    varies = truth.max(0) > truth.min(0)  # the variance of equal numbers is not always 0
     if not varies.any():
         return np.full(len(truth), np.nan)
-    return 1 - ((truth - guess)[:, varies] ** 2 / variance[varies]).mean(1)
+    return 1 - ((truth - guess)[:, varies] ** 2 / truth[:, varies].var(0)).mean(1)
+
+
+def _columns(values: Array, what: str) -> np.ndarray:
+    """Return one number, or several, of each sample as float64 `(N, D)`; raise MandorlaError as `code_rows` does."""
+    found = tensor(values, what)
+    return code_rows(found[:, None] if found.ndim == 1 else found, what).double().numpy()
 
 
 def _same_kind(kind: Kind, train: Array, test: Array) -> tuple[np.ndarray, np.ndarray]:

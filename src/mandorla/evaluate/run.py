@@ -4,7 +4,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -313,6 +313,13 @@ def other_data(model: Mandorla, source: str) -> Splits:
                 f"--data {source}: the label {label!r} has the classes {', '.join(other.classes[label])}, in the run"
                 f" {', '.join(own.classes[label])}: give them the same names, all of them in both"
             )
+    numbers = {label for label, values in _labels(own).items() if values.dtype.kind == "f"} - own.classes.keys()
+    for label in numbers & other.classes.keys():
+        if not all(name.isdecimal() for name in other.classes[label]):  # whole numbers are classes, and numbers too
+            raise MandorlaError(
+                f"--data {source}: the label {label!r} has the classes {', '.join(other.classes[label])}, in the run it"
+                " is numbers: give both one kind"
+            )
     intensity, test = dict(model.intensity), other.test
     if isinstance(test, StoredDataset):
         for name, fitted in model.intensity.items():
@@ -321,6 +328,10 @@ def other_data(model: Mandorla, source: str) -> Splits:
                 intensity[name] = fitted.of_others(test.x[name][test.rows], there, test.groups)
     test = with_intensity(other, intensity).test
     return Splits(own.train, own.val, test, own.intensity, own.classes, own.contents)
+
+
+def _labels(data: Splits) -> Mapping[str, np.ndarray]:
+    return data.test.labels if isinstance(data.test, StoredDataset) else data.test.batch([0]).factors
 
 
 class _Clock:

@@ -108,7 +108,7 @@ def _kept_figures(subject: Subject) -> list[Record]:
         )
     again = subject.reconstructions[shown][rows]
     healthy = s.train.means[shown].expand_as(x)
-    if f"clean_{shown}" in batch.factors:
+    if f"clean_{shown}" in s.train.means:
         healthy = torch.as_tensor(batch.factors[f"clean_{shown}"])[rows]
     text = (
         f"Contrast of the lesion in the reconstructed {shown}, as a share of the real one; chance: the same place"

@@ -87,11 +87,12 @@ def _figures(s: Codes, part: str, suffix: str, said: Mapping[str, Mapping[str, n
             view: explained(truth[view], s.test.measured[view][factors[view]][s.test.known(factors[view], view)])
             for view in scores
         }
-        own = any(factor != name for factor in factors.values())
+        own = any(factor.endswith(f"_{view}") for view, factor in factors.items())
         better: Better = ("lower" if own else "higher") if part == "shared" else ("higher" if own else "neither")
         leak = "Leak: s" if better == "lower" else "S"
         whose = f"each modality's own '{name}'" if own else f"'{name}'"
         code = "c, read from that modality alone" if part == "shared" else "the private part of a modality"
+        called = f"{name} (number)" if name in ("class", s.settings.private_label) else name  # as classes' figures are
         groups = with_all({view: s.whose(view, factors[view]) for view in scores})
         tops = with_all(ceiling)
         for view, score in with_all(scores).items():
@@ -100,5 +101,5 @@ def _figures(s: Codes, part: str, suffix: str, said: Mapping[str, Mapping[str, n
                 f"{', ' + view[1:] if view else ', mean over modalities'}; ceiling: a supervised network on images."
             )
             more = {"chance": 0.0, "ceiling": float(tops[view].mean()), "groups": groups[view]}
-            records.append(s.record(f"{part}/{name}{suffix}{view}", score, text, better, **more))
+            records.append(s.record(f"{part}/{called}{suffix}{view}", score, text, better, **more))
     return records

@@ -138,14 +138,16 @@ class Codes:
     def quantities(self) -> dict[str, dict[str, str]]:
         """Return the factors that are numbers, by name, and by view as the data have it: `tr` -> {t1: tr_t1}.
 
-        Those that too few samples have are left out.
+        Those that too few samples have are left out. `tr_t1` keeps its name where the whole sample has a `tr` too.
         """
         found: dict[str, dict[str, str]] = {}
+        taken = {factor for said in self.test.measured.values() for factor in said}
         for view, said in self.test.measured.items():
             for factor in said:
                 train, test = (part.known(factor, view).sum() for part in (self.train, self.test))
                 if train >= _FIT and test > 1:
-                    found.setdefault(factor.removesuffix(f"_{view}"), {})[view] = factor
+                    name = factor.removesuffix(f"_{view}")
+                    found.setdefault(factor if name in taken else name, {})[view] = factor
         return found
 
     @property
@@ -203,9 +205,11 @@ class Subject:
             judges = find(path, self.data, self.settings, self.seed, self.model.device)
         labels = self.data.test.batch([0]).factors
         for judge in judges.values():
-            for asked in (judge.heads, judge.meters):
-                for factor in set(asked) - labels.keys():  # other data than the run's own may lack it
-                    del asked[factor]
+            for factor in set(judge.heads) - labels.keys():  # other data than the run's own may lack it
+                del judge.heads[factor]
+            for factor, meter in list(judge.meters.items()):
+                if factor not in labels or labels[factor].size != meter.out_features:
+                    del judge.meters[factor]
         return judges
 
     @cached_property

@@ -99,7 +99,7 @@ def _measure(subject: Subject, route: Route) -> list[_Measured]:
             for kind, (image, what) in images.items():
                 text = f"{what}{where} against the truth"
                 found += made.likeness(f"{measure} {kind}{place}", measure, image, text, mask)
-    if f"clean_{wanted}" in batch.factors:
+    if f"clean_{wanted}" in means:
         clean = torch.as_tensor(batch.factors[f"clean_{wanted}"])[rows]
         made = replace(made, truth=clean, others={"chance": means[f"clean_{wanted}"].expand_as(clean)} | control)
         text = f"the mean of {num} samples against the shared anatomy rendered without the private parts"
