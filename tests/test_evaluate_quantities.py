@@ -119,11 +119,11 @@ def test_gauges_come_back_on_their_scale(tmp_path):
     data, meters = Measured(400, 0), {m.name: {f"shift_{m.name}": 2, "level": 1} for m in MODALITIES}
     gauges = train_judges(data, {}, 80, 64, meters=meters)
     batch = Measured(100, 1).batch(np.arange(100))
-    said = gauges["left"].numbers(batch.x["left"], "shift_left")
+    said = gauges["left"].numbers(batch.x["left"])["shift_left"]
     np.testing.assert_allclose(said, batch.factors["shift_left"], atol=0.8)
     save_judges(tmp_path / "gauges", gauges, {"a": 1})
     again = load_judges(tmp_path / "gauges", MODALITIES, {}, {"a": 1}, meters)
-    np.testing.assert_array_equal(again["left"].numbers(batch.x["left"], "shift_left"), said)
+    np.testing.assert_array_equal(again["left"].numbers(batch.x["left"])["shift_left"], said)
 
 
 def test_a_phantom_knows_its_numbers(phantom_run, tmp_path):

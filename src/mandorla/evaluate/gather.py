@@ -101,18 +101,16 @@ def gather(
         found = {("latents", key): z.cpu() for key, z in latents.items()}
         found |= {("alone", name): model.encode({name: batch.x[name]}).shared.cpu() for name in names}
         found |= {("present", name): batch.present[name] for name in names}
-        clean = {f"clean_{name}": known.get(f"clean_{name}") for name in names}
-        clean = {
-            key: z for key, z in clean.items() if z is not None and z.shape == batch.x[key.removeprefix("clean_")].shape
-        }
+        named = {f"clean_{name}": x.shape for name, x in batch.x.items()}
+        clean = {key: known[key] for key, shape in named.items() if key in known and known[key].shape == shape}
         small = known.keys() - clean.keys()
         found |= {("factors", key): known[key] for key in small if known[key][0].numel() <= MOST_NUMBERS}
         for name, judge in judges.items():
             for factor in judge.heads:
                 found["verdicts", name, factor] = torch.from_numpy(judge.probabilities(batch.x[name], factor))
         for name, gauge in (gauges or {}).items():
-            for factor in gauge.meters:
-                found["measured", name, factor] = torch.from_numpy(gauge.numbers(batch.x[name], factor))
+            said = gauge.numbers(batch.x[name])
+            found |= {("measured", name, factor): torch.from_numpy(values) for factor, values in said.items()}
         for key, image in (batch.x | clean).items():
             seen = image[batch.present[key.removeprefix("clean_")]]
             found["sums", key], found["counts", key] = seen.double().sum(0)[None], torch.tensor([len(seen)])

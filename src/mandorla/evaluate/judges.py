@@ -117,13 +117,15 @@ class Judge(nn.Module):
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, factor: str) -> np.ndarray:
-        """Return what images in [0, 1] say of a factor that is numbers, `(B, D)`, on its own scale."""
+    def numbers(self, x: Tensor) -> dict[str, np.ndarray]:
+        """Return what images in [0, 1] say of each factor that is numbers, `(B, D)`, on its own scale."""
         self.eval()
-        meter = self.meters[factor]
-        device = meter.mean.device
-        parts = [self(part.to(device).clamp(0, 1))[factor].float() for part in x.split(_CHUNK)]
-        return torch.cat([part * meter.std + meter.mean for part in parts]).cpu().numpy()
+        device = next(self.parameters()).device
+        parts = [self(part.to(device).clamp(0, 1)) for part in x.split(_CHUNK)]
+        return {
+            factor: torch.cat([part[factor].float() * meter.std + meter.mean for part in parts]).cpu().numpy()
+            for factor, meter in self.meters.items()
+        }
 
     def classes(self, x: Tensor, factor: str) -> np.ndarray:
         """Return the most probable class `(B,)` of images in [0, 1]."""

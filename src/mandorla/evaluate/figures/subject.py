@@ -134,7 +134,7 @@ class Codes:
         factors = {view: f"{self.settings.private_label}_{view}" for view in self.views}
         return {view: factor for view, factor in factors.items() if self._is_judged(factor, view)}
 
-    @property
+    @cached_property
     def quantities(self) -> dict[str, dict[str, str]]:
         """Return the factors that are numbers, by name, and by view as the data have it: `tr` -> {t1: tr_t1}.
 
